@@ -1,0 +1,44 @@
+"""The error tree: every error that a user can cause, with its exit code and one-line message."""
+
+
+class WeibotagError(Exception):
+    """An error that the command line prints as one line; `exit_code` is what the shell sees."""
+
+    exit_code = 2
+
+
+class RequestError(WeibotagError):
+    """The request is wrong: usage, settings, a missing file, an unknown column or expression."""
+
+
+class MissingExtraError(RequestError):
+    """A library that the request needs is not installed; the message names the pip line."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs: pip install 'weibotag[{extra}]'")
+
+
+class TaxonomyError(RequestError):
+    """The taxonomy can't be used; the message says the file, the line and the fix."""
+
+
+class ModelError(RequestError):
+    """The model folder can't be read, or was trained on something else than it is asked to work on."""
+
+
+class PartialError(WeibotagError):
+    """Some parts failed or were set aside; the rest is written, the same command tries them again."""
+
+    exit_code = 1
+
+
+class TooManyRejectsError(WeibotagError):
+    """More rows were rejected than `--max-rejects` allows."""
+
+    exit_code = 3
+
+
+class LockedError(WeibotagError):
+    """Another run holds the folder."""
+
+    exit_code = 4

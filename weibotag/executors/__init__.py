@@ -1,0 +1,1 @@
+"""Where parts run; they know nothing of what a part does."""

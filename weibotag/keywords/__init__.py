@@ -1,0 +1,1 @@
+"""Keywords of posts and visual codes of pictures."""

@@ -1,0 +1,136 @@
+"""Every table of the project: column, Arrow type, unit, owner. The only place where a column is declared."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, Arrow type, the room that writes it, and what it holds (with its unit)."""
+
+    name: str
+    type: pa.DataType
+    owner: str
+    what: str
+
+
+STRINGS = pa.list_(pa.string())
+BOX = pa.list_(pa.float32())
+OCR_LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", BOX)])
+FACE = pa.struct([("score", pa.float32()), ("box", BOX), ("landmarks", BOX), ("name", pa.string())])
+WORDING = pa.struct(
+    [("word", pa.string()), ("kind", pa.string()), ("score", pa.float32()), ("media_id", pa.string()), ("box", BOX)]
+)
+TAG = pa.struct([("id", pa.string()), ("score", pa.float32())])
+KEYWORD = pa.struct([("keyword", pa.string()), ("score", pa.float32()), ("source", pa.string())])
+EVIDENCE = pa.struct(
+    [("tag_id", pa.string()), ("kind", pa.string()), ("word", pa.string()), ("media_id", pa.string()), ("box", BOX)]
+)
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "posts": (
+        Column("post_id", pa.string(), "posts", "id of the post, always text"),
+        Column("text", pa.string(), "posts", "text of the post; empty when there is none"),
+        Column("images", STRINGS, "posts", "paths of its pictures, as given"),
+        Column("videos", STRINGS, "posts", "paths of its clips, as given"),
+        Column("author", pa.string(), "posts", "name or id of the author; empty when unknown"),
+        Column("channel", pa.string(), "posts", "channel that the post was published in; empty when unknown"),
+        Column("created_at", pa.string(), "posts", "time of publication, as given"),
+        Column("tags", STRINGS, "posts", "tag ids given by hand; null when the post was not labelled"),
+        Column("keywords", STRINGS, "posts", "keywords given by hand; null when there are none"),
+        Column("folder", pa.string(), "posts", "folder that relative picture paths start from"),
+    ),
+    "rejects": (
+        Column("file", pa.string(), "posts", "file of the row that could not be used"),
+        Column("line", pa.int64(), "posts", "line (CSV, TSV, JSONL) or row number (Parquet) in it, from 1"),
+        Column("post_id", pa.string(), "posts", "id of the post where it could be read"),
+        Column("reason", pa.string(), "posts", "why, in one line"),
+    ),
+    "links": (
+        Column("post_id", pa.string(), "media", "id of the post"),
+        Column("position", pa.int32(), "media", "place of the picture in the post, from 0"),
+        Column("path", pa.string(), "media", "path of the file"),
+        Column("file_id", pa.string(), "media", "sha256 of the file's bytes, hex; null when it could not be read"),
+        Column("link_error", pa.string(), "media", "why the file could not be read; null when it could"),
+    ),
+    "media": (
+        Column("file_id", pa.string(), "media", "sha256 of the file's bytes, hex"),
+        Column("media_id", pa.string(), "media", "one picture or frame: file_id, or file_id#k for frame k > 0"),
+        Column("frame", pa.int32(), "media", "number of the frame in the file, from 0"),
+        Column("time_ms", pa.int32(), "media", "when the frame is shown, milliseconds from the start"),
+        Column("format", pa.string(), "media", "file format found in the bytes (JPEG, PNG, GIF …)"),
+        Column("width", pa.int32(), "media", "width after EXIF rotation, pixels"),
+        Column("height", pa.int32(), "media", "height after EXIF rotation, pixels"),
+        Column("media_error", pa.string(), "media", "why there is no picture; null when there is one"),
+    ),
+    "frames": (
+        Column("media_id", pa.string(), "media", "one picture or frame"),
+        Column("width", pa.int32(), "media", "width, pixels"),
+        Column("height", pa.int32(), "media", "height, pixels"),
+        Column("rgb", pa.large_binary(), "media", "height x width x 3 bytes, RGB, row by row"),
+    ),
+    "ocr": (
+        Column("media_id", pa.string(), "media", "one picture or frame"),
+        Column(
+            "ocr_lines",
+            pa.list_(OCR_LINE),
+            "ocr",
+            "lines in reading order; score 0 to 1; box: x1 y1 … x4 y4, pixels of the picture",
+        ),
+        Column("ocr_error", pa.string(), "ocr", "why there are no lines; null when the picture was read"),
+    ),
+    "faces": (
+        Column("media_id", pa.string(), "media", "one picture or frame"),
+        Column(
+            "faces_found",
+            pa.list_(FACE),
+            "faces",
+            "faces; score 0 to 1; box: x y width height, landmarks: five x y pairs or empty, pixels; name or null",
+        ),
+        Column("faces_error", pa.string(), "faces", "why there are no faces; null when the picture was looked at"),
+    ),
+    "embed": (
+        Column("media_id", pa.string(), "media", "one picture or frame"),
+        Column("embed_vector", pa.list_(pa.float16()), "embed", "picture vector, unit length in each of its blocks"),
+        Column("embed_error", pa.string(), "embed", "why there is no vector; null when there is one"),
+    ),
+    "wordings": (
+        Column("post_id", pa.string(), "posts", "id of the post"),
+        Column(
+            "wordings",
+            pa.list_(WORDING),
+            "wordings",
+            "what the post's pictures say; kind: ocr, object, face, code; score 0 to 1; box as its stage gave it",
+        ),
+        Column("wordings_error", pa.string(), "wordings", "pictures that could not be used, with reasons; else null"),
+    ),
+    "tags": (
+        Column("post_id", pa.string(), "posts", "id of the post"),
+        Column("tags", pa.list_(TAG), "tag", "tag ids with calibrated scores 0 to 1, highest first, parents included"),
+        Column(
+            "keywords",
+            pa.list_(KEYWORD),
+            "keywords",
+            "keywords, highest score (0 to 1) first; source: text, ocr, object, face",
+        ),
+        Column("route", pa.string(), "tag", "tagger that answered: rules, fast"),
+        Column("evidence", pa.list_(EVIDENCE), "tag", "words that spoke for a tag, and where they stood"),
+        Column("error", pa.string(), "tag", "what could not be used of this post; null when all was"),
+    ),
+}
+
+
+def arrow_schema(table: str) -> pa.Schema:
+    """Return the Arrow schema of a table of `TABLES`."""
+    return pa.schema([(column.name, column.type) for column in TABLES[table]])
+
+
+def cast(data: pa.Table, table: str) -> pa.Table:
+    """Return `data` with exactly the declared columns of `table`, in order, cast; absent ones become nulls."""
+    schema = arrow_schema(table)
+    columns = [
+        data[field.name].cast(field.type) if field.name in data.column_names else pa.nulls(len(data), field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)

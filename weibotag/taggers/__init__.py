@@ -1,0 +1,1 @@
+"""Posts and wordings in, sparse scores over the taxonomy out."""
