@@ -1,0 +1,30 @@
+"""Short ways for tests to write a file of posts, to read it and to see what was rejected."""
+
+import csv
+from pathlib import Path
+
+import pyarrow as pa
+
+from weibotag.posts import PostsSource, read_posts
+from weibotag.rejects import Rejects
+
+
+def read(path: Path | str, rejects: Rejects | None = None, batch_rows: int = 20_000, **options: object) -> pa.Table:
+    source = PostsSource(str(path), **options)  # type: ignore[arg-type]
+    return pa.concat_tables(read_posts(source, rejects or Rejects(), batch_rows))
+
+
+def rejected(path: Path, folder: Path, **options: object) -> list[dict[str, str]]:
+    """Read `path` and return the rows of its rejects.csv."""
+    with Rejects(folder / "rejects.out") as rejects:
+        for _ in read_posts(PostsSource(str(path), **options), rejects):  # type: ignore[arg-type]
+            pass
+    with (folder / "rejects.out").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == rejects.count
+    return rows
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path

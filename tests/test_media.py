@@ -1,0 +1,331 @@
+"""Bytes to frames: every file is a frame or a reason, whatever is in it."""
+
+import os
+from io import BytesIO
+from pathlib import Path
+
+import damaged_media
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFile, features
+
+from weibotag.media import Frame, MediaLimits, frame_pixels, frames_table, hash_file, read_media
+from weibotag.schema import arrow_schema
+
+LIMITS = MediaLimits()
+MEDIA_COLUMNS = set(arrow_schema("media").names)
+
+
+def read_one(data: bytes) -> np.ndarray:
+    rows, frames = read_media(data, "id", LIMITS)
+    assert rows[0]["media_error"] is None
+    return frames[0].rgb
+
+
+def reason_of(data: bytes, limits: MediaLimits = LIMITS) -> str:
+    rows, frames = read_media(data, "id", limits)
+    assert len(rows) == 1 and not frames
+    assert rows[0]["width"] is None and rows[0]["media_id"] == "id"
+    return rows[0]["media_error"]
+
+
+def check_account(rows: list[dict], frames: list[Frame], limits: MediaLimits = LIMITS) -> None:
+    assert rows and all(set(row) == MEDIA_COLUMNS for row in rows)
+    if rows[0]["media_error"] is not None:
+        assert len(rows) == 1 and not frames
+        assert rows[0]["media_error"].strip() and "\n" not in rows[0]["media_error"]
+        return
+    assert 1 <= len(frames) <= limits.max_frames
+    assert [row["media_id"] for row in rows] == [frame.media_id for frame in frames]
+    assert rows[0]["frame"] == 0
+    assert [row["frame"] for row in rows] == sorted({row["frame"] for row in rows})
+    for row, frame in zip(rows, frames, strict=True):
+        assert frame.rgb.dtype == np.uint8
+        assert frame.rgb.shape == (row["height"], row["width"], 3)
+        assert row["media_id"] == (f"id#{row['frame']}" if row["frame"] else "id")
+
+
+def test_damaged_files_give_a_frame_or_a_reason(tmp_path: Path) -> None:
+    paths = damaged_media.make(tmp_path, 600, seed=7)
+    frames_seen = 0
+    for path in paths:
+        kind = path.name.split("-", 1)[1]
+        file_id, reason = hash_file(path, LIMITS)
+        assert (file_id is None) != (reason is None)
+        if kind in {"folder.jpg", "missing.jpg", "empty.jpg"}:
+            assert reason
+            continue
+        rows, frames = read_media(path.read_bytes(), "id", LIMITS)
+        check_account(rows, frames)
+        frames_seen += len(frames)
+        if kind in damaged_media.SOUND:
+            assert frames, (path.name, rows)
+        if kind in {"page.jpg", "answer.png", "bomb.png", "bomb.gif", "cut-progressive.jpg"}:
+            assert not frames, path.name
+    assert frames_seen > len(paths) // 4
+
+
+def test_damaged_files_are_the_same_for_a_seed(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one, two = (damaged_media.make(tmp_path / name, 80, seed=3) for name in ("one", "two"))
+    assert [path.read_bytes() for path in one if path.is_file()] == [
+        path.read_bytes() for path in two if path.is_file()
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"RIFFxxxxWEBP"]),
+    st.binary(),
+)
+def test_arbitrary_bytes_never_raise(magic: bytes, rest: bytes) -> None:
+    check_account(*read_media(magic + rest, "id", LIMITS))
+
+
+SOUND_FILES = {
+    kind: damaged_media.encode(damaged_media.draw_scene(damaged_media.random.Random(1), (48, 40)), kind)
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(SOUND_FILES)), st.data())
+def test_overwritten_bytes_never_raise(kind: str, data: st.DataObject) -> None:
+    sound = bytearray(SOUND_FILES[kind])
+    for place, value in data.draw(
+        st.lists(st.tuples(st.integers(0, len(sound) - 1), st.integers(0, 255)), min_size=1, max_size=6)
+    ):
+        sound[place] = value
+    check_account(*read_media(bytes(sound), "id", LIMITS))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_a_cut_picture_is_refused(kind: str) -> None:
+    data = damaged_media.encode(damaged_media.draw_scene(damaged_media.random.Random(5)), kind)
+    for share in (0.3, 0.6, 0.9):
+        assert kind in reason_of(data[: int(len(data) * share)])
+    assert "truncated" in reason_of(data[: len(data) // 2])
+
+
+def test_a_cut_jpeg_with_an_end_mark_is_refused_and_a_grey_one_is_not() -> None:
+    scene = damaged_media.draw_scene(damaged_media.random.Random(5))
+    data = damaged_media.encode(scene, "JPEG")
+    assert reason_of(data[: len(data) // 2] + b"\xff\xd9").startswith("truncated JPEG")
+    scene.paste((128, 128, 128), (0, 40, *scene.size))
+    assert read_one(damaged_media.encode(scene, "JPEG"))[-1, -1].tolist() == [128, 128, 128]
+
+
+def test_truncated_pictures_are_refused_even_where_another_library_allows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = SOUND_FILES["JPEG"]
+    assert reason_of(data[: len(data) // 2]).startswith("truncated JPEG")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "an empty file (0 bytes)"),
+        (damaged_media.HTML, "not a picture: looks like HTML"),
+        (b"\xef\xbb\xbf  \n<html>", "not a picture: looks like HTML"),
+        (damaged_media.JSON, "not a picture: looks like JSON"),
+        ("图片已过期".encode(), "not a picture: looks like text"),
+        (b"<?xml version='1.0'?><Error/>", "not a picture: looks like XML"),
+        (b"\x00\x01\x02\x03", "not a picture: first bytes 00 01 02 03"),
+        (b"%PDF-1.7 ...", "not a picture: looks like PDF"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG, a drawing without pixels: convert it to PNG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, which Pillow can't read: convert it to JPEG"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", "not a picture: looks like an MP4 or MOV clip"),
+    ],
+)
+def test_what_is_no_picture_says_what_it_looks_like(data: bytes, reason: str) -> None:
+    assert reason_of(data) == reason
+
+
+def test_the_pixel_limit_is_read_from_the_header() -> None:
+    assert (
+        reason_of(damaged_media.png_header(10_000, 5_000)) == "too many pixels: 10000 x 5000, the limit is 50,000,000"
+    )
+    assert "too many pixels" in reason_of(damaged_media.png_header(2_000_000, 2_000_000))
+    assert "too many pixels" in reason_of(damaged_media.gif_header(60_000, 60_000))
+    small = MediaLimits(max_pixels=48 * 40)
+    assert "too many pixels: 48 x 40" in reason_of(SOUND_FILES["PNG"], small)
+    assert len(read_media(SOUND_FILES["PNG"], "id", MediaLimits(max_pixels=48 * 40 + 1))[1]) == 1
+
+
+def test_the_byte_limit_holds_for_files_and_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(SOUND_FILES["PNG"])
+    limits = MediaLimits(max_bytes=100)
+    assert "too large" in str(hash_file(path, limits)[1])
+    assert "too large" in reason_of(SOUND_FILES["PNG"], limits)
+
+
+def test_hash_file_names_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    cases = {
+        tmp_path / "gone.jpg": "no such file",
+        tmp_path / "empty.jpg": "an empty file (0 bytes)",
+        tmp_path: "a folder, not a file",
+        tmp_path / "pipe.jpg": "not a regular file",
+        tmp_path / ("a" * 5000): "file name too long",
+        tmp_path / "a\0b.jpg": "not a usable path: embedded null byte",
+        Path("https://example.com/a.jpg"): "a web address: download it first",
+        Path("HTTP://example.com/a.jpg"): "a web address: download it first",
+    }
+    for path, reason in cases.items():
+        file_id, found = hash_file(path, LIMITS)
+        assert file_id is None
+        assert str(found).startswith(reason), path
+
+
+def test_hash_file_is_the_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert hash_file(tmp_path / "a", LIMITS) == (expected, None)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    upright = Image.new("RGB", (64, 32), "white")
+    ImageDraw.Draw(upright).rectangle((0, 0, 15, 15), fill="red")
+    moves = Image.Transpose
+    inverse = {
+        2: moves.FLIP_LEFT_RIGHT,
+        3: moves.ROTATE_180,
+        4: moves.FLIP_TOP_BOTTOM,
+        5: moves.TRANSPOSE,
+        6: moves.ROTATE_90,
+        7: moves.TRANSVERSE,
+        8: moves.ROTATE_270,
+    }
+    stored = upright.transpose(inverse[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[damaged_media.ORIENTATION] = orientation
+    pixels = read_one(damaged_media.encode(stored, "JPEG", exif=exif, quality=95, subsampling=0))
+    assert pixels.shape == (32, 64, 3)
+    assert np.abs(pixels.astype(int) - np.asarray(upright, int)).mean() < 2
+
+
+def test_broken_exif_leaves_the_picture() -> None:
+    data = damaged_media.encode(
+        Image.new("RGB", (20, 10), "blue"), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage"
+    )
+    assert read_one(data).shape == (10, 20, 3)
+
+
+def test_modes_come_out_as_rgb() -> None:
+    red, half = (200, 30, 40), Image.new("RGBA", (8, 8), (200, 30, 40, 0))
+    base = Image.new("RGB", (8, 8), red)
+    cases = {
+        "transparent is white": (damaged_media.encode(half, "PNG"), (255, 255, 255)),
+        "grey and alpha": (damaged_media.encode(Image.new("LA", (8, 8), (10, 0)), "PNG"), (255, 255, 255)),
+        "palette": (damaged_media.encode(base.quantize(4), "PNG"), red),
+        "one bit": (damaged_media.encode(Image.new("1", (8, 8), 1), "PNG"), (255, 255, 255)),
+        "16-bit grey": (damaged_media.encode(Image.fromarray(np.full((8, 8), 0x8000, np.uint16)), "PNG"), (128,) * 3),
+        "16-bit TIFF": (damaged_media.encode(Image.fromarray(np.full((8, 8), 0x4000, np.uint16)), "TIFF"), (64,) * 3),
+        "cmyk": (damaged_media.encode(base.convert("CMYK"), "JPEG", quality=95), red),
+        "cmyk tiff": (damaged_media.encode(base.convert("CMYK"), "TIFF"), red),
+        "ycbcr tiff": (damaged_media.encode(base.convert("YCbCr"), "TIFF"), red),
+    }
+    for name, (data, expected) in cases.items():
+        assert np.abs(read_one(data).reshape(-1, 3).mean(axis=0) - expected).max() < 4, name
+
+
+def test_cmyk_without_adobe_mark_is_not_inverted() -> None:
+    ink = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    data = damaged_media.encode(ink, "JPEG", quality=95)
+    mark = data.index(b"\xff\xee")
+    length = int.from_bytes(data[mark + 2 : mark + 4], "big") + 2
+    plain = data[:mark] + data[mark + length :]
+    adobe, other = read_one(data)[8, 8], read_one(plain)[8, 8]
+    assert adobe[0] > 240 and adobe[1] < 15
+    assert not np.array_equal(adobe, other)
+
+
+def test_lab_is_converted() -> None:
+    if not features.check("littlecms2"):
+        pytest.skip("this Pillow has no littlecms2")
+    pixels = read_one(damaged_media.encode(Image.new("LAB", (8, 8), (255, 0, 0)), "TIFF"))
+    assert pixels.min() > 240
+
+
+def test_wide_values_are_scaled_not_clipped() -> None:
+    values = np.linspace(-3.0, 1000.0, 64, dtype=np.float32).reshape(8, 8)
+    pixels = read_one(damaged_media.encode(Image.fromarray(values), "TIFF"))
+    assert pixels.min() == 0 and pixels.max() == 255 and len(np.unique(pixels)) > 50
+
+
+def colours(*names: str) -> list[Image.Image]:
+    return [Image.new("RGB", (60, 40), name) for name in names]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_an_animation_gives_its_most_different_frames_in_time_order(kind: str) -> None:
+    frames = colours("black", "#101010", "#202020", "white", "#303030", "#808080")
+    rows, found = read_media(damaged_media.animate(frames, kind, duration=50), "id", LIMITS)
+    check_account(rows, found)
+    assert [(row["frame"], row["time_ms"]) for row in rows] == [(0, 0), (3, 150), (5, 250)]
+    assert [int(frame.rgb.mean()) for frame in found] == pytest.approx([0, 255, 128], abs=4)
+
+
+def test_an_animation_that_hardly_moves_is_one_frame() -> None:
+    frames = colours("#404040", "#414141", "#404040", "#424242")
+    assert len(read_media(damaged_media.animate(frames), "id", LIMITS)[1]) == 1
+
+
+def test_max_frames_is_kept() -> None:
+    data = damaged_media.animate(colours("black", "white", "#808080", "#404040"))
+    assert [len(read_media(data, "id", MediaLimits(max_frames=count))[1]) for count in (1, 2, 4)] == [1, 2, 4]
+
+
+def test_a_moving_picture_with_broken_later_frames_keeps_the_sound_ones() -> None:
+    scenes = [damaged_media.draw_scene(damaged_media.random.Random(seed)) for seed in range(5)]
+    data = damaged_media.animate(scenes)
+    rows, frames = read_media(data[: int(len(data) * 0.7)], "id", LIMITS)
+    check_account(rows, frames)
+    assert len(frames) >= 2
+
+
+def test_a_very_long_animation_is_watched_in_part() -> None:
+    scene = [Image.new("P", (4, 4), 0) for _ in range(2)]
+    whole = damaged_media.animate([*colours("black"), *colours("white")], duration=10)
+    body = damaged_media.animate([frame.convert("RGB") for frame in scene] + colours("white")[:1], duration=10)
+    assert read_media(body, "id", LIMITS)[0][0]["media_error"] is None
+    start = whole.index(b"\x21\xf9")
+    many = whole[:start] + whole[start:-1] * 5000 + b";"
+    rows, frames = read_media(many, "id", LIMITS)
+    check_account(rows, frames)
+    assert len(frames) == 2 and rows[1]["frame"] < 2000
+
+
+def test_large_pictures_are_reduced_and_long_ones_stay_readable() -> None:
+    large = damaged_media.encode(Image.new("L", (6000, 5000)), "PNG")
+    rows, frames = read_media(large, "id", LIMITS)
+    assert frames[0].rgb.shape == (rows[0]["height"], rows[0]["width"], 3)
+    assert rows[0]["width"] * rows[0]["height"] <= 4096 * 4096
+    assert rows[0]["width"] / rows[0]["height"] == pytest.approx(1.2, abs=0.01)
+    assert read_one(damaged_media.encode(Image.new("L", (700, 9000)), "PNG")).shape == (9000, 700, 3)
+
+
+def test_frames_go_through_a_table_and_back() -> None:
+    frames = [
+        Frame("a", np.arange(24, dtype=np.uint8).reshape(2, 4, 3)),
+        Frame("b", np.asfortranarray(np.arange(27, dtype=np.uint8).reshape(3, 3, 3))),
+    ]
+    table = frames_table(frames)
+    assert table.schema == arrow_schema("frames")
+    for row, frame in enumerate(frames):
+        assert np.array_equal(frame_pixels(table, row), frame.rgb)
+    assert len(frames_table([])) == 0
+
+
+def test_avif_is_read_or_named() -> None:
+    if not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    out = BytesIO()
+    Image.new("RGB", (32, 24), "red").save(out, "AVIF")
+    assert read_one(out.getvalue()).shape == (24, 32, 3)

@@ -1,0 +1,35 @@
+"""Options that several commands share."""
+
+import re
+
+import typer
+
+from weibotag.errors import RequestError
+
+Where = typer.Option(None, "--where", metavar="EXPR", help="A DuckDB expression that picks rows: \"split = 'train'\".")
+Columns = typer.Option(None, "--column", metavar="NAME=THEIRS", help="Map a column: --column text=content. Repeatable.")
+Limit = typer.Option(None, "--limit", min=1, help="Stop after so many posts.")
+Quiet = typer.Option(False, "--quiet", "-q", help="Say nothing but errors.")
+Json = typer.Option(False, "--json", help="Print JSON to stdout.")
+Store = typer.Option(
+    None, "--store", help="Folder that keeps what pictures say [default: $WEIBOTAG_STORE or the user's cache]."
+)
+
+
+def parse_columns(pairs: list[str] | None) -> tuple[tuple[str, str], ...]:
+    """Return `--column` pairs as (our name, name in the file); raises RequestError for one without `=`."""
+    parsed = []
+    for pair in pairs or []:
+        ours, equals, theirs = pair.partition("=")
+        if not (ours.strip() and equals and theirs.strip()):
+            raise RequestError(f"--column {pair!r}: expected NAME=THEIRS, as in --column text=content")
+        parsed.append((ours.strip(), theirs.strip()))
+    return tuple(parsed)
+
+
+def parse_size(text: str) -> int:
+    """Return bytes for sizes like 4GB, 500M or 1024; raises RequestError for others."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", text.strip().lower())
+    if match is None:
+        raise RequestError(f"{text!r} is no size: expected one like 4GB or 500M")
+    return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))

@@ -1,0 +1,319 @@
+"""Compare what was predicted with gold tags and keywords: one report for the table and for `--json`."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from weibotag import metrics
+from weibotag.errors import RequestError
+from weibotag.keywords.matching import fold
+from weibotag.metrics import Ranked
+from weibotag.taxonomy.tree import Taxonomy
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+MODALITIES = ("neither", "text", "image", "text+image")
+ROUTE_UNKNOWN = "unknown"
+
+
+@dataclass
+class _Pairs:
+    """(row, column, score) triples, gathered table by table; a column of -1 is no pair."""
+
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    def add(self, rows: np.ndarray, columns: np.ndarray, scores: np.ndarray) -> None:
+        known = (rows >= 0) & (columns >= 0)
+        self.parts.append((rows[known], columns[known], scores[known]))
+
+    def rank(self) -> Ranked:
+        empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float64))
+        rows, columns, scores = (np.concatenate(parts) for parts in zip(empty, *self.parts, strict=True))
+        return metrics.rank(rows, columns, scores)
+
+
+@dataclass
+class _Gold:
+    """Gold posts: arrays have one entry per post; `unknown_tags` counts (post, tag) pairs."""
+
+    row_of: dict[str, int]
+    labelled: np.ndarray
+    modality: np.ndarray
+    tags: Ranked
+    keywords: Ranked
+    unknown_tags: int
+
+
+@dataclass
+class _Predicted:
+    """Predictions for the gold posts, in their rows; `strangers` counts predicted posts without a gold row."""
+
+    seen: np.ndarray
+    route: np.ndarray
+    tags: Ranked
+    keywords: Ranked
+    strangers: int
+
+
+def evaluate(predicted: Iterable[pa.Table], gold: Iterable[pa.Table], taxonomy: Taxonomy) -> dict[str, Any]:
+    """Return the report, ready for JSON, on tables "tags" (`predicted`) against tables "posts" (`gold`), any order.
+
+    Posts are joined by post_id. Gold and predicted tags are compared with their ancestors added (closed sets).
+
+    - `posts`: posts with gold tags (an empty list is "no tag"; null is not labelled); all metrics are over these.
+    - `missing`: how many of them were not predicted; they count as predicted empty.
+    - `unlabelled`: posts left out because nothing is known of their tags: gold null, or predicted without a gold row.
+    - `unknown_tags`: gold (post, tag) pairs left out because the taxonomy does not have the tag.
+    - `micro_f1`, `micro_precision`, `micro_recall`: over all pairs of all levels, see `metrics.agreement`.
+    - `macro_f1`, `leaf_p_at_1`, `p_at_5`, `hierarchical_f1`: see the functions of `metrics`.
+    - `ece`: expected calibration error of the `ece_pairs` predicted (post, tag) pairs that have a score; null for none.
+    - `per_level`: level ("1" is the first) to precision, recall, f1, tags of the taxonomy, gold and predicted pairs.
+    - `per_tag`: tags with a gold or predicted post, to precision, recall, f1, gold and predicted posts.
+    - `per_route`: route to posts and micro_f1, over the predicted posts ("unknown" where the route is empty).
+    - `per_modality`: "text", "image", "text+image" or "neither" to posts and micro_f1; blank text is none.
+    - `keywords`: see `_compare_keywords`; null when no post has gold keywords.
+
+    Where only keywords are gold, the metrics of tags are null. Raises RequestError when neither is, when a post_id
+    comes twice, or when a predicted tag is not in the taxonomy.
+    """
+    vocabulary: dict[str, int] = {}
+    truth = _read_gold(gold, taxonomy, vocabulary)
+    answer = _read_predicted(predicted, truth.row_of, taxonomy, vocabulary)
+    keywords = _compare_keywords(truth, answer, len(vocabulary))
+    if keywords is None and not truth.labelled.any():
+        raise RequestError(
+            f"none of {len(truth.labelled)} posts has gold tags or keywords: POSTS needs a column 'tags' or "
+            "'keywords'; name yours with --column tags=THEIRS"
+        )
+    return {
+        "posts": int(truth.labelled.sum()),
+        **_compare_tags(truth, answer, taxonomy),
+        "keywords": keywords,
+        "missing": int((truth.labelled & ~answer.seen).sum()),
+        "unlabelled": int((~truth.labelled).sum()) + answer.strangers,
+        "unknown_tags": truth.unknown_tags,
+    }
+
+
+def _compare_tags(truth: _Gold, answer: _Predicted, taxonomy: Taxonomy) -> dict[str, Any]:
+    shape = (len(truth.labelled), len(taxonomy.ids))
+    closure = taxonomy.closure_matrix()
+    ranked = answer.tags.keep(truth.labelled[answer.tags.rows])
+    gold = metrics.close(truth.tags.matrix(shape), closure)
+    predicted = metrics.close(ranked.matrix(shape), closure)
+    by_post = metrics.count(gold, predicted, axis=1)
+    by_tag = metrics.count(gold, predicted, axis=0)
+    right = metrics.contains(gold, ranked)
+    scored = ~np.isnan(ranked.scores)
+    micro = metrics.agreement(by_tag.sum(axis=1))
+    summary = {
+        "micro_f1": micro["f1"],
+        "micro_precision": micro["precision"],
+        "micro_recall": micro["recall"],
+        "macro_f1": metrics.macro_f1(by_tag),
+        "leaf_p_at_1": metrics.leaf_precision_at_1(ranked, right, closure, by_post),
+        "p_at_5": metrics.precision_at_5(ranked, right, by_post),
+        "hierarchical_f1": metrics.hierarchical_f1(by_post[:, truth.labelled]),
+        "ece": metrics.expected_calibration_error(ranked.scores[scored], right[scored]),
+    }
+    if not truth.labelled.any():
+        summary = dict.fromkeys(summary)
+    route, modality = answer.route, np.asarray(MODALITIES, dtype=object)[truth.modality]
+    return {
+        **summary,
+        "ece_pairs": int(scored.sum()),
+        "per_level": _per_level(by_tag, taxonomy.depth),
+        "per_tag": _per_tag(by_tag, taxonomy.ids),
+        "per_route": _per_group(by_post, route, truth.labelled & answer.seen),
+        "per_modality": _per_group(by_post, modality, truth.labelled),
+    }
+
+
+def _per_level(by_tag: np.ndarray, depth: np.ndarray) -> dict[str, dict[str, float]]:
+    levels = {}
+    for level in np.unique(depth).tolist():
+        counts = by_tag[:, depth == level]
+        hits, gold, predicted = counts.sum(axis=1)
+        levels[str(level)] = {
+            **metrics.agreement(np.array([hits, gold, predicted])),
+            "tags": counts.shape[1],
+            "gold": int(gold),
+            "predicted": int(predicted),
+        }
+    return levels
+
+
+def _per_tag(by_tag: np.ndarray, ids: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    return {
+        ids[tag]: {
+            **metrics.agreement(by_tag[:, tag]),
+            "gold": int(by_tag[1, tag]),
+            "predicted": int(by_tag[2, tag]),
+        }
+        for tag in np.flatnonzero(by_tag[1] + by_tag[2])
+    }
+
+
+def _per_group(by_post: np.ndarray, group: np.ndarray, counted: np.ndarray) -> dict[str, dict[str, float]]:
+    groups = {}
+    for name in sorted(set(group[counted].tolist())):
+        inside = counted & (group == name)
+        groups[name] = {"posts": int(inside.sum()), "micro_f1": metrics.agreement(by_post[:, inside].sum(axis=1))["f1"]}
+    return groups
+
+
+def _compare_keywords(truth: _Gold, answer: _Predicted, words: int) -> dict[str, float] | None:
+    """Return precision, recall, f1 and recall_at_10 of keywords over the posts with gold keywords; None without any.
+
+    Keywords are compared as sets, case- and width-folded, summed over posts (micro). recall_at_10 is the share of gold
+    keywords among the 10 best scored predicted ones of their post.
+    """
+    shape = (len(truth.labelled), words)
+    gold = truth.keywords.matrix(shape)
+    has_gold = gold.getnnz(axis=1) > 0
+    if not has_gold.any():
+        return None
+    ranked = answer.keywords.keep(has_gold[answer.keywords.rows])
+    first_ten = ranked.keep(ranked.place < 10)
+
+    def compare(pairs: Ranked) -> dict[str, float]:
+        return metrics.agreement(metrics.count(gold, pairs.matrix(shape), axis=1).sum(axis=1))
+
+    return {"posts": int(has_gold.sum()), **compare(ranked), "recall_at_10": compare(first_ten)["recall"]}
+
+
+def _read_gold(tables: Iterable[pa.Table], taxonomy: Taxonomy, vocabulary: dict[str, int]) -> _Gold:
+    row_of: dict[str, int] = {}
+    labelled, modality = [np.zeros(0, dtype=bool)], [np.zeros(0, dtype=np.int64)]
+    tags, keywords = _Pairs(), _Pairs()
+    unknown_tags = 0
+    for table in tables:
+        start = len(row_of)
+        for row, post_id in enumerate(table["post_id"].to_pylist(), start):
+            if row_of.setdefault(post_id, row) != row:
+                raise RequestError(f"post_id {post_id!r} comes twice in the gold posts: keep one row per post")
+        rows, ids = _flatten(table["tags"])
+        columns = _number(ids, lambda tag_id: taxonomy.index.get(tag_id, -1))
+        unknown_tags += int((columns < 0).sum())
+        tags.add(rows + start, columns, np.zeros(len(rows)))
+        rows, words = _flatten(table["keywords"])
+        keywords.add(rows + start, _number(words, _fold_into(vocabulary)), np.zeros(len(rows)))
+        labelled.append(table["tags"].is_valid().to_numpy())
+        has_text = pc.not_equal(pc.utf8_trim_whitespace(table["text"]), "").fill_null(False).to_numpy()
+        has_image = pc.greater(pc.list_value_length(table["images"]), 0).fill_null(False).to_numpy()
+        modality.append(has_text + 2 * has_image)
+    return _Gold(row_of, np.concatenate(labelled), np.concatenate(modality), tags.rank(), keywords.rank(), unknown_tags)
+
+
+def _read_predicted(
+    tables: Iterable[pa.Table], row_of: dict[str, int], taxonomy: Taxonomy, vocabulary: dict[str, int]
+) -> _Predicted:
+    seen = np.zeros(len(row_of), dtype=bool)
+    route = np.full(len(row_of), ROUTE_UNKNOWN, dtype=object)
+    tags, keywords = _Pairs(), _Pairs()
+    strangers = 0
+    for table in tables:
+        at = np.array([row_of.get(post_id, -1) for post_id in table["post_id"].to_pylist()], dtype=np.int64)
+        known = at[at >= 0]
+        strangers += len(at) - len(known)
+        repeated = seen[known] | (np.bincount(known, minlength=len(seen))[known] > 1)
+        if repeated.any():
+            post_id = table["post_id"][int(np.flatnonzero(at >= 0)[repeated][0])]
+            raise RequestError(f"post_id {str(post_id)!r} comes twice in the predictions: keep one row per post")
+        seen[known] = True
+        route[known] = [name or ROUTE_UNKNOWN for name in np.asarray(table["route"].to_pylist(), dtype=object)[at >= 0]]
+        rows, found = _flatten(table["tags"])
+        tags.add(
+            at[rows],
+            _number(pc.struct_field(found, "id"), _find_in(taxonomy)),
+            _floats(pc.struct_field(found, "score")),
+        )
+        rows, found = _flatten(table["keywords"])
+        words = _number(pc.struct_field(found, "keyword"), _fold_into(vocabulary))
+        keywords.add(at[rows], words, _floats(pc.struct_field(found, "score")))
+    return _Predicted(seen, route, tags.rank(), keywords.rank(), strangers)
+
+
+def _flatten(lists: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    whole = lists.combine_chunks()
+    return pc.list_parent_indices(whole).to_numpy().astype(np.int64), pc.list_flatten(whole)
+
+
+def _floats(scores: pa.Array) -> np.ndarray:
+    return scores.cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+
+def _number(words: pa.Array, number_of: Callable[[str], int]) -> np.ndarray:
+    """Return the number of every word as int64, asking once per distinct word; -1 for null."""
+    encoded = words.dictionary_encode()
+    numbers = np.array([number_of(word) for word in encoded.dictionary.to_pylist()] + [-1], dtype=np.int64)
+    return numbers[encoded.indices.fill_null(len(numbers) - 1).to_numpy()]
+
+
+def _find_in(taxonomy: Taxonomy) -> Callable[[str], int]:
+    def find(tag_id: str) -> int:
+        if tag_id not in taxonomy.index:
+            raise RequestError(
+                f"predicted tag {tag_id!r} is not in the taxonomy: use the taxonomy that the posts were tagged with"
+            )
+        return taxonomy.index[tag_id]
+
+    return find
+
+
+def _fold_into(vocabulary: dict[str, int]) -> Callable[[str], int]:
+    def number(word: str) -> int:
+        folded = fold(word).strip()
+        return vocabulary.setdefault(folded, len(vocabulary)) if folded else -1
+
+    return number
+
+
+def render(report: dict[str, Any], tags_shown: int = 20) -> "Group":
+    """Return the report as rich tables; of the tags, the `tags_shown` with gold posts that have the lowest f1."""
+    from rich.console import Group
+    from rich.padding import Padding
+
+    numbers = {
+        name: {"all posts": value}
+        for name, value in report.items()
+        if name != "keywords" and not isinstance(value, dict)
+    }
+    worst = sorted(
+        ((tag_id, scores) for tag_id, scores in report["per_tag"].items() if scores["gold"]),
+        key=lambda item: (item[1]["f1"], -item[1]["gold"]),
+    )
+    groups = {
+        "": numbers,
+        "level": report["per_level"],
+        "route": report["per_route"],
+        "post has": report["per_modality"],
+        f"{len(worst[:tags_shown])} of {len(worst)} tags, lowest f1 first": dict(worst[:tags_shown]),
+        "keywords": {"all posts with gold keywords": report["keywords"]} if report["keywords"] else {},
+    }
+    drawn = [_draw(title, rows) for title, rows in groups.items() if rows]
+    return Group(*(Padding(table, (0, 0, 1, 0)) for table in drawn))
+
+
+def _draw(title: str, rows: dict[str, dict[str, Any]]) -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in next(iter(rows.values())):
+        table.add_column(name, justify="right", no_wrap=True)
+    for key, values in rows.items():
+        table.add_row(escape(key), *map(_write_number, values.values()))
+    return table
+
+
+def _write_number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -1,0 +1,72 @@
+"""A child process: one JSON job per line in, one JSON receipt per line out."""
+
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any, TextIO
+
+from weibotag.errors import WeibotagError
+
+ERROR_LENGTH = 500
+PARENT_SECONDS = 0.2
+
+log = logging.getLogger(__name__)
+
+
+def perform(function: str, job: dict[str, Any]) -> str:
+    """Call MODULE:FUNCTION with a job and return its receipt as one line of JSON; an error becomes a failed receipt."""
+    started = time.perf_counter()
+    try:
+        module, _, name = function.partition(":")
+        found = getattr(importlib.import_module(module), name)(job)
+        seconds = round(time.perf_counter() - started, 3)
+        return json.dumps({**found, "part": job["part"], "status": "ok", "seconds": seconds})
+    except WeibotagError as error:
+        return _fail(job, error)
+    except Exception as error:
+        # One part's failure is that part's receipt; where it happened goes to the log.
+        log.exception("part %s failed", job["part"])
+        return _fail(job, error)
+
+
+def _fail(job: dict[str, Any], error: Exception) -> str:
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:ERROR_LENGTH]
+    return json.dumps({"part": job["part"], "status": "failed", "error": said})
+
+
+def main(function: str) -> None:
+    """Work through the jobs on stdin until it ends."""
+    # The parent hears Ctrl-C too and decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    jobs, receipts = _take_streams()
+    for line in jobs:
+        receipts.write(perform(function, json.loads(line)) + "\n")
+        receipts.flush()
+
+
+def _take_streams() -> tuple[TextIO, TextIO]:
+    """Return stdin and stdout, and leave the libraries an empty stdin and stderr as stdout, so that they can chatter."""
+    jobs = os.fdopen(os.dup(0), encoding="utf-8")
+    receipts = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return jobs, receipts
+
+
+def _follow(parent: int) -> None:
+    # In the middle of a job nobody reads stdin; a job that outlives its run could write into the folder of the next one.
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,64 @@
+"""Files that are either whole or absent: written beside their place, synced, renamed."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TEMPORARY = ".*.tmp"
+
+
+@contextmanager
+def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Give a file (`mode` "wb" or "w", UTF-8) that takes the place of `path` when the block ends without an error.
+
+    Whoever looks at `path` sees the old file or the whole new one, also after a power cut. The temporary file lies in the
+    same folder, matches `TEMPORARY`, and is removed on an error.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    try:
+        with temporary.open(mode.replace("w", "x"), **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def write_parquet(table: pa.Table, path: Path, compression: str = "zstd", row_group_size: int | None = None) -> None:
+    """Write a table to a Parquet file with page checksums, whole or not at all."""
+    with atomic(path) as file:
+        pq.write_table(table, file, compression=compression, row_group_size=row_group_size, write_page_checksum=True)
+
+
+def write_json(obj: Any, path: Path) -> None:
+    """Write JSON (UTF-8, sorted keys, one value a line), whole or not at all."""
+    with atomic(path, "w") as file:
+        json.dump(obj, file, ensure_ascii=False, indent=1, sort_keys=True)
+        file.write("\n")
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed writers left in a folder; nobody may be writing there."""
+    for path in folder.glob(TEMPORARY):
+        path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Windows can't open a folder, and needs no sync for a rename to last.
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

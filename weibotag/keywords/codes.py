@@ -1,0 +1,125 @@
+"""Visual codes: a picture as words, by the clusters that its vector falls into."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+SIZES = (64, 256)
+NEAREST = 3
+FOLDS = 5
+# Standardised vectors have as many units of variance as dimensions (some two thousand); half of that as penalty.
+RIDGE = 1000.0
+MOST_TAGS = 512
+FEWEST_PICTURES = 3
+MOST_PICTURES = 50_000
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Centres of clusters in a space that a linear map learnt from labelled pictures spans.
+
+    `mean`, `scale`: (d,) float32, standardise a vector; `weights`: (d + 1, t) float32, the map, the last row its
+    offset; `centres`: one (k, t) float32 array for each size k.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    centres: tuple[np.ndarray, ...]
+
+    def project(self, vectors: np.ndarray) -> np.ndarray:
+        """Return (n, t) float32 for vectors (n, d)."""
+        return (standardise(vectors, self.mean, self.scale) @ self.weights[:-1] + self.weights[-1]).astype(np.float32)
+
+    def codes(self, vectors: np.ndarray) -> list[list[str]]:
+        """Return for each of the vectors (n, d) the words of its nearest clusters, nearest first: v64_17, v256_3 …"""
+        return self.name_codes(self.project(vectors))
+
+    def name_codes(self, projected: np.ndarray) -> list[list[str]]:
+        """Return the words of the nearest clusters of points (n, t) of the learnt space."""
+        named: list[list[str]] = [[] for _ in projected]
+        for centres in self.centres:
+            distances = (centres**2).sum(axis=1)[None] - 2 * projected @ centres.T
+            for words, nearest in zip(named, np.argsort(distances, axis=1, kind="stable")[:, :NEAREST], strict=True):
+                words += [f"v{len(centres)}_{number}" for number in nearest.tolist()]
+        return named
+
+    def save(self, path: Path) -> None:
+        """Write the codebook as safetensors."""
+        from safetensors.numpy import save_file
+
+        tensors = {"mean": self.mean, "scale": self.scale, "weights": self.weights}
+        tensors |= {f"centres_{number}": centres for number, centres in enumerate(self.centres)}
+        save_file({name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Codebook":
+        """Read a codebook that `save` wrote."""
+        from safetensors.numpy import load_file
+
+        tensors = load_file(path)
+        centres = tuple(tensors[f"centres_{number}"] for number in range(len(tensors) - 3))
+        return cls(tensors["mean"], tensors["scale"], tensors["weights"], centres)
+
+
+def standardise(vectors: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return vectors (n, d) with the mean taken off and divided by the scale, float32."""
+    return (vectors.astype(np.float32) - mean) / scale
+
+
+def fit(vectors: np.ndarray, labels: csr_matrix) -> tuple[Codebook, list[list[str]]] | None:
+    """Learn a codebook from labelled pictures; return it with the pictures' own codes, or None for too few pictures.
+
+    `vectors`: (n, d); `labels`: (n, tags) 0/1, those of the posts that show the pictures. The map is a ridge regression
+    from vectors to tags, so that clusters part what tags part. The codes that come back are those of each picture under a
+    map that was fitted without it (out of fold): a classifier trained on codes of a map that had seen the labels would
+    trust them too much. Deterministic.
+    """
+    from sklearn.cluster import KMeans
+
+    counts = np.asarray(labels.sum(axis=0)).ravel()
+    tags = np.sort(np.argsort(-counts, kind="stable")[:MOST_TAGS])
+    tags = tags[counts[tags] >= FEWEST_PICTURES]
+    if len(vectors) < 2 * FOLDS or len(tags) < 2:
+        return None
+    chosen = np.sort(np.random.default_rng(SEED).permutation(len(vectors))[:MOST_PICTURES])
+    folds = np.full(len(vectors), -1)
+    folds[chosen] = np.random.default_rng(SEED).permutation(len(chosen)) % FOLDS
+    mean = vectors[chosen].mean(axis=0, dtype=np.float64).astype(np.float32)
+    scale = vectors[chosen].std(axis=0, dtype=np.float64).astype(np.float32) + np.float32(1e-3)
+    targets = labels[:, tags]
+
+    grams, products = zip(
+        *(_accumulate(standardise(vectors[folds == fold], mean, scale), targets[folds == fold]) for fold in range(FOLDS)),
+        strict=True,
+    )
+    gram, product = np.sum(grams, axis=0), np.sum(products, axis=0)
+    weights = _solve(gram, product)
+    projected = (standardise(vectors, mean, scale) @ weights[:-1] + weights[-1]).astype(np.float32)
+    for fold in range(FOLDS):
+        held = folds == fold
+        unseen = _solve(gram - grams[fold], product - products[fold])
+        projected[held] = standardise(vectors[held], mean, scale) @ unseen[:-1] + unseen[-1]
+
+    sizes = [size for size in SIZES if size <= len(chosen) // 4] or [max(2, len(chosen) // 4)]
+    centres = tuple(
+        KMeans(size, n_init=2, max_iter=50, random_state=SEED).fit(projected[chosen]).cluster_centers_.astype(np.float32)
+        for size in sizes
+    )
+    book = Codebook(mean, scale, weights, centres)
+    return book, book.name_codes(projected)
+
+
+def _accumulate(rows: np.ndarray, targets: csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows' rows (d + 1, d + 1) and rows' targets (d + 1, t), with a column of ones for the offset."""
+    padded = np.hstack([rows, np.ones((len(rows), 1), np.float32)])
+    return (padded.T @ padded).astype(np.float64), (targets.T @ padded).T.astype(np.float64)
+
+
+def _solve(gram: np.ndarray, product: np.ndarray) -> np.ndarray:
+    penalised = gram + RIDGE * np.eye(len(gram))
+    penalised[-1, -1] -= RIDGE - 1e-3
+    return np.linalg.solve(penalised, product).astype(np.float32)

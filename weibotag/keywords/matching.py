@@ -1,0 +1,112 @@
+"""Words found in text: one Aho-Corasick automaton over all of them, blind to case and width, aware of word borders."""
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+
+import numpy as np
+from ahocorasick_rs import AhoCorasick, MatchKind
+
+# Full-width ASCII and the wide blank, each to its plain twin: one character for one, so that places stay true.
+WIDTHS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
+# Scripts below this code part their words by blanks; Chinese, Japanese and Korean above it do not.
+CJK_START = 0x2E80
+
+LETTER, DIGIT = 1, 2
+# ahocorasick_rs takes time that grows with the square of the words while it looks for rare bytes to skip by, which
+# thousands of words never have; a first word of 256 bytes keeps it from looking.
+GUARD = "\0" * 256
+
+
+def fold(text: str) -> str:
+    """Return `text` in lower case and half width, with the same length."""
+    text = text.translate(WIDTHS)
+    lowered = text.lower()
+    if len(lowered) == len(text):
+        return lowered
+    return "".join(low if len(low := char.lower()) == 1 else char for char in text)
+
+
+def edge_kind(char: str) -> int:
+    """Return LETTER for a letter of a script that writes blanks between words, DIGIT for a digit, else 0."""
+    if "0" <= char <= "9":
+        return DIGIT
+    return LETTER if ord(char) < CJK_START and char.isalpha() else 0
+
+
+def build_automaton(words: Sequence[str], matchkind: MatchKind) -> AhoCorasick:
+    """Return an automaton that numbers `words` from 1."""
+    return AhoCorasick([GUARD, *words], matchkind=matchkind)
+
+
+class Matcher:
+    """An automaton over folded words; a match is (number of the word, counted from 1, start, end) in characters.
+
+    Of overlapping words the leftmost wins, of those the longest. A word that begins or ends with a letter or digit is
+    not found next to another of the same kind: nba is in 看NBA比赛 and NBA2K, not in NBAx; iphone1 is not in iphone15.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._edges = [(0, 0), *((edge_kind(word[0]), edge_kind(word[-1])) for word in words)]
+        self._bare = [edges == (0, 0) for edges in self._edges]
+        self._automaton = build_automaton(words, MatchKind.LeftmostLongest)
+
+    def find(self, text: str) -> list[tuple[int, int, int]]:
+        """Return the matches in folded `text`, from left to right, none overlapping another."""
+        found = self._automaton.find_matches_as_indexes(text)
+        bare = self._bare
+        for number, _, _ in found:
+            if not bare[number]:
+                return [match for one in found for match in self._settle(text, one)]
+        return found
+
+    def find_all(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows (places in `texts`) and the words' numbers of all matches in texts not yet folded, int64.
+
+        The same as `find` on each folded text, for the price of one pass over all of them.
+        """
+        codes = np.frombuffer("\n".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
+        folds, kinds = _tables()
+        low = np.minimum(codes, len(folds) - 1)
+        codes = np.where(codes < len(folds) - 1, folds[low], codes)
+        joined = codes.tobytes().decode("utf-32-le", "surrogatepass")
+        found = self._automaton.find_matches_as_indexes(joined)
+        matches = np.fromiter(chain.from_iterable(found), np.int64, 3 * len(found)).reshape(-1, 3)
+        edges = np.array(self._edges, np.uint8)[matches[:, 0]]
+        neighbours = np.concatenate([[0], kinds[np.minimum(codes, len(kinds) - 1)], [0]])
+        glued = (edges[:, 0] > 0) & (edges[:, 0] == neighbours[matches[:, 1]])
+        glued |= (edges[:, 1] > 0) & (edges[:, 1] == neighbours[matches[:, 2] + 1])
+        if glued.any():
+            again = [whole for place in np.flatnonzero(glued).tolist() for whole in self._settle(joined, found[place])]
+            matches = np.concatenate([matches[~glued], np.array(again, np.int64).reshape(-1, 3)])
+            matches = matches[np.argsort(matches[:, 1], kind="stable")]
+        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
+        return np.searchsorted(ends, matches[:, 1], side="right"), matches[:, 0]
+
+    def _settle(self, text: str, match: tuple[int, int, int]) -> list[tuple[int, int, int]]:
+        """Return the match where it is a whole word, else what shorter words its place holds."""
+        number, start, end = match
+        if self._bare[number] or self._is_whole(text, match):
+            return [match]
+        for low, high in ((start, end - 1), (start + 1, end)):
+            inner = self._automaton.find_matches_as_indexes(text[low:high])
+            settled = [whole for word, at, to in inner for whole in self._settle(text, (word, at + low, to + low))]
+            if settled:
+                return settled
+        return []
+
+    def _is_whole(self, text: str, match: tuple[int, int, int]) -> bool:
+        number, start, end = match
+        head, tail = self._edges[number]
+        if head and start and edge_kind(text[start - 1]) == head:
+            return False
+        return not (tail and end < len(text) and edge_kind(text[end]) == tail)
+
+
+@cache
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each character of the basic plane, its folded character (uint32) and its kind of edge (uint8)."""
+    characters = [chr(code) if not 0xD800 <= code < 0xE000 else "\0" for code in range(0x10000)]
+    folds = np.array([ord(fold(character)) for character in characters], np.uint32)
+    folds[0xD800:0xE000] = np.arange(0xD800, 0xE000)
+    return folds, np.array([edge_kind(chr(code)) for code in folds.tolist()], np.uint8)

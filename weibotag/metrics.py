@@ -1,0 +1,150 @@
+"""Numbers that say how well tags, scores and keywords agree with gold: matrices in, numbers out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix, identity
+
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Distinct (row, column) pairs, ordered by row, then highest score first.
+
+    `rows`, `columns`, `place` (0 is the row's best) are int64 and `scores` float64, all of the same length.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    scores: np.ndarray
+    place: np.ndarray
+
+    def keep(self, mask: np.ndarray) -> "Ranked":
+        """Return the pairs where `mask` holds, with their places counted anew."""
+        rows = self.rows[mask]
+        return Ranked(rows, self.columns[mask], self.scores[mask], _place(rows))
+
+    def matrix(self, shape: tuple[int, int]) -> csr_matrix:
+        """Return the pairs as a 0/1 matrix."""
+        return csr_matrix((np.ones(len(self.rows), dtype=np.int32), (self.rows, self.columns)), shape=shape)
+
+
+def _place(rows: np.ndarray) -> np.ndarray:
+    return np.arange(len(rows)) - np.searchsorted(rows, rows)
+
+
+def rank(rows: np.ndarray, columns: np.ndarray, scores: np.ndarray) -> Ranked:
+    """Return the pairs ranked by score in their row; equal scores keep their order, a repeated pair its best score."""
+    order = np.lexsort((-scores, rows))
+    width = int(columns.max(initial=0)) + 1
+    _, first = np.unique(rows[order] * width + columns[order], return_index=True)
+    order = order[np.sort(first)]
+    return Ranked(rows[order], columns[order], scores[order], _place(rows[order]))
+
+
+def close(matrix: csr_matrix, closure: csr_matrix) -> csr_matrix:
+    """Return the 0/1 matrix (posts x tags) with all ancestors added; `closure` as the taxonomy gives it."""
+    closed = (matrix.astype(np.int32) @ closure.astype(np.int32)).tocsr()
+    closed.data[:] = 1
+    return closed
+
+
+def count(gold: csr_matrix, predicted: csr_matrix, axis: int) -> np.ndarray:
+    """Return numbers of hits, gold and predicted pairs, int64 (3, n): per column for axis 0, per row for axis 1."""
+    return np.stack(
+        [
+            np.asarray(part.sum(axis=axis, dtype=np.int64)).ravel()
+            for part in (gold.multiply(predicted), gold, predicted)
+        ]
+    )
+
+
+def divide(above: np.ndarray | float, below: np.ndarray | float, empty: float = 0.0) -> np.ndarray:
+    """Return above / below as float64, and `empty` where `below` is 0."""
+    below = np.asarray(below, dtype=np.float64)
+    return np.divide(above, below, out=np.full(below.shape, empty), where=below != 0)
+
+
+def agreement(counts: np.ndarray) -> dict[str, float]:
+    """Return micro-averaged precision, recall and f1 of summed counts (hits, gold, predicted).
+
+    precision = hits / predicted, recall = hits / gold, f1 = 2 hits / (gold + predicted); 0 where the divisor is 0
+    (Manning, Raghavan, Schütze 2008, chapters 8.3 and 13.6).
+    """
+    hits, gold, predicted = counts
+    return {
+        "precision": float(divide(hits, predicted)),
+        "recall": float(divide(hits, gold)),
+        "f1": float(divide(2 * hits, gold + predicted)),
+    }
+
+
+def macro_f1(by_tag: np.ndarray) -> float:
+    """Return the mean over the tags with a gold post of 2 hits / (gold + predicted); `by_tag` is (3, tags).
+
+    The mean of F1s, not the F1 of mean precision and recall (Opitz and Burst 2019, "Macro F1 and Macro F1").
+    """
+    hits, gold, predicted = by_tag[:, by_tag[1] > 0]
+    return float(divide((2 * hits / (gold + predicted)).sum(), len(gold)))
+
+
+def hierarchical_f1(by_post: np.ndarray) -> float:
+    """Return the mean over posts of 2 |A ∩ B| / (|A| + |B|), A and B with ancestors; `by_post` is (3, posts), closed.
+
+    The sets are those of Kiritchenko et al. 2005 (every tag with its ancestors, the root above all tags left out), so
+    a near miss in the tree gets part of the credit. Their hF sums over all posts first, which on closed sets is
+    exactly `micro_f1`; here each post counts the same, however many tags it has (example-based, as in Godbole and
+    Sarawagi 2004; the measures are compared in Kosmopoulos et al. 2015). Nothing predicted where nothing is gold: 1.
+    """
+    hits, gold, predicted = by_post
+    return float(divide(divide(2 * hits, gold + predicted, empty=1.0).sum(), by_post.shape[1]))
+
+
+def precision_at_5(ranked: Ranked, right: np.ndarray, by_post: np.ndarray) -> float:
+    """Return the mean over posts with gold tags of (right among the 5 best scored) / min(5, number predicted).
+
+    Dividing by what was predicted, not always by 5, keeps short answers from being punished (Manning et al. 2008,
+    chapter 8.4, divides by 5); a post without any prediction counts 0. `right` says for each pair whether it is in
+    the closed gold set. Tags count as they were predicted, none is added.
+    """
+    has_gold = by_post[1] > 0
+    top = ranked.place < 5
+    found = np.bincount(ranked.rows[top & right], minlength=len(has_gold))
+    shown = np.bincount(ranked.rows[top], minlength=len(has_gold))
+    return float(divide(divide(found, shown)[has_gold].sum(), has_gold.sum()))
+
+
+def leaf_precision_at_1(ranked: Ranked, right: np.ndarray, closure: csr_matrix, by_post: np.ndarray) -> float:
+    """Return the share of posts with gold tags whose best scored predicted leaf is in the closed gold set.
+
+    A leaf is a predicted tag without a predicted descendant in the same post; a post without any prediction counts
+    as wrong. A leaf that is right but stands above the gold leaf counts as right: `per_level` shows such shallowness.
+    """
+    has_gold = by_post[1] > 0
+    shape = (len(has_gold), closure.shape[0])
+    above = closure.astype(np.int32) - identity(closure.shape[0], dtype=np.int32, format="csr")
+    is_covered = contains(close(ranked.matrix(shape), above), ranked)
+    best = ranked.keep(~is_covered).place == 0
+    return float(divide((right[~is_covered] & best).sum(), has_gold.sum()))
+
+
+def contains(matrix: csr_matrix, ranked: Ranked) -> np.ndarray:
+    """Return for each pair whether the 0/1 `matrix` has it."""
+    width = matrix.shape[1]
+    pairs = matrix.tocoo()
+    known = pairs.row.astype(np.int64) * width + pairs.col
+    return np.isin(ranked.rows * width + ranked.columns, known, assume_unique=True)
+
+
+def expected_calibration_error(scores: np.ndarray, right: np.ndarray) -> float | None:
+    """Return the sum over 15 equal-width bins of (pairs in bin / pairs) * |share right - mean score|; None for no pair.
+
+    Each predicted (post, tag) pair is one event (Guo et al. 2017, equation 3). Bins are open below and closed above,
+    the first holds 0 too.
+    """
+    if not len(scores):
+        return None
+    bins = np.clip(np.ceil(scores * BINS) - 1, 0, BINS - 1).astype(np.int64)
+    gaps = np.bincount(bins, weights=right - scores, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(scores))

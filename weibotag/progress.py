@@ -1,0 +1,96 @@
+"""How far the work is: a bar on a terminal, a line every 30 s elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+LINE_SECONDS = 30.0
+
+
+class Bar(Protocol):
+    """What counts the work that is done."""
+
+    def advance(self, n: int = 1) -> None:
+        """Count `n` more as done."""
+
+
+@contextmanager
+def bar(total: int | None, label: str, quiet: bool = False) -> Iterator[Bar]:
+    """Show on stderr how many of `total` (None: not known) are done, from the start to the end of the block."""
+    if quiet:
+        yield _Silence()
+    elif sys.stderr.isatty():
+        with _draw(total, label) as drawn:
+            yield drawn
+    else:
+        lines = _Lines(total, label)
+        try:
+            yield lines
+        finally:
+            lines.write()
+
+
+class _Silence:
+    def advance(self, n: int = 1) -> None:
+        pass
+
+
+class _Lines:
+    def __init__(self, total: int | None, label: str) -> None:
+        self._total = total
+        self._label = label
+        self._done = 0
+        self._started = self._written = time.monotonic()
+
+    def advance(self, n: int = 1) -> None:
+        self._done += n
+        if time.monotonic() - self._written >= LINE_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        self._written = time.monotonic()
+        seconds = self._written - self._started
+        whole = "" if self._total is None else f" of {self._total:,}"
+        rate = f"{self._done / seconds:,.1f}/s, " if seconds else ""
+        sys.stderr.write(f"{self._label}: {self._done:,}{whole}, {rate}{format_seconds(seconds)}\n")
+        sys.stderr.flush()
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a span of time in words, to its first one or two units: 45 s, 6 min, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextmanager
+def _draw(total: int | None, label: str) -> Iterator[Bar]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    # Only stderr is redirected around the bar: stdout may be the data.
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as progress:
+        task = progress.add_task(label, total=total)
+
+        class Drawn:
+            def advance(self, n: int = 1) -> None:
+                progress.advance(task, n)
+
+        yield Drawn()

@@ -1,0 +1,68 @@
+"""Scores to probabilities, learnt on the rows held out for it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+# A tag with fewer positives than this among the held-out rows is calibrated with all others together.
+FEWEST_POSITIVES = 30
+EDGE = 1e-4
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Platt scaling per tag: probability = sigmoid(slope * logit(score) + offset); two float32 arrays (tags,)."""
+
+    slope: np.ndarray
+    offset: np.ndarray
+
+    def apply(self, scores: csr_matrix) -> csr_matrix:
+        """Return the matrix with its scores turned into probabilities, float32; what is absent stays absent."""
+        odds = logit(scores.data)
+        tags = scores.indices
+        probabilities = 1 / (1 + np.exp(-(self.slope[tags] * odds + self.offset[tags])))
+        return csr_matrix((probabilities.astype(np.float32), tags, scores.indptr), shape=scores.shape)
+
+
+def logit(scores: np.ndarray) -> np.ndarray:
+    """Return log(p / (1 - p)), scores kept 1e-4 away from 0 and 1."""
+    kept = np.clip(scores, EDGE, 1 - EDGE)
+    return np.log(kept / (1 - kept))
+
+
+def fit(scores: csr_matrix, gold: csr_matrix) -> Calibration:
+    """Learn slope and offset from raw scores and gold tags (both posts x tags) of held-out rows (Platt, 1999).
+
+    One pair for all tags; tags with at least 30 positives get their own, kept near it by their number.
+    """
+    rows = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
+    right = np.asarray(gold[rows, scores.indices]).ravel().astype(bool)
+    odds = logit(scores.data)
+    tags = scores.shape[1]
+    slope, offset = np.ones(tags, np.float32), np.zeros(tags, np.float32)
+    if not 0 < right.sum() < len(right):
+        return Calibration(slope, offset)
+    shared = _platt(odds, right, np.array([1.0, 0.0]), 0.0)
+    slope[:], offset[:] = shared
+    positives = np.bincount(scores.indices[right], minlength=tags)
+    for tag in np.flatnonzero(positives >= FEWEST_POSITIVES):
+        mine = scores.indices == tag
+        if not right[mine].all():
+            slope[tag], offset[tag] = _platt(odds[mine], right[mine], shared, 5.0)
+    return Calibration(slope, offset)
+
+
+def _platt(odds: np.ndarray, right: np.ndarray, start: np.ndarray, pull: float) -> np.ndarray:
+    """Return the slope and offset of least log loss, pulled towards `start` with weight `pull`; slope stays positive."""
+    from scipy.optimize import minimize
+
+    def loss(pair: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = pair[0] * odds + pair[1]
+        probabilities = 1 / (1 + np.exp(-logits))
+        value = np.logaddexp(0, logits).sum() - logits[right].sum() + pull * ((pair - start) ** 2).sum()
+        wrong = probabilities - right
+        return value, np.array([(wrong * odds).sum(), wrong.sum()]) + 2 * pull * (pair - start)
+
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.05, 20), (-20, 20)])
+    return found.x

@@ -1,0 +1,140 @@
+"""The fast tagger: fastText (Joulin et al., 2017), one-vs-all, on characters, wordings, author and channel."""
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import csr_matrix
+
+from weibotag.errors import ModelError, RequestError
+from weibotag.posts import list_parts
+from weibotag.taggers.calibration import Calibration
+from weibotag.taggers.tagger import raise_parents
+from weibotag.taxonomy.tree import Taxonomy
+
+LABEL = "__label__"
+# Scores below this are zeros: it keeps the matrix sparse and is far below every threshold.
+FLOOR = 0.01
+# Screenshots of whole articles would drown the post.
+MOST_OCR_CHARACTERS = 300
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of fastText, by its own names; `bucket` is the number of hashed n-grams."""
+
+    lr: float = 0.5
+    epoch: int = 25
+    dim: int = 64
+    wordNgrams: int = 3  # noqa: N815
+    bucket: int = 200_000
+
+
+def write_documents(table: pa.Table) -> list[str]:
+    """Return a line for fastText per post: characters of the text, of the OCR lines, codes, author and channel.
+
+    `table` has text, author, channel and, where pictures were looked at, wordings.
+    """
+    # A line break would end fastText's line; other blanks part words, and every character is a word here.
+    lines = [" ".join(text.replace("\n", " ")) for text in table["text"].to_pylist()]
+    for name, mark in (("author", "a_"), ("channel", "c_")):
+        for row, value in _filled(table[name]):
+            lines[row] += f" {mark}{'_'.join(value.split())}"
+    if "wordings" in table.column_names:
+        wordings = table["wordings"].combine_chunks()
+        offsets, values = list_parts(wordings)
+        words, kinds = values.field("word").to_pylist(), values.field("kind").to_pylist()
+        for row in np.flatnonzero(np.diff(offsets)).tolist():
+            low, high = offsets[row], offsets[row + 1]
+            lines[row] += _spell_wordings(words[low:high], kinds[low:high])
+    return lines
+
+
+def _filled(column: pa.ChunkedArray) -> Iterable[tuple[int, str]]:
+    return ((row, value) for row, value in enumerate(column.to_pylist()) if value)
+
+
+def _spell_wordings(words: Sequence[str], kinds: Sequence[str]) -> str:
+    """Return the wordings of one post as words of fastText: print by characters, all else whole."""
+    print_ = " ".join(chain.from_iterable(word for word, kind in zip(words, kinds, strict=True) if kind == "ocr"))
+    others = [
+        word if kind == "code" else f"{kind[0]}_{'_'.join(word.split())}"
+        for word, kind in zip(words, kinds, strict=True)
+        if kind != "ocr"
+    ]
+    read = f" | {print_[: 2 * MOST_OCR_CHARACTERS]}" if print_ else ""
+    return read + (" " + " ".join(others) if others else "")
+
+
+def train(lines: Sequence[str], gold: csr_matrix, settings: Settings, threads: int = 1) -> Any:
+    """Return a fastText model of lines and their gold tags (posts x tags, ancestors included).
+
+    With one thread the same input gives the same model. Raises RequestError where training breaks down.
+    """
+    import fasttext
+
+    with tempfile.TemporaryDirectory(prefix="weibotag-") as folder:
+        path = Path(folder) / "train.txt"
+        with path.open("w", encoding="utf-8", errors="replace") as file:
+            for row, line in enumerate(lines):
+                tags = gold.indices[gold.indptr[row] : gold.indptr[row + 1]]
+                if len(tags):
+                    file.write(" ".join(f"{LABEL}{tag}" for tag in tags.tolist()) + f" {line}\n")
+        if path.stat().st_size == 0:
+            raise RequestError("no post to train on has a tag of the taxonomy; see the tags with: weibotag taxonomy show")
+        try:
+            return fasttext.train_supervised(
+                str(path), loss="ova", minCount=1, thread=threads, seed=SEED, verbose=0, **asdict(settings)
+            )
+        except RuntimeError as error:
+            raise RequestError(f"fastText could not train with {settings}: {error}") from error
+
+
+class FastTagger:
+    """A trained fastText model and its calibration."""
+
+    def __init__(self, taxonomy: Taxonomy, network: Any, calibration: Calibration | None = None) -> None:
+        self.taxonomy = taxonomy
+        self._network = network
+        self._calibration = calibration
+        self._numbers = {label: int(label.removeprefix(LABEL)) for label in network.get_labels()}
+        if self._numbers and max(self._numbers.values()) >= len(taxonomy):
+            raise ModelError("the fastText model knows more tags than the taxonomy beside it: train again")
+
+    def raw_scores(self, lines: Sequence[str]) -> csr_matrix:
+        """Return fastText's own scores for prepared lines: float32 csr_matrix (posts x tags), those above 0.01."""
+        labels, scores = self._network.f.multilinePredict([line + "\n" for line in lines], -1, FLOOR, "strict")
+        lengths = np.fromiter(map(len, labels), np.int64, len(labels))
+        numbers = self._numbers
+        tags = np.fromiter((numbers[label] for label in chain.from_iterable(labels)), np.int32, int(lengths.sum()))
+        data = np.minimum(np.concatenate([np.empty(0, np.float32), *scores]), 1.0)
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        return csr_matrix((data, tags, indptr), shape=(len(lines), len(self.taxonomy)))
+
+    def scores(self, table: pa.Table) -> csr_matrix:
+        """Return probabilities, float32 csr_matrix (posts x tags), a child's never above its parent's."""
+        return self.settle(self.raw_scores(write_documents(table)))
+
+    def settle(self, raw: csr_matrix) -> csr_matrix:
+        """Return raw scores calibrated and closed over parents."""
+        return raise_parents(self._calibration.apply(raw) if self._calibration else raw, self.taxonomy)
+
+    def save(self, path: Path) -> None:
+        """Write fastText's binary model."""
+        self._network.save_model(str(path))
+
+
+def load_network(path: Path) -> Any:
+    """Read fastText's binary model; raises ModelError when the file is none."""
+    import fasttext
+
+    try:
+        return fasttext.load_model(str(path))
+    except (ValueError, MemoryError) as error:
+        raise ModelError(f"{path}: not a fastText model ({error}): train again") from error

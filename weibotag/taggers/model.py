@@ -1,0 +1,121 @@
+"""A trained tagger in a folder: data files only, nothing pickled."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weibotag.errors import ModelError, WeibotagError
+from weibotag.files import write_json
+from weibotag.keywords.codes import Codebook
+from weibotag.taggers.calibration import Calibration
+from weibotag.taggers.fast import FastTagger, load_network
+from weibotag.taxonomy.tree import Taxonomy, load, save_csv
+
+FORMAT = 1
+ABOUT, NETWORK, DECISIONS, CODES, TAXONOMY, KEYWORDS = (
+    "model.json",
+    "fasttext.bin",
+    "decisions.safetensors",
+    "codes.safetensors",
+    "taxonomy.csv",
+    "keywords.parquet",
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What training leaves: the tagger, a threshold per tag (float32), the codebook where pictures were there,
+    the keywords learnt from the posts (columns keyword, score), and `about`: pipeline, fingerprints, metrics, versions.
+    """
+
+    taxonomy: Taxonomy
+    tagger: FastTagger
+    calibration: Calibration
+    thresholds: np.ndarray
+    codebook: Codebook | None
+    keywords: pa.Table
+    about: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write the model beside `folder` and put it there in one step; an older model at that place goes.
+
+        Raises ModelError when something that is no model stands there.
+        """
+        from safetensors.numpy import save_file
+
+        if folder.exists() and not (folder / ABOUT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise ModelError(f"{folder}: exists and is no model; give another folder with -o")
+        fresh = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}.tmp")
+        fresh.mkdir(parents=True)
+        self.tagger.save(fresh / NETWORK)
+        decisions = {
+            "slope": self.calibration.slope,
+            "offset": self.calibration.offset,
+            "thresholds": self.thresholds.astype(np.float32),
+        }
+        save_file(decisions, fresh / DECISIONS)
+        if self.codebook is not None:
+            self.codebook.save(fresh / CODES)
+        save_csv(self.taxonomy, fresh / TAXONOMY)
+        pq.write_table(self.keywords, fresh / KEYWORDS)
+        files = {path.name: _digest(path) for path in sorted(fresh.iterdir())}
+        write_json(self.about | {"format": FORMAT, "taxonomy": self.taxonomy.digest, "files": files}, fresh / ABOUT)
+        old = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}.old")
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Return model.json; raises ModelError when the folder holds no model of this format."""
+    path = folder / ABOUT
+    if not path.is_file():
+        raise ModelError(f"{folder}: no model there (no {ABOUT}); make one with: weibotag train")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON ({error}): train again") from error
+    if about.get("format") != FORMAT:
+        raise ModelError(f"{path}: model format {about.get('format')!r}, expected {FORMAT}: train again")
+    return about
+
+
+def load_model(folder: Path) -> Model:
+    """Read a model; raises ModelError naming the file that is absent, damaged or not the one that was trained."""
+    from safetensors.numpy import load_file
+
+    about = read_about(folder)
+    for name, digest in about["files"].items():
+        path = folder / name
+        if not path.is_file() or _digest(path) != digest:
+            raise ModelError(f"{path}: absent or not the file that was trained: train again")
+    try:
+        taxonomy = load(folder / TAXONOMY)
+    except WeibotagError as error:
+        raise ModelError(str(error)) from error
+    decisions = load_file(folder / DECISIONS)
+    calibration = Calibration(decisions["slope"], decisions["offset"])
+    return Model(
+        taxonomy,
+        FastTagger(taxonomy, load_network(folder / NETWORK), calibration),
+        calibration,
+        decisions["thresholds"],
+        Codebook.load(folder / CODES) if CODES in about["files"] else None,
+        pq.read_table(folder / KEYWORDS),
+        about,
+    )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

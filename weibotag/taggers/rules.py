@@ -1,0 +1,278 @@
+"""The tagger that needs no training: names, aliases and keywords of the taxonomy, found in text and wordings."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import log
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import csr_matrix
+
+from weibotag.keywords.matching import Matcher, edge_kind, fold
+from weibotag.schema import EVIDENCE
+from weibotag.taxonomy.tree import Taxonomy
+
+# Every constant of the tagger. A match gives evidence in units of -ln(1 - p), so that evidence adds up as a noisy-or:
+# score = 1 - exp(-evidence). They were set on labelled Weibo posts of three channels, so that a score of 0.5 is right
+# about as often as wrong.
+THRESHOLD = 0.5
+# How far one match of a word of full length can be trusted alone: people write keywords about other things too.
+TRUST = {"name": 0.55, "alias": 0.5, "keyword": 0.42}
+# Short words stand inside others and have several senses: factors for a width of up to 1, 2, 3, and more characters,
+# where a Chinese character is 1 wide and a letter or digit a half (nba is as wide as a word of two characters).
+WIDTH_FACTORS = (0.25, 0.8, 1.1, 1.3)
+# A word of k tags gives each of them 1/k^SHARING: it says that one of them is meant, not which.
+SHARING = 0.8
+# What a match counts by its place. A hashtag that is one whole word of the taxonomy was meant as a tag.
+TEXT, LEAD, HASHTAG, AUTHOR = 1.0, 1.3, 4.0, 0.5
+WORDING_PLACES = {"ocr": 0.7, "object": 1.0, "face": 1.5}
+# A post published in a channel is about it, whatever its words.
+CHANNEL_EVIDENCE = 4.0
+# What a tag's evidence counts for its parent; below 1 because small hits in many tags may be about something else.
+UPWARDS = 0.9
+# A tag whose channel has a share r of the strongest channel's evidence keeps r^RIVALRY: 苹果 among phones is no fruit.
+RIVALRY = 1.5
+# A title says what the post is about; a first sentence longer than this is no title.
+LEAD_CHARACTERS = 40
+MATCHES_SHOWN = 3
+
+SENTENCE_END = re.compile("[。！？!?\n】]")
+
+
+@dataclass
+class _Hits:
+    """Matches of a table, column by column; `wordings` is a place among all wordings of the table, or -1."""
+
+    rows: list[int] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    wordings: list[int] = field(default_factory=list)
+
+    def add(self, row: int, word: int, weight: float, kind: str, wording: int) -> None:
+        self.rows.append(row)
+        self.words.append(word)
+        self.weights.append(weight)
+        self.kinds.append(kind)
+        self.wordings.append(wording)
+
+
+class RulesTagger:
+    """Scores posts by the words of a taxonomy that stand in them."""
+
+    def __init__(self, taxonomy: Taxonomy) -> None:
+        self.taxonomy = taxonomy
+        owners = _collect_owners(taxonomy)
+        self._words = ["", *owners]
+        self._matcher = Matcher(list(owners))
+        self._upwards = _damp_upwards(taxonomy)
+        self._weights = csr_matrix(_weigh(owners, len(taxonomy)) @ self._upwards)
+        self._channels = _index_channels(taxonomy)
+        self._roots = np.arange(len(taxonomy))
+        for _ in range(int(taxonomy.depth.max(initial=1)) - 1):
+            up = taxonomy.parents[self._roots]
+            self._roots = np.where(up >= 0, up, self._roots)
+
+    def scores(self, table: pa.Table) -> csr_matrix:
+        """Score posts: float32 csr_matrix (posts x tags), 0 to 1, a child never above its parent.
+
+        `table` has post_id, text, author, channel, and wordings where pictures were looked at.
+        """
+        hits = self._find(table)
+        posts = len(table)
+        found = csr_matrix(
+            (np.array(hits.weights, dtype=np.float64), (hits.rows, hits.words)), shape=(posts, len(self._words))
+        )
+        found.sum_duplicates()
+        # The second and third time a word stands in a post say less than the first.
+        found.data = np.log2(1 + found.data)
+        evidence = csr_matrix(found @ self._weights)
+        rows, tags = self._find_channels(table)
+        if rows:
+            given = csr_matrix((np.full(len(rows), CHANNEL_EVIDENCE), (rows, tags)), shape=(posts, len(self.taxonomy)))
+            evidence = csr_matrix(evidence + given @ self._upwards)
+        return self._settle(evidence)
+
+    def evidence(self, table: pa.Table, tags: csr_matrix) -> pa.Array:
+        """Return list<EVIDENCE> per post: for each tag that `tags` (posts x tags) holds, what spoke most for it."""
+        hits = self._find(table)
+        flat = _flatten_wordings(table)
+        by_row: dict[int, list[int]] = defaultdict(list)
+        for at, row in enumerate(hits.rows):
+            by_row[row].append(at)
+        channel_of = dict(zip(*self._find_channels(table), strict=True))
+        channels = table["channel"].to_pylist()
+        ancestors = {tag: {tag, *self.taxonomy.ancestors(tag)} for tag in set(channel_of.values())}
+        lists = []
+        for row in range(len(table)):
+            chosen = tags.indices[tags.indptr[row] : tags.indptr[row + 1]]
+            chosen = chosen[np.argsort(-tags.data[tags.indptr[row] : tags.indptr[row + 1]], kind="stable")]
+            spoken = self._rank(hits, by_row.get(row, []), set(chosen.tolist()))
+            listed: list[dict[str, Any]] = []
+            for tag in chosen.tolist():
+                tag_id = self.taxonomy.ids[tag]
+                shown = []
+                if row in channel_of and tag in ancestors[channel_of[row]]:
+                    shown.append({"tag_id": tag_id, "kind": "channel", "word": channels[row]})
+                for at in spoken.get(tag, []):
+                    entry = {"tag_id": tag_id, "kind": hits.kinds[at], "word": self._words[hits.words[at]]}
+                    wording = hits.wordings[at]
+                    if wording >= 0:
+                        entry |= {"media_id": flat["media_id"][wording], "box": flat["box"][wording]}
+                    shown.append(entry)
+                listed += shown[:MATCHES_SHOWN]
+            lists.append(listed)
+        return pa.array(lists, pa.list_(EVIDENCE))
+
+    def _rank(self, hits: _Hits, places: Iterable[int], chosen: set[int]) -> dict[int, list[int]]:
+        """Return, per chosen tag, the hits that spoke for it, strongest first, each word of a kind once."""
+        strengths: dict[int, dict[tuple[str, int], tuple[float, int]]] = defaultdict(dict)
+        for at in places:
+            word = hits.words[at]
+            low, high = self._weights.indptr[word], self._weights.indptr[word + 1]
+            for tag, weight in zip(
+                self._weights.indices[low:high].tolist(), self._weights.data[low:high].tolist(), strict=True
+            ):
+                if tag in chosen:
+                    strength = weight * hits.weights[at]
+                    key = hits.kinds[at], word
+                    if strength > strengths[tag].get(key, (0.0, 0))[0]:
+                        strengths[tag][key] = strength, at
+        return {
+            tag: [at for _, at in sorted(found.values(), key=lambda pair: (-pair[0], pair[1]))]
+            for tag, found in strengths.items()
+        }
+
+    def _find(self, table: pa.Table) -> _Hits:
+        hits = _Hits()
+        for row, text in enumerate(table["text"].to_pylist()):
+            if text:
+                self._find_in_text(row, fold(text), hits)
+        for row, author in enumerate(table["author"].to_pylist()):
+            if author:
+                for word, _, _ in self._matcher.find(fold(author)):
+                    hits.add(row, word, AUTHOR, "author", -1)
+        flat = _flatten_wordings(table)
+        for at, (row, said, kind, score) in enumerate(
+            zip(flat["row"], flat["word"], flat["kind"], flat["score"], strict=True)
+        ):
+            place = WORDING_PLACES.get(kind)
+            if place and said:
+                weight = place * (1.0 if score is None else score)
+                for word, _, _ in self._matcher.find(fold(said)):
+                    hits.add(row, word, weight, kind, at)
+        return hits
+
+    def _find_in_text(self, row: int, text: str, hits: _Hits) -> None:
+        found = self._matcher.find(text)
+        if not found:
+            return
+        end_of_lead = SENTENCE_END.search(text, 1, LEAD_CHARACTERS)
+        lead = end_of_lead.start() if end_of_lead else 0
+        last = len(text)
+        tagged = "#" in text
+        for word, start, end in found:
+            weight = LEAD if start < lead else TEXT
+            # An even number of # before it means that the # on its left closes another hashtag.
+            if (
+                tagged
+                and start
+                and end < last
+                and text[start - 1] == "#" == text[end]
+                and text.count("#", 0, start) % 2
+            ):
+                weight = HASHTAG
+            hits.add(row, word, weight, "text", -1)
+
+    def _find_channels(self, table: pa.Table) -> tuple[list[int], list[int]]:
+        """Return rows whose channel is a tag's id, name or alias, and those tags."""
+        found = [
+            (row, tag)
+            for row, channel in enumerate(table["channel"].to_pylist())
+            if channel and (tag := self._channels.get(fold(channel).strip())) is not None
+        ]
+        return [row for row, _ in found], [tag for _, tag in found]
+
+    def _settle(self, evidence: csr_matrix) -> csr_matrix:
+        """Turn evidence into scores: channels against each other, noisy-or, no child above its parent."""
+        evidence.sort_indices()
+        total = len(self.taxonomy)
+        posts = evidence.shape[0]
+        tags = evidence.indices
+        rows = np.repeat(np.arange(posts), np.diff(evidence.indptr))
+        # Keys are sorted, and a tag's evidence reaches all its ancestors, so each lookup below finds its entry.
+        keys = rows * total + tags
+        channel = evidence.data[np.searchsorted(keys, rows * total + self._roots[tags])]
+        strongest = np.zeros(posts)
+        np.maximum.at(strongest, rows, channel)
+        scores = -np.expm1(-evidence.data * (channel / strongest[rows]) ** RIVALRY)
+        depth = self.taxonomy.depth[tags]
+        for level in range(2, int(depth.max(initial=1)) + 1):
+            here = np.flatnonzero(depth == level)
+            parents = np.searchsorted(keys, rows[here] * total + self.taxonomy.parents[tags[here]])
+            scores[here] = np.minimum(scores[here], scores[parents])
+        return csr_matrix((scores.astype(np.float32), tags, evidence.indptr), shape=evidence.shape)
+
+
+def _collect_owners(taxonomy: Taxonomy) -> dict[str, dict[int, float]]:
+    """Return, per folded word, its tags with how far each is trusted; a name is nobody else's keyword."""
+    owners: dict[str, dict[int, float]] = {}
+    for number, tag in enumerate(taxonomy.tags):
+        for kind, words in (("name", (tag.name,)), ("alias", tag.aliases), ("keyword", tag.keywords)):
+            for word in words:
+                owners.setdefault(fold(word).strip(), {}).setdefault(number, TRUST[kind])
+    owners.pop("", None)
+    for under in owners.values():
+        if len(under) > 1 and max(under.values()) == TRUST["name"]:
+            for number in [number for number, trust in under.items() if trust == TRUST["keyword"]]:
+                del under[number]
+    return owners
+
+
+def _weigh(owners: dict[str, dict[int, float]], total: int) -> csr_matrix:
+    """Return what each word says for each tag (words + 1 x tags): row 0 is the matcher's guard and says nothing."""
+    rows, tags, weights = [], [], []
+    for number, (word, under) in enumerate(owners.items(), start=1):
+        width = sum(0.5 if edge_kind(char) else 1.0 for char in word)
+        factor = WIDTH_FACTORS[min(int(np.ceil(width)), len(WIDTH_FACTORS)) - 1] / len(under) ** SHARING
+        for tag, trust in under.items():
+            rows.append(number)
+            tags.append(tag)
+            weights.append(-log(1 - trust) * factor)
+    return csr_matrix((weights, (rows, tags)), shape=(len(owners) + 1, total))
+
+
+def _damp_upwards(taxonomy: Taxonomy) -> csr_matrix:
+    """Return what a tag's evidence counts for itself and its ancestors (tags x tags)."""
+    reach = taxonomy.closure_matrix().tocoo()
+    steps = taxonomy.depth[reach.row] - taxonomy.depth[reach.col]
+    return csr_matrix((UPWARDS**steps, (reach.row, reach.col)), shape=reach.shape)
+
+
+def _index_channels(taxonomy: Taxonomy) -> dict[str, int]:
+    """Return the tag that a channel's value means: ids before names before aliases, higher levels before lower."""
+    order = taxonomy.order.tolist()
+    index: dict[str, int] = {}
+    for number in order:
+        index[fold(taxonomy.ids[number])] = number
+    for number in order:
+        index.setdefault(fold(taxonomy.tags[number].name), number)
+    for number in order:
+        for alias in taxonomy.tags[number].aliases:
+            index.setdefault(fold(alias), number)
+    return index
+
+
+def _flatten_wordings(table: pa.Table) -> dict[str, list[Any]]:
+    """Return the wordings of all rows as columns, with their row."""
+    names = ("word", "kind", "score", "media_id", "box")
+    if "wordings" not in table.column_names:
+        return {name: [] for name in ("row", *names)}
+    column = table["wordings"].combine_chunks()
+    values = pc.list_flatten(column)
+    flat = {name: pc.struct_field(values, name).to_pylist() for name in names}
+    return {"row": pc.list_parent_indices(column).to_pylist(), **flat}

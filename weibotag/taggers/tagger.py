@@ -1,0 +1,46 @@
+"""What every tagger promises, and sparse work on scores that all of them share."""
+
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import csr_matrix
+
+from weibotag.taxonomy.tree import Taxonomy
+
+
+class Tagger(Protocol):
+    """Posts and their wordings in, scores over the taxonomy out."""
+
+    taxonomy: Taxonomy
+
+    def scores(self, table: pa.Table) -> csr_matrix:
+        """Return float32 scores 0 to 1, csr_matrix (posts x tags), a child's never above its parent's."""
+
+
+def raise_parents(scores: csr_matrix, taxonomy: Taxonomy) -> csr_matrix:
+    """Return scores in which every tag has at least the highest score below it: a child is never above its parent."""
+    lengths = np.diff(scores.indptr)
+    rows = np.repeat(np.arange(scores.shape[0]), lengths)
+    all_rows, all_tags, all_data = [rows], [scores.indices.astype(np.int64)], [scores.data]
+    tags, data = scores.indices, scores.data
+    while len(tags):
+        up = taxonomy.parents[tags]
+        inner = up >= 0
+        rows, tags, data = rows[inner], up[inner], data[inner]
+        all_rows.append(rows)
+        all_tags.append(tags.astype(np.int64))
+        all_data.append(data)
+    return collect_highest(np.concatenate(all_rows), np.concatenate(all_tags), np.concatenate(all_data), scores.shape)
+
+
+def collect_highest(rows: np.ndarray, tags: np.ndarray, data: np.ndarray, shape: tuple[int, int]) -> csr_matrix:
+    """Return the csr_matrix that holds the highest of the values given for each (row, tag)."""
+    keys = rows.astype(np.int64) * shape[1] + tags
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    highest = np.maximum.reduceat(data[order], starts) if len(starts) else data[:0]
+    keys = keys[starts]
+    indptr = np.searchsorted(keys, np.arange(shape[0] + 1) * shape[1])
+    return csr_matrix((highest.astype(np.float32), keys % shape[1], indptr), shape=shape)
