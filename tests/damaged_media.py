@@ -158,7 +158,7 @@ SOUND = frozenset(
 
 
 def make(folder: Path, count: int, seed: int) -> list[Path]:
-    """Write `count` files under `folder`, all kinds in turn, and return their paths: some are a folder, some missing."""
+    """Write `count` files under `folder`, all kinds in turn, and return their paths; some are folders, some missing."""
     rng = random.Random(seed)
     kinds = [*KINDS, "folder.jpg", "missing.jpg"]
     paths = []

@@ -249,7 +249,7 @@ def test_cmyk_without_adobe_mark_is_not_inverted() -> None:
 def test_lab_is_converted() -> None:
     if not features.check("littlecms2"):
         pytest.skip("this Pillow has no littlecms2")
-    pixels = read_one(damaged_media.encode(Image.new("LAB", (8, 8), (255, 0, 0)), "TIFF"))
+    pixels = read_one(damaged_media.encode(Image.new("LAB", (8, 8), (255, 128, 128)), "TIFF"))
     assert pixels.min() > 240
 
 
@@ -291,10 +291,7 @@ def test_a_moving_picture_with_broken_later_frames_keeps_the_sound_ones() -> Non
 
 
 def test_a_very_long_animation_is_watched_in_part() -> None:
-    scene = [Image.new("P", (4, 4), 0) for _ in range(2)]
     whole = damaged_media.animate([*colours("black"), *colours("white")], duration=10)
-    body = damaged_media.animate([frame.convert("RGB") for frame in scene] + colours("white")[:1], duration=10)
-    assert read_media(body, "id", LIMITS)[0][0]["media_error"] is None
     start = whole.index(b"\x21\xf9")
     many = whole[:start] + whole[start:-1] * 5000 + b";"
     rows, frames = read_media(many, "id", LIMITS)

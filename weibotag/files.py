@@ -18,8 +18,8 @@ TEMPORARY = ".*.tmp"
 def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Give a file (`mode` "wb" or "w", UTF-8) that takes the place of `path` when the block ends without an error.
 
-    Whoever looks at `path` sees the old file or the whole new one, also after a power cut. The temporary file lies in the
-    same folder, matches `TEMPORARY`, and is removed on an error.
+    Whoever looks at `path` sees the old file or the whole new one, also after a power cut. The temporary file lies in
+    the same folder, matches `TEMPORARY`, and is removed on an error.
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
@@ -34,10 +34,10 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     _sync_folder(path.parent)
 
 
-def write_parquet(table: pa.Table, path: Path, compression: str = "zstd", row_group_size: int | None = None) -> None:
-    """Write a table to a Parquet file with page checksums, whole or not at all."""
+def write_parquet(table: pa.Table, path: Path, compression: str = "zstd", **options: Any) -> None:
+    """Write a table to a Parquet file with page checksums, whole or not at all; `options` are those of pyarrow."""
     with atomic(path) as file:
-        pq.write_table(table, file, compression=compression, row_group_size=row_group_size, write_page_checksum=True)
+        pq.write_table(table, file, compression=compression, write_page_checksum=True, **options)
 
 
 def write_json(obj: Any, path: Path) -> None:

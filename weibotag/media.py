@@ -27,6 +27,7 @@ FRAME_PIXELS = 4096 * 4096
 ZERO_GREY = 128
 ANIMATED = frozenset({"GIF", "WEBP", "PNG"})
 SAMPLES = 32
+GOLDEN = (5**0.5 - 1) / 2
 THUMBNAIL = (24, 24)
 # Root mean square difference of grey thumbnails, 0 to 255, below which two frames show the same: dithering gives < 1.
 DIFFERENT = 3.0
@@ -206,7 +207,7 @@ def damage_reason(data: bytes, kind: str | None, error: Exception) -> str:
         "GIF": data.rstrip(b"\0").endswith(b";"),
         "WEBP": len(data) >= int.from_bytes(data[4:8], "little") + 8,
     }
-    cut = "truncated" in message or not ends.get(str(kind), True)
+    cut = "truncated" in message.lower() or not ends.get(str(kind), True)
     return f"{'truncated' if cut else 'damaged'} {kind}: {message}"
 
 
@@ -364,21 +365,22 @@ def choose_frames(data: bytes, kind: str, limits: MediaLimits) -> dict[int, tupl
 def sample_frames(data: bytes, kind: str, limits: MediaLimits) -> list[tuple[int, int, np.ndarray]]:
     """Return (frame number, time in ms, grey thumbnail) of at most `SAMPLES` frames, evenly over the animation.
 
-    How many frames there are is known only at the end, so every frame is kept at first, and every second one let go
-    each time that there are too many.
+    How many frames there are is known only at the end. Multiples of the golden ratio spread evenly over 0 to 1 wherever
+    one stops, so the frames of the least ones are kept: no blinking falls into step with them. The first is always one.
     """
     from PIL.Image import Resampling
 
-    samples: list[tuple[int, int, np.ndarray]] = []
-    step = 1
+    samples: list[tuple[float, int, int, np.ndarray]] = []
     for number, time_ms, image in watch_frames(data, kind, limits, WATCHED_FRAMES - 1):
-        if number % step:
-            continue
+        rank = number * GOLDEN % 1
+        if len(samples) == SAMPLES:
+            last = max(range(SAMPLES), key=lambda place: samples[place][0])
+            if rank > samples[last][0]:
+                continue
+            del samples[last]
         grey = to_rgb(image).convert("L").resize(THUMBNAIL, Resampling.BOX)
-        samples.append((number, time_ms, np.asarray(grey, np.float32)))
-        if len(samples) > SAMPLES:
-            samples, step = samples[::2], step * 2
-    return samples
+        samples.append((rank, number, time_ms, np.asarray(grey, np.float32)))
+    return [(number, time_ms, grey) for _, number, time_ms, grey in samples]
 
 
 def watch_frames(data: bytes, kind: str, limits: MediaLimits, last: int) -> Iterator[tuple[int, int, Image]]:

@@ -1,24 +1,36 @@
 """The functions that workers run: paths in, receipt out."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import csr_matrix
 
+from weibotag.keywords.keywords import find_keywords
+from weibotag.keywords.mentions import Vocabulary
 from weibotag.media import Frame, MediaLimits, frames_table, hash_file, read_media
 from weibotag.registry import load
-from weibotag.schema import arrow_schema
+from weibotag.schema import TAG, arrow_schema
 from weibotag.stages.stage import Stage
 from weibotag.store import Store
+from weibotag.taggers.model import ABOUT, Model, load_model
+from weibotag.taggers.rules import THRESHOLD, RulesTagger
+from weibotag.taggers.tagger import Tagger
+from weibotag.taggers.thresholds import decide
+from weibotag.taxonomy.tree import Taxonomy
+from weibotag.taxonomy.tree import load as load_taxonomy
 
 # Files decoded ahead of the model's work: more would only fill memory.
 AHEAD = 3
 MEDIA_VERSION = 1
+CLIP = "clips are not looked at"
 
 
 def media_fingerprint(limits: MediaLimits) -> str:
@@ -115,9 +127,11 @@ def _decode(file: dict[str, Any], limits: MediaLimits) -> tuple[list[dict[str, A
 
 def link_files(table: pa.Table, limits: MediaLimits, known: dict[str, tuple[str | None, str | None]]) -> pa.Table:
     """Return a row of schema "links" for each picture of a posts table; `known` remembers the files already hashed."""
-    with_pictures = table.filter(pa.compute.greater(pa.compute.list_value_length(table["images"]), 0))
+    with_media = table.filter(
+        pc.or_(*(pc.greater(pc.list_value_length(table[name]), 0) for name in ("images", "videos")))
+    )
     rows = []
-    for post in with_pictures.select(["post_id", "images", "folder"]).to_pylist():
+    for post in with_media.select(["post_id", "images", "videos", "folder"]).to_pylist():
         for position, name in enumerate(post["images"]):
             path = name if "://" in name else str(Path(post["folder"]) / name)
             if path not in known:
@@ -127,4 +141,77 @@ def link_files(table: pa.Table, limits: MediaLimits, known: dict[str, tuple[str 
                 {"post_id": post["post_id"], "position": position, "path": path, "file_id": file_id}
                 | {"link_error": reason}
             )
+        for position, name in enumerate(post["videos"], start=len(post["images"])):
+            rows.append({"post_id": post["post_id"], "position": position, "path": name, "link_error": CLIP})
     return pa.Table.from_pylist(rows, schema=arrow_schema("links"))
+
+
+@lru_cache(maxsize=1)
+def open_model(folder: str, digest: str) -> Model:
+    """Return the model of a folder; `digest` is that of its model.json, so that a new model is read anew."""
+    return load_model(Path(folder))
+
+
+@lru_cache(maxsize=1)
+def open_words(route: str, place: str, digest: str) -> tuple[Vocabulary, Tagger, np.ndarray]:
+    """Return the vocabulary, the tagger and the thresholds of a route."""
+    if route == "fast":
+        model = open_model(place, digest)
+        return Vocabulary(model.taxonomy, model.keywords), model.tagger, model.thresholds
+    if (Path(place) / ABOUT).is_file():
+        model = open_model(place, digest)
+        return Vocabulary(model.taxonomy, model.keywords), *_make_rules(model.taxonomy)
+    taxonomy = load_taxonomy(Path(place))
+    return Vocabulary(taxonomy), *_make_rules(taxonomy)
+
+
+def _make_rules(taxonomy: Taxonomy) -> tuple[Tagger, np.ndarray]:
+    return RulesTagger(taxonomy), np.full(len(taxonomy), THRESHOLD, np.float32)
+
+
+def tag_posts(tables: Iterable[pa.Table], tagger: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+    """Return the tags table of a part (schema "tags", then the columns that pass through) and its receipt.
+
+    `tables` are posts with or without wordings; `tagger` has route, and model or taxonomy, and digest.
+    """
+    vocabulary, scorer, thresholds = open_words(tagger["route"], tagger["place"], tagger["digest"])
+    answers = [_tag_table(table, tagger["route"], vocabulary, scorer, thresholds) for table in tables]
+    answer = pa.concat_tables(answers)
+    lengths = pc.list_value_length(answer["tags"])
+    receipt = {
+        "rows": len(answer),
+        "tagged": pc.sum(pc.greater(lengths, 0)).as_py() or 0,
+        "tags": pc.sum(lengths).as_py() or 0,
+        "with_errors": len(answer) - answer["error"].null_count,
+    }
+    return answer, receipt
+
+
+def _tag_table(table: pa.Table, route: str, vocabulary: Vocabulary, scorer: Tagger, thresholds: np.ndarray) -> pa.Table:
+    taxonomy = scorer.taxonomy
+    chosen = decide(scorer.scores(table), thresholds, taxonomy)
+    mentions = vocabulary.find(table)
+    errors = table["wordings_error"] if "wordings_error" in table.column_names else pa.nulls(len(table), pa.string())
+    columns = {
+        "post_id": table["post_id"],
+        "tags": list_tags(chosen, taxonomy),
+        "keywords": find_keywords(table, vocabulary, mentions),
+        "route": pa.array([route] * len(table)),
+        "evidence": vocabulary.evidence(table, mentions, chosen),
+        "error": errors,
+    }
+    answer = pa.table(columns, schema=arrow_schema("tags"))
+    own = {*arrow_schema("posts").names, "wordings", "wordings_error"}
+    for name in table.column_names:
+        if name not in own:
+            answer = answer.append_column(table.schema.field(name), table[name])
+    return answer
+
+
+def list_tags(chosen: csr_matrix, taxonomy: Taxonomy) -> pa.Array:
+    """Return list<TAG> per post: highest score first, of equal ones the parent first, then in file order."""
+    posts = np.repeat(np.arange(chosen.shape[0]), np.diff(chosen.indptr))
+    order = np.lexsort((chosen.indices, taxonomy.depth[chosen.indices], -chosen.data, posts))
+    ids = pa.array(taxonomy.ids, pa.string()).take(pa.array(chosen.indices[order]))
+    structs = pa.StructArray.from_arrays([ids, pa.array(chosen.data[order])], fields=list(TAG))
+    return pa.ListArray.from_arrays(pa.array(chosen.indptr, pa.int32()), structs)

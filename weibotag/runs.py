@@ -172,7 +172,7 @@ class Run:
 def status(folder: Path) -> dict[str, Any]:
     """Return how a run stands, reading only.
 
-    `state` is none (nothing there yet), running, stopped or finished; `kinds` has done, failed, total (None: not known),
+    `state` is none (nothing there yet, and nothing more to say), running, stopped or finished; `kinds` has done, failed, total (None: unknown),
     rows and seconds of work for each kind of parts or receipts; `summary` is what a finished run said at its end.
     Raises RequestError when the folder holds something else.
     """
@@ -180,11 +180,8 @@ def status(folder: Path) -> dict[str, Any]:
     _check_folder(folder)
     manifest = _read_manifest(folder)
     if manifest is None:
-        return {"folder": str(folder), "state": "running" if _is_held(folder) else "none", "kinds": {}, "rejects": 0}
-    if manifest["finished"]:
-        state = "finished"
-    else:
-        state = "running" if _is_held(folder) else "stopped"
+        return {"folder": str(folder), "state": "none"}
+    state = "finished" if manifest["finished"] else "running" if _is_held(folder) else "stopped"
     summary = folder / "receipt.json"
     receipts = _read_receipts(folder)
     planned: dict[str, list[str]] = (manifest["plan"] or {}).get("parts", {})

@@ -25,9 +25,10 @@ def run_parts(
     """Call `function` ("module:name") with each job and yield the receipts as they come.
 
     A job and what the function returns are dicts that JSON can hold; `job["part"]` names the job. A receipt is what the
-    function returned with `part`, `status` ok and `seconds`, or `part`, `status` failed (the function raised) or set_aside
-    (its worker died, or took more than `time_limit` seconds, twice) and `error`. A worker is replaced after `recycle` jobs;
-    with no workers the jobs run in this process. `jobs` is read as workers become free, from other threads.
+    function returned with `part`, `status` ok and `seconds`, or it is `part`, `status` failed (the function raised) or
+    set_aside (its worker died, or took more than `time_limit` seconds, twice) and `error`. A worker is replaced after
+    `recycle` jobs; with no workers the jobs run in this process. `jobs` is read as workers become free, from other
+    threads. Closing the generator, or an error in it, kills the workers.
     """
     if not workers:
         for job in jobs:

@@ -51,7 +51,7 @@ def main(function: str) -> None:
 
 
 def _take_streams() -> tuple[TextIO, TextIO]:
-    """Return stdin and stdout, and leave the libraries an empty stdin and stderr as stdout, so that they can chatter."""
+    """Return stdin and stdout; libraries that chatter are left with an empty stdin, and with stderr as stdout."""
     jobs = os.fdopen(os.dup(0), encoding="utf-8")
     receipts = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -62,7 +62,7 @@ def _take_streams() -> tuple[TextIO, TextIO]:
 
 
 def _follow(parent: int) -> None:
-    # In the middle of a job nobody reads stdin; a job that outlives its run could write into the folder of the next one.
+    # In the middle of a job nobody reads stdin, and a job that outlives its run could write into the next one's folder.
     while os.getppid() == parent:
         time.sleep(PARENT_SECONDS)
     os._exit(1)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
 SIZES = (64, 256)
@@ -38,6 +40,11 @@ class Codebook:
         """Return for each of the vectors (n, d) the words of its nearest clusters, nearest first: v64_17, v256_3 …"""
         return self.name_codes(self.project(vectors))
 
+    def code_table(self, table: pa.Table) -> dict[str, list[str]]:
+        """Return the codes by media_id for a table of schema "embed"; pictures without a vector have none."""
+        media, vectors = stack_vectors(table)
+        return dict(zip(media, self.codes(vectors), strict=True)) if media else {}
+
     def name_codes(self, projected: np.ndarray) -> list[list[str]]:
         """Return the words of the nearest clusters of points (n, t) of the learnt space."""
         named: list[list[str]] = [[] for _ in projected]
@@ -63,6 +70,15 @@ class Codebook:
         tensors = load_file(path)
         centres = tuple(tensors[f"centres_{number}"] for number in range(len(tensors) - 3))
         return cls(tensors["mean"], tensors["scale"], tensors["weights"], centres)
+
+
+def stack_vectors(table: pa.Table) -> tuple[list[str], np.ndarray]:
+    """Return the media_ids that have a vector in a table of schema "embed", and their vectors (n, d) float16."""
+    table = table.filter(pc.is_valid(table["embed_vector"]))
+    if not len(table):
+        return [], np.empty((0, 0), np.float16)
+    flat = pc.list_flatten(table["embed_vector"]).combine_chunks().to_numpy(zero_copy_only=False)
+    return table["media_id"].to_pylist(), flat.reshape(len(table), -1)
 
 
 def standardise(vectors: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -93,7 +109,10 @@ def fit(vectors: np.ndarray, labels: csr_matrix) -> tuple[Codebook, list[list[st
     targets = labels[:, tags]
 
     grams, products = zip(
-        *(_accumulate(standardise(vectors[folds == fold], mean, scale), targets[folds == fold]) for fold in range(FOLDS)),
+        *(
+            _accumulate(standardise(vectors[folds == fold], mean, scale), targets[folds == fold])
+            for fold in range(FOLDS)
+        ),
         strict=True,
     )
     gram, product = np.sum(grams, axis=0), np.sum(products, axis=0)
@@ -106,7 +125,9 @@ def fit(vectors: np.ndarray, labels: csr_matrix) -> tuple[Codebook, list[list[st
 
     sizes = [size for size in SIZES if size <= len(chosen) // 4] or [max(2, len(chosen) // 4)]
     centres = tuple(
-        KMeans(size, n_init=2, max_iter=50, random_state=SEED).fit(projected[chosen]).cluster_centers_.astype(np.float32)
+        KMeans(size, n_init=2, max_iter=50, random_state=SEED)
+        .fit(projected[chosen])
+        .cluster_centers_.astype(np.float32)
         for size in sizes
     )
     book = Codebook(mean, scale, weights, centres)

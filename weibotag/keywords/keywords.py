@@ -61,9 +61,7 @@ def find_keywords(table: pa.Table, vocabulary: Vocabulary, mentions: Mentions) -
     return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(KEYWORD)))
 
 
-def find_marked(
-    texts: pa.ChunkedArray, vocabulary: Vocabulary
-) -> tuple[np.ndarray, list[str], np.ndarray]:
+def find_marked(texts: pa.ChunkedArray, vocabulary: Vocabulary) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Return post, word and trust of names that the texts themselves mark and that the vocabulary does not know."""
     posts, words, trusts = [], [], []
     with_marks = np.flatnonzero(pc.match_substring_regex(texts, MARKS).to_numpy(zero_copy_only=False))
@@ -108,5 +106,3 @@ def learn_keywords(tables: Sequence[pa.Table], vocabulary: Vocabulary) -> pa.Tab
     score = (meant + PRIOR_POSTS * np.where(both.trust > 0, both.trust, PRIOR_TRUST)) / (mentioned + PRIOR_POSTS)
     told = [number for number in range(1, len(both.words)) if mentioned[number] or fold(both.words[number]) in spelled]
     return pa.table({"keyword": [both.words[number] for number in told], "score": score[told]}, schema=LEARNT)
-
-

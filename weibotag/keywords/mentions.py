@@ -123,7 +123,9 @@ class Vocabulary:
             box,
         ]
         offsets = np.searchsorted(mentions.posts[at], np.arange(len(table) + 1))
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(fields, fields=list(EVIDENCE)))
+        return pa.ListArray.from_arrays(
+            pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(fields, fields=list(EVIDENCE))
+        )
 
 
 def first_of_each(keys: np.ndarray) -> np.ndarray:

@@ -26,7 +26,10 @@ class Stage(Protocol):
     key: ClassVar[str]
     reads: ClassVar[tuple[str, ...]]
     adds: ClassVar[pa.Schema]
-    Config: ClassVar[Any]
+
+    @property
+    def Config(self) -> type[BaseModel]:
+        """The settings: a pydantic model that refuses what it does not know, a class inside the stage's own."""
 
     def __init__(self, config: Any) -> None:
         """Keep the settings; cheap, and what results can be pickled."""

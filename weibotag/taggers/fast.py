@@ -32,7 +32,7 @@ class Settings:
     lr: float = 0.5
     epoch: int = 25
     dim: int = 64
-    wordNgrams: int = 3  # noqa: N815
+    wordNgrams: int = 3
     bucket: int = 200_000
 
 
@@ -87,7 +87,9 @@ def train(lines: Sequence[str], gold: csr_matrix, settings: Settings, threads: i
                 if len(tags):
                     file.write(" ".join(f"{LABEL}{tag}" for tag in tags.tolist()) + f" {line}\n")
         if path.stat().st_size == 0:
-            raise RequestError("no post to train on has a tag of the taxonomy; see the tags with: weibotag taxonomy show")
+            raise RequestError(
+                "no post to train on has a tag of the taxonomy; see the tags with: weibotag taxonomy show"
+            )
         try:
             return fasttext.train_supervised(
                 str(path), loss="ova", minCount=1, thread=threads, seed=SEED, verbose=0, **asdict(settings)
@@ -119,7 +121,11 @@ class FastTagger:
 
     def scores(self, table: pa.Table) -> csr_matrix:
         """Return probabilities, float32 csr_matrix (posts x tags), a child's never above its parent's."""
-        return self.settle(self.raw_scores(write_documents(table)))
+        return self.settle_lines(write_documents(table))
+
+    def settle_lines(self, lines: Sequence[str]) -> csr_matrix:
+        """Return the same for lines that `write_documents` made."""
+        return self.settle(self.raw_scores(lines))
 
     def settle(self, raw: csr_matrix) -> csr_matrix:
         """Return raw scores calibrated and closed over parents."""

@@ -1,0 +1,240 @@
+"""Text in pictures: what is written is read, at every size, one picture at a time."""
+
+import logging
+import pickle
+import shutil
+import subprocess
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
+from pydantic import BaseModel, ValidationError
+
+from weibotag.backends.ocr_rapidocr import (
+    SMALLEST,
+    Line,
+    RapidOcr,
+    drop_doubles,
+    order_lines,
+    plan_views,
+    tile_rows,
+)
+from weibotag.errors import RequestError
+from weibotag.media import Frame, frames_table
+from weibotag.schema import arrow_schema
+from weibotag.stages.ocr import Ocr
+from weibotag.stages.stage import fingerprint
+
+
+def write_lines(size: tuple[int, int], lines: list[tuple[int, int, str]], font: ImageFont.FreeTypeFont) -> np.ndarray:
+    image = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(image)
+    for left, top, text in lines:
+        draw.text((left, top), text, fill="black", font=font)
+    return np.asarray(image)
+
+
+def latin(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size=size)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        pytest.skip("this Pillow has no FreeType")
+    return font
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[RapidOcr]:
+    backend = RapidOcr()
+    backend.open(threads=1)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Ocr]:
+    stage = Ocr(Ocr.Config())
+    stage.open()
+    yield stage
+    stage.close()
+
+
+def texts(lines: list[Line]) -> list[str]:
+    return [line.text for line in lines]
+
+
+def test_lines_are_read_in_reading_order_with_their_boxes(backend: RapidOcr) -> None:
+    places = [(300, 60, "RIGHT"), (30, 62, "LEFT"), (30, 200, "BELOW")]
+    lines = backend.read(write_lines((520, 300), places, latin(40)))
+    assert texts(lines) == ["LEFT", "RIGHT", "BELOW"]
+    for line, (left, top) in zip(lines, [(30, 62), (300, 60), (30, 200)], strict=True):
+        assert line.score > 0.8
+        assert abs(min(line.box[0::2]) - left) < 15
+        assert abs((min(line.box[1::2]) + max(line.box[1::2])) / 2 - (top + 24)) < 15
+
+
+@pytest.mark.parametrize("size", [(160, 60), (320, 240), (1800, 1200), (2400, 300)])
+def test_boxes_fit_pictures_of_every_size(backend: RapidOcr, size: tuple[int, int]) -> None:
+    height = max(20, size[1] // 8)
+    lines = backend.read(write_lines(size, [(10, size[1] // 2, "HELLO")], latin(height)))
+    assert texts(lines) == ["HELLO"]
+    xs, ys = lines[0].box[0::2], lines[0].box[1::2]
+    assert min(xs) >= 0 and min(ys) >= size[1] // 2 - height and max(xs) <= size[0] and max(ys) <= size[1]
+
+
+def test_a_tall_poster_is_read_whole_once_and_in_order(backend: RapidOcr) -> None:
+    expected = [f"LINE {number}" for number in range(100, 130)]
+    places = [(30, 20 + number * 130, text) for number, text in enumerate(expected)]
+    lines = backend.read(write_lines((400, 4000), places, latin(36)))
+    assert [text.replace(" ", "") for text in texts(lines)] == [text.replace(" ", "") for text in expected]
+    assert max(max(line.box[1::2]) for line in lines) > 3700
+
+
+def test_chinese_is_read(backend: RapidOcr) -> None:
+    if shutil.which("fc-match") is None:
+        pytest.skip("no fc-match to look for a Chinese font with")
+    found = subprocess.run(
+        ["fc-match", "--format=%{file}|%{lang}", "sans:lang=zh-cn"], capture_output=True, text=True, check=True
+    ).stdout
+    path, _, languages = found.partition("|")
+    if "zh-cn" not in languages.split("|"):
+        pytest.skip("no Chinese font")
+    lines = backend.read(write_lines((420, 120), [(20, 30, "今天天气很好")], ImageFont.truetype(path, 44)))
+    assert texts(lines) == ["今天天气很好"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (SMALLEST - 1, 400), (400, 3), (1, 5000), (9000, 17), (17, 9000), (16, 16)])
+def test_pictures_too_small_or_thin_for_text_have_none(backend: RapidOcr, shape: tuple[int, int]) -> None:
+    assert backend.read(np.full((*shape, 3), 255, np.uint8)) == []
+
+
+def test_the_stage_gives_one_row_a_picture_whatever_stands_beside_it(stage: Ocr) -> None:
+    pictures = [
+        Frame("text", write_lines((420, 120), [(20, 30, "PHONE SALE")], latin(44))),
+        Frame("blank", np.full((200, 200, 3), 255, np.uint8)),
+        Frame("dot", np.zeros((1, 1, 3), np.uint8)),
+        Frame("wide", write_lines((2000, 200), [(20, 60, "A VERY WIDE BANNER")], latin(60))),
+    ]
+    together = stage.process(frames_table(pictures))
+    assert together.schema == arrow_schema("ocr")
+    assert together["media_id"].to_pylist() == ["text", "blank", "dot", "wide"]
+    rows = together.to_pylist()
+    assert [[line["text"] for line in row["ocr_lines"]] for row in rows] == [
+        ["PHONE SALE"],
+        [],
+        [],
+        ["A VERY WIDE BANNER"],
+    ]
+    assert all(len(line["box"]) == 8 for row in rows for line in row["ocr_lines"])
+    assert together["ocr_error"].null_count == 4
+    alone = [stage.process(frames_table([picture])) for picture in reversed(pictures)]
+    assert pa.concat_tables(reversed(alone)).to_pylist() == rows
+    assert stage.process(frames_table([])).schema == arrow_schema("ocr")
+
+
+def test_a_picture_that_breaks_the_library_is_a_reason(stage: Ocr, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = stage._backend._engine
+
+    def read_nothing(*_: object, **__: object) -> None:
+        raise stage._backend.errors[0]("one\ntwo: the last line")
+
+    monkeypatch.setattr(engine.text_det, "session", read_nothing)
+    row = stage.process(frames_table([Frame("a", np.full((100, 100, 3), 255, np.uint8))])).to_pylist()[0]
+    assert row["ocr_lines"] is None
+    assert row["ocr_error"].endswith("two: the last line")
+
+
+def test_min_score_leaves_lines_out() -> None:
+    stage = Ocr(Ocr.Config(min_score=1.0))
+    stage.open()
+    picture = Frame("a", write_lines((420, 120), [(20, 30, "PHONE SALE")], latin(44)))
+    assert stage.process(frames_table([picture]))["ocr_lines"].to_pylist() == [[]]
+    stage.close()
+
+
+def test_the_library_is_silent(backend: RapidOcr, capfd: pytest.CaptureFixture[str]) -> None:
+    other = RapidOcr()
+    other.open(threads=1)
+    other.read(np.full((100, 100, 3), 255, np.uint8))
+    assert logging.getLogger("RapidOCR").level >= logging.CRITICAL
+    captured = capfd.readouterr()
+    assert captured.out == "" and captured.err == ""
+
+
+def test_the_fingerprint_follows_settings_and_weights() -> None:
+    one, same, other = Ocr(Ocr.Config()), Ocr(Ocr.Config()), Ocr(Ocr.Config(max_side=480))
+    assert one.fingerprint() == same.fingerprint() != other.fingerprint()
+    assert len(one.fingerprint()) == 12 and int(one.fingerprint(), 16) >= 0
+    assert pickle.loads(pickle.dumps(one)).fingerprint() == one.fingerprint()
+    with pytest.raises(ValidationError):
+        Ocr.Config(max_sides=480)  # type: ignore[call-arg]
+
+
+def test_the_fingerprint_of_changed_weights_changes(tmp_path: Path) -> None:
+    class Config(BaseModel):
+        side: int = 1
+
+    weights = tmp_path / "a.onnx"
+    weights.write_bytes(b"one")
+    before = fingerprint("ocr", 1, Config(), [weights])
+    assert before == fingerprint("ocr", 1, Config(), [weights])
+    others = {
+        fingerprint("faces", 1, Config(), [weights]),
+        fingerprint("ocr", 2, Config(), [weights]),
+        fingerprint("ocr", 1, Config(side=2), [weights]),
+        fingerprint("ocr", 1, Config(), []),
+        fingerprint("ocr", 1, Config(), [weights], ["abc"]),
+    }
+    weights.write_bytes(b"two and more")
+    others.add(fingerprint("ocr", 1, Config(), [weights]))
+    assert before not in others and len(others) == 6
+    with pytest.raises(RequestError, match=r"gone\.onnx"):
+        fingerprint("ocr", 1, Config(), [tmp_path / "gone.onnx"])
+
+
+@given(st.integers(1, 40_000), st.integers(64, 3000))
+def test_tiles_cover_every_row_and_overlap(height: int, tile: int) -> None:
+    tiles = tile_rows(height, tile)
+    assert tiles[0][0] == 0 and tiles[-1][1] == height
+    assert all(bottom - top <= tile for top, bottom in tiles)
+    assert all(first[1] - second[0] >= tile // 8 and first[0] < second[0] for first, second in pairwise(tiles))
+
+
+@given(st.integers(1, 30_000), st.integers(1, 30_000), st.integers(64, 2000))
+def test_every_view_is_inside_the_picture_and_bounded(width: int, height: int, max_side: int) -> None:
+    views = plan_views(width, height, max_side)
+    assert views[0].top == 0 and views[-1].bottom == height
+    for view in views:
+        assert 0 < view.scale <= 1.5
+        assert max_side <= view.side <= 4 * max_side
+        assert view.scale == 1 or max(width, height) * view.scale <= 720
+
+
+def a_line(left: float, top: float, right: float, bottom: float, text: str, score: float = 0.9) -> Line:
+    return Line(text, score, (left, top, right, top, right, bottom, left, bottom))
+
+
+def test_of_two_tiles_lines_the_better_stays() -> None:
+    lines = [
+        a_line(0, 100, 200, 130, "from above", 0.8),
+        a_line(2, 101, 201, 131, "from below", 0.9),
+        a_line(0, 140, 200, 170, "another"),
+    ]
+    assert sorted(texts(drop_doubles(lines))) == ["another", "from below"]
+
+
+@given(st.permutations(range(6)))
+def test_reading_order_does_not_depend_on_the_order_found(order: list[int]) -> None:
+    lines = [
+        a_line(0, 0, 90, 30, "a"),
+        a_line(100, 4, 190, 34, "b"),
+        a_line(200, -3, 290, 27, "c"),
+        a_line(0, 50, 90, 80, "d"),
+        a_line(100, 53, 190, 83, "e"),
+        a_line(0, 100, 290, 130, "f"),
+    ]
+    assert texts(order_lines([lines[place] for place in order])) == list("abcdef")

@@ -1,0 +1,296 @@
+"""`weibotag train`, `tag`, `run`, `status`: the main job."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from weibotag.cli.options import Columns, Json, Limit, Quiet, Store, Where, parse_columns
+from weibotag.errors import RequestError
+
+if TYPE_CHECKING:
+    from weibotag.settings import Pipeline, TagSettings, TrainSettings
+
+PostsArgument = Annotated[str, typer.Argument(help="Posts: a file, a folder, a quoted glob, or - (CSV or JSONL).")]
+PipelineOption = Annotated[
+    str | None, typer.Option("--pipeline", "-p", help="lite, or a TOML file that says how pictures are looked at.")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, help="Processes that look at pictures; 0: none but this. [default: one per core]"),
+]
+
+
+class Route(StrEnum):
+    """Taggers that can answer."""
+
+    rules = "rules"
+    fast = "fast"
+
+
+def train_command(
+    posts: PostsArgument,
+    taxonomy: Annotated[Path, typer.Option("--taxonomy", "-t", help="The tag tree: CSV, JSON or YAML.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the model.")],
+    pipeline: PipelineOption = None,
+    valid: Annotated[
+        str | None,
+        typer.Option("--valid", metavar="EXPR", help="Rows that thresholds are chosen on. [default: a tenth]"),
+    ] = None,
+    where: str | None = Where,
+    column: list[str] | None = Columns,
+    limit: int | None = Limit,
+    tune_seconds: Annotated[
+        float, typer.Option("--tune-seconds", min=0, help="Time for trying hyper-parameters; 0: the defaults.")
+    ] = 120,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="Threads of fastText; above 1 a model can't be made again exactly.")
+    ] = 1,
+    store: Path | None = Store,
+    workers: WorkersOption = None,
+    quiet: bool = Quiet,
+    as_json: bool = Json,
+) -> None:
+    """Train a tagger on labelled posts.
+
+    Example: weibotag train posts.csv -t taxonomy.csv -o model --where "split = 'train'" --valid "split = 'valid'"
+    """
+    from weibotag.posts import PostsSource
+    from weibotag.settings import read_pipeline
+    from weibotag.taxonomy.tree import load
+    from weibotag.training import train_model
+
+    about = train_model(
+        PostsSource(posts, parse_columns(column), where, limit),
+        load(taxonomy),
+        out,
+        read_pipeline(pipeline),
+        valid=valid,
+        tune_seconds=tune_seconds,
+        threads=threads,
+        store=store,
+        workers=workers,
+        quiet=quiet,
+    )
+    report(about, f"{out}: {describe_model(about)}", as_json, quiet)
+
+
+def tag_command(
+    posts: PostsArgument,
+    out: Annotated[str, typer.Option("--out", "-o", help="OUT.parquet, OUT.csv, OUT.jsonl, or - (JSONL to stdout).")],
+    model: Annotated[Path | None, typer.Option("--model", "-m", help="Folder that `weibotag train` made.")] = None,
+    taxonomy: Annotated[
+        Path | None, typer.Option("--taxonomy", "-t", help="Without a model: tag by this tag tree's words.")
+    ] = None,
+    route: Annotated[Route | None, typer.Option("--route", help="Tagger that answers. [default: fast]")] = None,
+    pipeline: PipelineOption = None,
+    where: str | None = Where,
+    column: list[str] | None = Columns,
+    limit: int | None = Limit,
+    max_rejects: Annotated[
+        int | None, typer.Option("--max-rejects", min=0, help="Exit 3, tagging nothing, above so many rejected rows.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder. [default: OUT.run]")] = None,
+    store: Path | None = Store,
+    workers: WorkersOption = None,
+    quiet: bool = Quiet,
+    as_json: bool = Json,
+) -> None:
+    """Tag posts with a model, or with a taxonomy alone.
+
+    Example: weibotag tag posts.csv -m model -o tags.parquet
+
+    Example: weibotag tag posts.csv -t taxonomies/weibo.csv -o tags.csv
+    """
+    from weibotag.pipeline import tag
+    from weibotag.posts import PostsSource
+
+    choice, settings = choose_tagger(model, taxonomy, None if route is None else str(route), pipeline)
+    summary = tag(
+        PostsSource(posts, parse_columns(column), where, limit),
+        out,
+        choice,
+        settings,
+        run_folder=run,
+        store=store,
+        max_rejects=max_rejects,
+        workers=workers,
+        quiet=quiet,
+    )
+    report(summary, describe_run(summary), as_json, quiet)
+
+
+def run_command(
+    pipeline: Annotated[Path, typer.Argument(help="Pipeline file (TOML) with a [train] or [tag] table, or both.")],
+    quiet: bool = Quiet,
+    as_json: bool = Json,
+) -> None:
+    """Do what a pipeline file says: train, tag, or one after the other. This is what cron calls.
+
+    Example: weibotag run pipelines/lite.toml --quiet
+    """
+    from weibotag.settings import read_pipeline
+
+    settings = read_pipeline(str(pipeline))
+    if settings.train is None and settings.tag is None:
+        raise RequestError(f"{pipeline}: nothing to do; expected a table [train] or [tag], or both")
+    base = pipeline.resolve().parent
+    answers: dict[str, Any] = {}
+    if settings.train is not None:
+        answers["train"] = about = run_training(settings, settings.train, base, quiet)
+        say(f"{settings.train.model}: {describe_model(about)}", quiet)
+    if settings.tag is not None:
+        answers["tag"] = summary = run_tagging(settings, settings.tag, base, quiet)
+        say(describe_run(summary), quiet)
+    if as_json:
+        typer.echo(json.dumps(answers, ensure_ascii=False, indent=1))
+
+
+def status_command(
+    run: Annotated[Path, typer.Argument(help="Run folder: OUT.run unless --run said otherwise.")],
+    as_json: bool = Json,
+) -> None:
+    """Say how far a run is, and what it has rejected.
+
+    Example: weibotag status tags.parquet.run
+    """
+    from weibotag.runs import status
+
+    state = status(run)
+    if as_json:
+        typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
+        return
+    typer.echo(f"{state['folder']}: {state['state']}")
+    for kind, counts in state["kinds"].items():
+        total = "" if counts["total"] is None else f" of {counts['total']}"
+        failed = f", {counts['failed']} failed" if counts["failed"] else ""
+        typer.echo(f"  {kind}: {counts['done']}{total} parts{failed}, {counts['seconds']} s")
+    typer.echo(f"  rejects: {state['rejects']}")
+
+
+def choose_tagger(
+    model: Path | None, taxonomy: Path | None, route: str | None, pipeline: str | None
+) -> tuple[dict[str, Any], "Pipeline"]:
+    """Return what tags (route, place, digest) and how pictures are looked at: as the model was trained, unless told."""
+    import hashlib
+
+    from weibotag.errors import ModelError
+    from weibotag.settings import Pipeline, read_pipeline
+
+    if (model is None) == (taxonomy is None):
+        raise RequestError("give one of --model MODEL and --taxonomy TAXONOMY")
+    if taxonomy is not None:
+        from weibotag.taxonomy.tree import load
+
+        if route == "fast":
+            raise RequestError("--route fast needs a trained model: give --model, or train one with: weibotag train")
+        settings = read_pipeline(pipeline)
+        # Without a model nothing reads picture vectors.
+        looks = tuple(stage for stage in settings.stages if stage != "embed")
+        tagger = {"route": "rules", "place": str(taxonomy), "digest": load(taxonomy).digest}
+        return tagger, settings.model_copy(update={"stages": looks})
+    assert model is not None
+    from weibotag.taggers.model import ABOUT, read_about
+
+    about = read_about(model)
+    digest = hashlib.sha256((model / ABOUT).read_bytes()).hexdigest()
+    tagger = {"route": route or "fast", "place": str(model), "digest": digest}
+    settings = read_pipeline(pipeline) if pipeline else Pipeline()
+    as_trained = {"stages": tuple(about["stages"]), **about["stages"], "media": about["media"]}
+    trained = Pipeline(**as_trained, workers=settings.workers, store=settings.store)
+    if pipeline is None:
+        settings = trained
+    if tagger["route"] == "fast":
+        for name, fingerprint in about["fingerprints"].items():
+            found = settings.make_stage(name).fingerprint() if name in settings.stages else "absent"
+            if found != fingerprint:
+                raise ModelError(
+                    f"{model}: was trained on {name}-{fingerprint}, here it is {found}: "
+                    "use the pipeline and package versions of the training, or train again"
+                )
+    return tagger, settings
+
+
+def run_training(settings: "Pipeline", train: "TrainSettings", base: Path, quiet: bool) -> dict[str, Any]:
+    """Train as the [train] table says."""
+    from weibotag.posts import PostsSource
+    from weibotag.taxonomy.tree import load
+    from weibotag.training import train_model
+
+    return train_model(
+        PostsSource(place(base, train.posts), tuple(train.columns.items()), train.where),
+        load(base / train.taxonomy),
+        base / train.model,
+        settings,
+        valid=train.valid,
+        tune_seconds=train.tune_seconds,
+        store=None if settings.store is None else base / settings.store,
+        quiet=quiet,
+    )
+
+
+def run_tagging(settings: "Pipeline", table: "TagSettings", base: Path, quiet: bool) -> dict[str, Any]:
+    """Tag as the [tag] table says."""
+    from weibotag.pipeline import tag
+    from weibotag.posts import PostsSource
+
+    model = None if table.model is None else base / table.model
+    taxonomy = None if table.taxonomy is None else base / table.taxonomy
+    choice, as_trained = choose_tagger(model, taxonomy, table.route, None)
+    looks = (
+        {"stages": as_trained.stages}
+        if model is None
+        else as_trained.model_dump(include={*as_trained.stages, "stages", "media"})
+    )
+    return tag(
+        PostsSource(place(base, table.posts), tuple(table.columns.items()), table.where),
+        str(base / table.out),
+        choice,
+        settings.model_copy(update=looks),
+        run_folder=None if table.run is None else base / table.run,
+        store=None if settings.store is None else base / settings.store,
+        max_rejects=table.max_rejects,
+        quiet=quiet,
+    )
+
+
+def place(base: Path, posts: str) -> str:
+    """Return where posts are, relative to the pipeline file."""
+    return posts if posts == "-" else str(base / posts)
+
+
+def report(answer: dict[str, Any], line: str, as_json: bool, quiet: bool) -> None:
+    """Print the answer as JSON to stdout, or as one line to stderr."""
+    if as_json:
+        typer.echo(json.dumps(answer, ensure_ascii=False, indent=1))
+    else:
+        say(line, quiet)
+
+
+def say(line: str, quiet: bool) -> None:
+    """Write a line to stderr unless quiet."""
+    if not quiet:
+        typer.echo(line, err=True)
+
+
+def describe_model(about: dict[str, Any]) -> str:
+    """Return what a trained model is, in one line."""
+    posts, valid = about["posts"], about["valid"]
+    return (
+        f"trained on {posts['train']:,} posts, {about['pictures']['files']:,} pictures; "
+        f"on {posts['valid']:,} held-out posts micro-F1 {valid['micro_f1']:.3f}, ECE {valid['ece']:.3f}; "
+        f"{about['seconds']:.0f} s"
+    )
+
+
+def describe_run(summary: dict[str, Any]) -> str:
+    """Return what a run did, in one line."""
+    pictures = summary["pictures"]
+    seconds = sum(summary["seconds"].values())
+    rejects = f", {summary['rejects']:,} rows rejected (see {summary['run']}/rejects.csv)" if summary["rejects"] else ""
+    seen = f", {pictures['files']:,} pictures ({pictures['reused']:,} known before)" if pictures["files"] else ""
+    return (
+        f"{summary['out']}: {summary['posts']:,} posts, {summary['tagged']:,} with tags{seen}{rejects}; {seconds:.1f} s"
+    )

@@ -1,0 +1,408 @@
+"""The order of things: read the posts, look at their pictures, tag them, write the answer."""
+
+import csv
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from weibotag import __version__
+from weibotag.errors import PartialError, TooManyRejectsError
+from weibotag.executors.local import run_parts
+from weibotag.export import find_format, write_tables
+from weibotag.files import atomic
+from weibotag.media import MediaLimits
+from weibotag.parts import link_files, media_fingerprint
+from weibotag.posts import PostsSource, Rejects, read_posts, resolve_files
+from weibotag.progress import bar
+from weibotag.runs import Run
+from weibotag.schema import arrow_schema
+from weibotag.settings import Pipeline
+from weibotag.stages.stage import Stage
+from weibotag.stages.wordings import collect_wordings
+from weibotag.store import Store, default_root
+
+PART_ROWS = 20_000
+# Posts whose pictures' findings are in memory at once.
+GATHER_ROWS = 2_000
+PART_FAULT = "part "
+
+log = logging.getLogger(__name__)
+Coder = Callable[[pa.Table], dict[str, list[str]]]
+
+
+@dataclass
+class Looking:
+    """How pictures are looked at, and what it took: `seconds` and `frames` by stage, and counts of files."""
+
+    store: Store
+    limits: MediaLimits
+    stages: dict[str, Stage]
+    workers: int
+    pipeline: Pipeline
+    quiet: bool = False
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    frames: dict[str, int] = field(default_factory=dict)
+    files: int = 0
+    reused: int = 0
+    failed: int = 0
+
+    @property
+    def media(self) -> str:
+        """Return the fingerprint of the media rows."""
+        return media_fingerprint(self.limits)
+
+
+def make_looking(
+    pipeline: Pipeline, store: Path | None = None, workers: int | None = None, quiet: bool = False
+) -> Looking:
+    """Return how the pipeline looks at pictures; nothing is loaded yet."""
+    stages = {name: pipeline.make_stage(name) for name in pipeline.stages}
+    looking = Looking(
+        Store(store or pipeline.store or default_root()),
+        MediaLimits(**pipeline.media.model_dump()),
+        stages,
+        pipeline.worker_count() if workers is None else workers,
+        pipeline,
+        quiet,
+    )
+    looking.fingerprints = {name: stage.fingerprint() for name, stage in stages.items()}
+    return looking
+
+
+def describe_input(source: PostsSource) -> dict[str, Any]:
+    """Return what tells this input from another: its files with size and time, or a digest of what stdin holds.
+
+    Standard input is read into a file that takes its place, because it can be read only once.
+    """
+    if source.path == "-":
+        spool = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process reads from it
+        shutil.copyfileobj(sys.stdin.buffer, spool)
+        spool.seek(0)
+        digest = hashlib.file_digest(spool, "sha256").hexdigest()
+        spool.seek(0)
+        os.dup2(spool.fileno(), 0)
+        files: list[Any] = [["-", digest]]
+    else:
+        files = [
+            [str(path.resolve()), (state := path.stat()).st_size, state.st_mtime_ns]
+            for path in resolve_files(source.path)
+        ]
+    return {"files": files, **{key: value for key, value in asdict(source).items() if key != "path"}}
+
+
+def ingest(run: Run, source: PostsSource, max_rejects: int | None, quiet: bool) -> list[str]:
+    """Read the posts into parts of the run, once; return the names of the parts.
+
+    Raises TooManyRejectsError when more rows than `max_rejects` can't be used.
+    """
+    if run.plan is not None:
+        return list(run.plan["parts"]["tags"])
+    names: list[str] = []
+    with Rejects(run.rejects_path) as rejects, bar(None, "reading posts", quiet) as progress:
+        for table in read_posts(source, rejects, PART_ROWS):
+            names.append(f"{len(names):05d}")
+            run.write("posts", names[-1], table)
+            progress.advance(len(table))
+    if max_rejects is not None and rejects.count > max_rejects:
+        raise TooManyRejectsError(
+            f"{rejects.count:,} rows can't be used, --max-rejects allows {max_rejects:,}; see {run.rejects_path}"
+        )
+    run.begin({"parts": {"tags": names}, "rejects": rejects.count})
+    return names
+
+
+def link(run: Run, parts: Iterable[str], limits: MediaLimits, quiet: bool) -> None:
+    """Find the files that posts name: a part of "links" for each part of posts that names any."""
+    known: dict[str, tuple[str | None, str | None]] = {}
+    with bar(None, "finding pictures", quiet) as progress:
+        for part in parts:
+            if run.done("links", part):
+                continue
+            posts = pq.read_table(run.path("posts", part), columns=["post_id", "images", "videos", "folder"])
+            links = link_files(posts, limits, known)
+            progress.advance(len(links))
+            run.write("links", part, links)
+
+
+def look(run: Run, parts: Iterable[str], looking: Looking) -> list[str]:
+    """Look at every file that the store does not know; return one line for each file that could not be looked at."""
+    needed = _find_needed(run, parts, looking)
+    faults: list[str] = []
+    if needed:
+        retry: list[dict[str, Any]] = []
+        with bar(len(needed), "looking at pictures", looking.quiet) as progress:
+            size = looking.pipeline.workers.part_files
+            groups = [needed[start : start + size] for start in range(0, len(needed), size)]
+            for receipt, files in _run_looks(run, groups, looking, "looks"):
+                if receipt["status"] == "ok":
+                    progress.advance(len(files))
+                else:
+                    retry += files
+            # A part that failed is looked at again file by file, so that one bad file costs only itself.
+            for receipt, files in _run_looks(run, [[file] for file in retry], looking, "second-looks"):
+                progress.advance(len(files))
+                if receipt["status"] != "ok":
+                    faults.append(f"{files[0]['path']}: {receipt['error']}")
+        looking.store.compact("media", looking.media)
+        for name, fingerprint in looking.fingerprints.items():
+            looking.store.compact(name, fingerprint)
+    looking.failed = len(faults)
+    return faults
+
+
+def _find_needed(run: Run, parts: Iterable[str], looking: Looking) -> list[dict[str, Any]]:
+    """Return the files to look at, each once, with the stages that have not seen all its frames."""
+    needed: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for part in parts:
+        links = pq.read_table(run.path("links", part), columns=["path", "file_id"])
+        links = links.filter(pc.is_valid(links["file_id"]))
+        paths = {
+            file_id: path
+            for path, file_id in zip(links["path"].to_pylist(), links["file_id"].to_pylist(), strict=True)
+            if file_id not in seen
+        }
+        if not paths:
+            continue
+        seen.update(paths)
+        media = looking.store.read("media", looking.media, pa.array(paths))
+        known = set(media["file_id"].to_pylist())
+        stages_of = {file_id: set() if file_id in known else set(looking.stages) for file_id in paths}
+        frames = media.filter(pc.is_null(media["media_error"]))
+        file_of = dict(zip(frames["media_id"].to_pylist(), frames["file_id"].to_pylist(), strict=True))
+        for name, fingerprint in looking.fingerprints.items():
+            for media_id in looking.store.missing(name, fingerprint, frames["media_id"]).to_pylist():
+                stages_of[file_of[media_id]].add(name)
+        for file_id, path in paths.items():
+            if file_id not in known or stages_of[file_id]:
+                stages = [name for name in looking.stages if name in stages_of[file_id]]
+                needed.append({"path": path, "file_id": file_id, "stages": stages, "known": file_id in known})
+    looking.files = len(seen)
+    looking.reused = len(seen) - len(needed)
+    return needed
+
+
+def _run_looks(
+    run: Run, groups: list[list[dict[str, Any]]], looking: Looking, kind: str
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Look at groups of files, a part each, and give each receipt with its files."""
+    settings = {
+        "store": str(looking.store.root),
+        "limits": asdict(looking.limits),
+        "stages": [
+            {
+                "name": name,
+                "config": json.dumps(stage.config.model_dump(mode="json"), sort_keys=True),  # type: ignore[attr-defined]
+                "fingerprint": looking.fingerprints[name],
+            }
+            for name, stage in looking.stages.items()
+        ],
+    }
+    by_part = {f"{number:06d}": files for number, files in enumerate(groups)}
+    jobs = ({"part": part, "files": files, **settings} for part, files in by_part.items())
+    workers = min(looking.workers, len(groups))
+    limits = looking.pipeline.workers
+    for receipt in run_parts("weibotag.parts:look_at_files", jobs, workers, limits.recycle, limits.part_seconds):
+        for stage, seconds in receipt.get("seconds_per_stage", {}).items():
+            looking.seconds[stage] = looking.seconds.get(stage, 0.0) + seconds
+        for stage, frames in receipt.get("counts", {}).items():
+            looking.frames[stage] = looking.frames.get(stage, 0) + frames
+        run.receipt(kind, receipt["part"], receipt)
+        yield receipt, by_part[receipt["part"]]
+
+
+def gather(posts: pa.Table, links: pa.Table, looking: Looking, code: Coder | None) -> pa.Table:
+    """Return a posts table with the columns `wordings` and `wordings_error` added.
+
+    `code` gives the visual codes by media_id for a table of schema "embed".
+    """
+    files = links["file_id"].drop_null()
+    media = looking.store.read("media", looking.media, files)
+    frames = media.filter(pc.is_null(media["media_error"]))["media_id"]
+    findings = {
+        name: looking.store.read(name, fingerprint, frames)
+        for name, fingerprint in looking.fingerprints.items()
+        if name != "embed"
+    }
+    codes: dict[str, list[str]] = {}
+    if code is not None and "embed" in looking.fingerprints:
+        codes = code(looking.store.read("embed", looking.fingerprints["embed"], frames))
+    wordings = collect_wordings(posts["post_id"].to_pylist(), links, media, findings, codes)
+    for name in ("wordings", "wordings_error"):
+        posts = posts.append_column(wordings.schema.field(name), wordings[name])
+    return posts
+
+
+def gather_part(run: Run, part: str, looking: Looking, code: Coder | None) -> Iterator[pa.Table]:
+    """Give the posts of a part with their wordings, some at a time; one table without those columns where none has any."""
+    posts = pq.read_table(run.path("posts", part))
+    links = pq.read_table(run.path("links", part))
+    if not len(links):
+        yield posts
+        return
+    for start in range(0, len(posts), GATHER_ROWS):
+        some = posts.slice(start, GATHER_ROWS)
+        own = links.filter(pc.is_in(links["post_id"], some["post_id"].combine_chunks()))
+        yield gather(some, own, looking, code)
+
+
+def write_output(run: Run, parts: Iterable[str], out: str, quiet: bool) -> int:
+    """Join the parts that there are to the output, in order; return the number of posts."""
+    done = [part for part in parts if run.done("tags", part)]
+    schema = pq.read_schema(run.path("tags", done[0])) if done else arrow_schema("tags")
+    with bar(None, f"writing {out}", quiet) as progress:
+
+        def tables() -> Iterator[pa.Table]:
+            for part in done:
+                table = pq.read_table(run.path("tags", part))
+                yield table
+                progress.advance(len(table))
+
+        return write_tables(tables(), out, schema.remove_metadata())
+
+
+def reject_parts(run: Run, failed: dict[str, str]) -> int:
+    """Put the rows of parts that failed into the rejects, in place of those of an earlier try; return their number."""
+    kept: list[list[str]] = []
+    if run.rejects_path.exists():
+        with run.rejects_path.open(encoding="utf-8-sig", newline="") as file:
+            kept = [row for row in csv.reader(file) if not row[-1].startswith(PART_FAULT)]
+    rows = [
+        ["", "", post_id, f"{PART_FAULT}{part} failed: {reason}"]
+        for part, reason in failed.items()
+        for post_id in pq.read_table(run.path("posts", part), columns=["post_id"])["post_id"].to_pylist()
+    ]
+    with atomic(run.rejects_path, "w") as file:
+        file.write("\ufeff")
+        csv.writer(file).writerows([*kept, *rows])
+    return len(rows)
+
+
+def tag(
+    source: PostsSource,
+    out: str,
+    tagger: dict[str, Any],
+    pipeline: Pipeline,
+    *,
+    run_folder: Path | None = None,
+    store: Path | None = None,
+    max_rejects: int | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Tag posts and write them to `out`; return the run's summary.
+
+    `tagger` says what `parts.tag_posts` asks with: route, and model or taxonomy with its digest. The run folder is
+    `OUT.run` unless given. Raises PartialError, after all else is written, when something could not be done.
+    """
+    find_format(Path(out))
+    looking = make_looking(pipeline, store, workers, quiet)
+    request = {
+        "command": "tag",
+        "version": __version__,
+        "input": describe_input(source),
+        "tagger": tagger,
+        "fingerprints": looking.fingerprints,
+        "media": looking.media,
+        "out": out,
+    }
+    folder = run_folder or Path("stdout.run" if out == "-" else f"{out}.run")
+    clock = _Clock()
+    with Run.open(folder, request) as run:
+        if run.resumed:
+            log.warning("%s: going on where the last run stopped", folder)
+        parts = ingest(run, source, max_rejects, quiet)
+        clock.lap("read")
+        link(run, parts, looking.limits, quiet)
+        clock.lap("find")
+        faults = look(run, parts, looking)
+        clock.lap("look")
+        failed = _tag_parts(run, parts, looking, tagger)
+        clock.lap("tag")
+        posts = write_output(run, parts, out, quiet)
+        set_aside = reject_parts(run, failed) if failed or run.resumed else 0
+        clock.lap("write")
+        receipts = run.receipts("tags")
+        summary = {
+            "posts": posts,
+            "rejects": (run.plan or {}).get("rejects", 0) + set_aside,
+            "tagged": sum(receipt.get("tagged", 0) for receipt in receipts),
+            "tags": sum(receipt.get("tags", 0) for receipt in receipts),
+            "with_errors": sum(receipt.get("with_errors", 0) for receipt in receipts),
+            "route": tagger["route"],
+            "pictures": {"files": looking.files, "reused": looking.reused, "failed": looking.failed},
+            "frames_per_stage": looking.frames,
+            "seconds": clock.laps,
+            "seconds_per_stage": {name: round(value, 3) for name, value in looking.seconds.items()},
+            "out": out,
+            "run": str(folder),
+        }
+        if failed or faults:
+            first = next(iter([*faults, *failed.values()]))
+            raise PartialError(
+                f"{len(faults)} pictures and {len(failed)} parts could not be done, all else is in {out}; "
+                f"the same command tries them again; the first: {first}"
+            )
+        run.finish(summary)
+    return summary
+
+
+def _tag_parts(run: Run, parts: list[str], looking: Looking, tagger: dict[str, Any]) -> dict[str, str]:
+    """Tag the parts that are not done yet; return the parts that failed, with reasons."""
+    from weibotag.parts import tag_posts
+
+    failed: dict[str, str] = {}
+    open_parts = [part for part in parts if not run.done("tags", part)]
+    rows = {part: pq.read_metadata(run.path("posts", part)).num_rows for part in parts}
+    with bar(sum(rows.values()), "tagging posts", looking.quiet) as progress:
+        progress.advance(sum(rows[part] for part in parts if part not in open_parts))
+        for part in open_parts:
+            start = perf_counter()
+            try:
+                tagged, receipt = tag_posts(gather_part(run, part, looking, _coder_of(tagger)), tagger)
+            # One part must not take the others down, whatever its rows hold; the reason goes to the rejects.
+            except Exception as error:  # noqa: BLE001
+                failed[part] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+                run.receipt("tags", part, {"status": "failed", "error": failed[part], "rows": rows[part]})
+                continue
+            run.receipt("tags", part, {"status": "ok", "seconds": perf_counter() - start, **receipt})
+            run.write("tags", part, tagged)
+            progress.advance(rows[part])
+    return failed
+
+
+def _coder_of(tagger: dict[str, Any]) -> Coder | None:
+    """Return the codes of the model's codebook, or None for a tagger without one."""
+    if tagger["route"] == "rules":
+        return None
+    from weibotag.parts import open_model
+
+    codebook = open_model(tagger["place"], tagger["digest"]).codebook
+    return None if codebook is None else codebook.code_table
+
+
+class _Clock:
+    """Seconds since the last lap, by name."""
+
+    def __init__(self) -> None:
+        self._last = perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = perf_counter()
+        self.laps[name] = round(now - self._last, 3)
+        self._last = now

@@ -1,0 +1,315 @@
+"""From labelled posts to a model: look, learn codes and keywords, choose hyper-parameters and thresholds on valid."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from scipy.sparse import csr_matrix, vstack
+
+from weibotag import __version__
+from weibotag.errors import RequestError
+from weibotag.keywords import codes
+from weibotag.keywords.keywords import learn_keywords
+from weibotag.keywords.mentions import Vocabulary
+from weibotag.metrics import expected_calibration_error
+from weibotag.pipeline import Looking, describe_input, gather_part, ingest, link, look, make_looking
+from weibotag.posts import PostsSource, list_parts, matches
+from weibotag.progress import bar
+from weibotag.runs import Run
+from weibotag.settings import Pipeline
+from weibotag.taggers import calibration, thresholds
+from weibotag.taggers.fast import FastTagger, Settings, train, write_documents
+from weibotag.taggers.model import Model
+from weibotag.taggers.tagger import raise_parents
+from weibotag.taxonomy.tree import Taxonomy
+
+VALID_SHARE = 0.1
+# In training, half of the posts don't say author and channel, so that the model does without them where they are absent.
+WHISPER_SHARE = 0.5
+# fastText's hashed n-grams: about a hundred new ones a post, within these bounds.
+BUCKETS = (100_000, 2_000_000)
+# What is tried after the defaults, in this order, each on top of the best so far, until the time is up.
+TRIALS: tuple[dict[str, Any], ...] = (
+    {"lr": 0.25},
+    {"epoch": 50},
+    {"lr": 1.0},
+    {"epoch": 12},
+    {"dim": 128},
+    {"wordNgrams": 2},
+    {"epoch": 100},
+    {"dim": 32},
+)
+PACKAGES = ("fasttext-community", "numpy", "onnxruntime", "pyarrow", "rapidocr", "scikit-learn")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Posts ready for the tagger: fastText lines, gold tags (posts x tags, ancestors included) and posts tables."""
+
+    lines: list[str]
+    gold: csr_matrix
+    tables: list[pa.Table]
+
+
+def train_model(
+    source: PostsSource,
+    taxonomy: Taxonomy,
+    out: Path,
+    pipeline: Pipeline,
+    *,
+    valid: str | None = None,
+    tune_seconds: float = 120,
+    threads: int = 1,
+    store: Path | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train the fast tagger on labelled posts and write the model folder `out`; return what model.json says.
+
+    Hyper-parameters, calibration and thresholds are chosen on the rows where the expression `valid` is true, else on a
+    tenth of the posts of each first tag, taken by a hash of the id. Hyper-parameters are tried for `tune_seconds` at most.
+    """
+    if valid is not None and source.where is not None:
+        source = replace(source, where=f"({source.where}) OR ({valid})")
+    looking = make_looking(pipeline, store, workers, quiet)
+    request = {
+        "command": "train",
+        "version": __version__,
+        "input": describe_input(source),
+        "taxonomy": taxonomy.digest,
+        "fingerprints": looking.fingerprints,
+        "media": looking.media,
+    }
+    started = perf_counter()
+    with Run.open(Path(f"{out}.run"), request) as run:
+        parts = ingest(run, source, None, quiet)
+        link(run, parts, looking.limits, quiet)
+        for fault in look(run, parts, looking):
+            log.warning("not looked at: %s", fault)
+        is_valid = mark_valid(run, parts, valid)
+        codebook, learnt_codes = learn_codes(run, parts, looking, taxonomy, is_valid)
+        trained, held = read_rows(run, parts, looking, taxonomy, is_valid, codebook, learnt_codes)
+        keywords = learn_keywords(trained.tables, Vocabulary(taxonomy))
+        network, settings, trials = tune(trained, held, taxonomy, tune_seconds, threads, quiet)
+        model = settle(network, held, taxonomy, codebook, keywords)
+        model.about.update(
+            {
+                "tagger": "fast",
+                "version": __version__,
+                "packages": {name: version(name) for name in PACKAGES},
+                "stages": {name: stage.config.model_dump(mode="json") for name, stage in looking.stages.items()},  # type: ignore[attr-defined]
+                "fingerprints": looking.fingerprints,
+                "media": pipeline.media.model_dump(mode="json"),
+                "settings": asdict(settings),
+                "trials": trials,
+                "posts": {"train": len(trained.lines), "valid": len(held.lines)},
+                "pictures": {"files": looking.files, "reused": looking.reused, "failed": looking.failed},
+                "seconds": round(perf_counter() - started, 1),
+            }
+        )
+        model.save(out)
+        run.finish(model.about)
+    return model.about
+
+
+def mark_valid(run: Run, parts: Sequence[str], valid: str | None) -> dict[str, np.ndarray]:
+    """Return, per part, a bool per labelled or unlabelled post: whether it is held out.
+
+    Raises RequestError when `valid` picks no labelled post, or leaves none to train on.
+    """
+    tables = {part: pq.read_table(run.path("posts", part)) for part in parts}
+    if valid is not None:
+        marks = {part: matches(table, valid) for part, table in tables.items()}
+    else:
+        drawn = draw_valid(
+            [post_id for table in tables.values() for post_id in table["post_id"].to_pylist()],
+            [tags[0] if tags else "" for table in tables.values() for tags in table["tags"].to_pylist()],
+        )
+        ends = np.cumsum([len(table) for table in tables.values()])
+        marks = dict(zip(tables, np.split(drawn, ends[:-1]), strict=True))
+    labelled = {part: (pc.list_value_length(tables[part]["tags"]).fill_null(0)).to_numpy() > 0 for part in tables}
+    held = sum(int((marks[part] & labelled[part]).sum()) for part in tables)
+    left = sum(int((~marks[part] & labelled[part]).sum()) for part in tables)
+    if not left:
+        raise RequestError(
+            f"no labelled post to train on: {sum(map(len, tables.values())):,} posts read, {held:,} of them labelled "
+            "and held out; the tags are expected in a column tags, or --column tags=NAME"
+        )
+    if not held:
+        raise RequestError(f"no labelled post where {valid!r}: thresholds need some; give another --valid, or none")
+    return marks
+
+
+def draw_valid(post_ids: Sequence[str], strata: Sequence[str]) -> np.ndarray:
+    """Return a bool per post: a tenth of each stratum (at least one of ten), those whose ids have the lowest hashes."""
+    hashes = np.array([hashlib.blake2b(post_id.encode(), digest_size=8).hexdigest() for post_id in post_ids])
+    order = np.lexsort((hashes, np.array(strata)))
+    names = np.array(strata)[order]
+    starts = np.flatnonzero(np.append(True, names[1:] != names[:-1])) if len(names) else np.empty(0, int)
+    lengths = np.diff(np.append(starts, len(names)))
+    rank = np.arange(len(names)) - np.repeat(starts, lengths)
+    drawn = np.zeros(len(names), bool)
+    drawn[order] = rank < np.round(np.repeat(lengths, lengths) * VALID_SHARE)
+    return drawn
+
+
+def gold_matrix(tables: Sequence[pa.Table], taxonomy: Taxonomy) -> csr_matrix:
+    """Return the posts' tags with their ancestors, float32 0/1 csr_matrix (posts x tags); unknown tags are left out."""
+    blocks = []
+    for table in tables:
+        offsets, values = list_parts(pc.fill_null(table["tags"], []).combine_chunks())
+        numbers = pc.index_in(values, pa.array(taxonomy.ids, pa.string())).fill_null(-1).to_numpy(zero_copy_only=False)
+        rows = np.repeat(np.arange(len(table)), np.diff(offsets))
+        known = numbers >= 0
+        shape = (len(table), len(taxonomy))
+        own = csr_matrix((np.ones(int(known.sum()), np.float32), (rows[known], numbers[known])), shape=shape)
+        own.data[:] = 1
+        blocks.append(raise_parents(own, taxonomy))
+    return csr_matrix(vstack(blocks)) if blocks else csr_matrix((0, len(taxonomy)), dtype=np.float32)
+
+
+def learn_codes(
+    run: Run, parts: Sequence[str], looking: Looking, taxonomy: Taxonomy, is_valid: dict[str, np.ndarray]
+) -> tuple[codes.Codebook | None, dict[str, list[str]]]:
+    """Return the codebook of the training posts' pictures (None for too few), and their own out-of-fold codes."""
+    if "embed" not in looking.fingerprints:
+        return None, {}
+    tags_of: dict[str, np.ndarray] = {}
+    for part in parts:
+        posts = pq.read_table(run.path("posts", part), columns=["post_id", "tags"])
+        posts = posts.filter(pa.array(~is_valid[part]))
+        gold = gold_matrix([posts], taxonomy)
+        place = {post_id: row for row, post_id in enumerate(posts["post_id"].to_pylist())}
+        for link_row in pq.read_table(run.path("links", part), columns=["post_id", "file_id"]).to_pylist():
+            row = place.get(link_row["post_id"])
+            if row is None or link_row["file_id"] is None or gold.indptr[row] == gold.indptr[row + 1]:
+                continue
+            tags = gold.indices[gold.indptr[row] : gold.indptr[row + 1]]
+            tags_of[link_row["file_id"]] = np.union1d(tags_of.get(link_row["file_id"], tags), tags)
+    media = looking.store.read("media", looking.media, pa.array(list(tags_of), pa.string()))
+    frames = media.filter(pc.is_null(media["media_error"]))
+    file_of = dict(zip(frames["media_id"].to_pylist(), frames["file_id"].to_pylist(), strict=True))
+    found = looking.store.read("embed", looking.fingerprints["embed"], frames["media_id"])
+    media_ids, vectors = codes.stack_vectors(found)
+    if not media_ids:
+        return None, {}
+    tags = [tags_of[file_of[media_id]] for media_id in media_ids]
+    indptr = np.concatenate([[0], np.cumsum([len(own) for own in tags])])
+    labels = csr_matrix(
+        (np.ones(indptr[-1], np.float32), np.concatenate(tags), indptr), shape=(len(media_ids), len(taxonomy))
+    )
+    fitted = codes.fit(vectors, labels)
+    if fitted is None:
+        return None, {}
+    return fitted[0], dict(zip(media_ids, fitted[1], strict=True))
+
+
+def read_rows(
+    run: Run,
+    parts: Sequence[str],
+    looking: Looking,
+    taxonomy: Taxonomy,
+    is_valid: dict[str, np.ndarray],
+    codebook: codes.Codebook | None,
+    learnt_codes: dict[str, list[str]],
+) -> tuple[Rows, Rows]:
+    """Return the labelled posts to train on and those held out, as lines, gold tags and tables."""
+
+    def code(table: pa.Table) -> dict[str, list[str]]:
+        new = table.filter(pc.invert(pc.is_in(table["media_id"], pa.array(list(learnt_codes), pa.string()))))
+        return (codebook.code_table(new) if codebook else {}) | learnt_codes
+
+    sides: tuple[list[pa.Table], list[pa.Table]] = [], []
+    for part in parts:
+        start = 0
+        for table in gather_part(run, part, looking, code):
+            held = is_valid[part][start : start + len(table)]
+            start += len(table)
+            labelled = (pc.list_value_length(table["tags"]).fill_null(0)).to_numpy() > 0
+            for side, mask in zip(sides, (~held & labelled, held & labelled), strict=True):
+                if mask.any():
+                    side.append(table.filter(pa.array(mask)))
+    trained, held_out = (
+        Rows([line for table in side for line in write_documents(table)], gold_matrix(side, taxonomy), side)
+        for side in sides
+    )
+    whispered = [line for table in trained.tables for line in write_documents(whisper(table))]
+    return replace(trained, lines=whispered), held_out
+
+
+def whisper(table: pa.Table) -> pa.Table:
+    """Return posts of which half, by a hash of the id, say neither author nor channel."""
+    quiet = pa.array([int(blake(post_id), 16) % 100 < 100 * WHISPER_SHARE for post_id in table["post_id"].to_pylist()])
+    for name in ("author", "channel"):
+        spoken = pc.if_else(quiet, "", table[name])
+        table = table.set_column(table.column_names.index(name), name, spoken)
+    return table
+
+
+def blake(text: str) -> str:
+    """Return a hash of a text, 16 hex digits, the same in every process."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def tune(
+    trained: Rows, held: Rows, taxonomy: Taxonomy, seconds: float, threads: int, quiet: bool
+) -> tuple[Any, Settings, list[dict[str, Any]]]:
+    """Return the network with the best micro-F1 on the held-out rows, its settings, and all trials.
+
+    The defaults are always tried; each of `TRIALS` changes the best so far, until the time is up.
+    """
+    started = perf_counter()
+    best = Settings(bucket=int(np.clip(100 * len(trained.lines), *BUCKETS)))
+    best_network, best_score, trials = None, -1.0, []
+    longest = 0.0
+    with bar(1 + len(TRIALS), "choosing hyper-parameters", quiet) as progress:
+        for change in ({}, *TRIALS):
+            progress.advance()
+            # A trial takes as long as its epochs; one that would not end in time is not begun.
+            settings = replace(best, **change)
+            if trials and perf_counter() - started + longest * settings.epoch / best.epoch > seconds:
+                continue
+            begun = perf_counter()
+            network = train(trained.lines, trained.gold, settings, threads)
+            score = measure(network, held, taxonomy)
+            longest = max(longest, perf_counter() - begun)
+            trials.append({**change, "micro_f1": round(score, 4), "seconds": round(perf_counter() - begun, 2)})
+            if score > best_score:
+                best, best_network, best_score = settings, network, score
+    return best_network, best, trials
+
+
+def measure(network: Any, held: Rows, taxonomy: Taxonomy) -> float:
+    """Return the micro-F1 of a network on the held-out rows under the threshold, shared by all tags, that suits it best."""
+    scores = FastTagger(taxonomy, network).settle_lines(held.lines)
+    cut = thresholds.best_shared(scores, held.gold, taxonomy)
+    chosen = thresholds.decide(scores, np.full(len(taxonomy), cut), taxonomy)
+    return thresholds.micro_f1(chosen, held.gold)
+
+
+def settle(network: Any, held: Rows, taxonomy: Taxonomy, codebook: codes.Codebook | None, keywords: pa.Table) -> Model:
+    """Return the model with calibration and thresholds learnt on the held-out rows, and its figures there."""
+    raw = FastTagger(taxonomy, network).raw_scores(held.lines)
+    calibrated = calibration.fit(raw, held.gold)
+    tagger = FastTagger(taxonomy, network, calibrated)
+    scores = tagger.settle(raw)
+    cuts = thresholds.choose(scores, held.gold, taxonomy)
+    chosen = thresholds.decide(scores, cuts, taxonomy)
+    rows = np.repeat(np.arange(chosen.shape[0]), np.diff(chosen.indptr))
+    right = np.asarray(held.gold[rows, chosen.indices]).ravel() > 0
+    figures = {
+        "micro_f1": round(thresholds.micro_f1(chosen, held.gold), 4),
+        "ece": round(expected_calibration_error(chosen.data, right) or 0.0, 4),
+    }
+    return Model(taxonomy, tagger, calibrated, cuts, codebook, keywords, {"valid": figures})
