@@ -7,6 +7,7 @@ import pyarrow.csv
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from weibotag.keywords.matching import Matcher, fold
 from weibotag.schema import EVIDENCE, WORDING
@@ -83,6 +84,22 @@ def wording(word: str, kind: str, score: float | None = 0.9) -> dict[str, object
 def test_matcher_keeps_to_words(text: str, found: list[str]) -> None:
     words = ["nba", "iphone", "iphone1", "iphone15", "口红", "口红试色", "5g手机", "手机", "手机5g"]
     assert [words[number - 1] for number, _, _ in Matcher(words).find(fold(text))] == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("RedmiNote11", ["redmi", "note"]),
+        ("OPPOReno7", ["oppo", "reno"]),
+        ("OPPORENO7", []),
+        ("redminote", []),
+        ("NBAx", []),
+        ("买AppleNBA", ["nba"]),
+    ],
+)
+def test_capitals_part_words(text: str, found: list[str]) -> None:
+    words = ["nba", "redmi", "note", "oppo", "reno"]
+    assert [words[number - 1] for number, _, _ in Matcher(words).find(fold(text), text)] == found
 
 
 @given(st.text())
@@ -229,9 +246,7 @@ def test_evidence_names_words_and_places() -> None:
 
 def test_evidence_is_for_the_chosen_tags_alone() -> None:
     table = posts("湖人", "口红")
-    chosen = TAGGER.scores(table)
-    chosen[0] = 0
-    chosen.eliminate_zeros()
+    chosen = csr_matrix(TAGGER.scores(table).toarray() * [[0], [1]])
     found = TAGGER.evidence(table, chosen).to_pylist()
     assert found[0] == []
     assert {entry["tag_id"] for entry in found[1]} == {"美妆", "美妆/口红"}

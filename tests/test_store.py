@@ -1,4 +1,5 @@
 import logging
+import random
 import threading
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def test_what_is_written_is_read_once_in_the_order_asked_and_the_rest_is_missing
 
 @OFTEN
 @given(ids=st.lists(st.integers(0, 5000), unique=True, min_size=1, max_size=60), order=st.randoms())
-def test_rows_come_back_as_they_were_written(tmp_path_factory, ids, order) -> None:
+def test_rows_come_back_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, ids: list[int], order: random.Random
+) -> None:
     kept = Store(tmp_path_factory.mktemp("store"))
     names = [f"{n:064x}" for n in ids]
     table = ocr(names)

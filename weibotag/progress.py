@@ -60,7 +60,7 @@ class _Lines:
 
 def format_seconds(seconds: float) -> str:
     """Return a span of time in words, to its first one or two units: 45 s, 6 min, 2 h 5 min."""
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -172,8 +172,9 @@ class Run:
 def status(folder: Path) -> dict[str, Any]:
     """Return how a run stands, reading only.
 
-    `state` is none (nothing there yet, and nothing more to say), running, stopped or finished; `kinds` has done, failed, total (None: unknown),
-    rows and seconds of work for each kind of parts or receipts; `summary` is what a finished run said at its end.
+    `state` is none (nothing there yet, and nothing more to say), running, stopped or finished; `kinds` has done,
+    failed, total (None: unknown), rows and seconds of work for each kind of parts or receipts; `summary` is what a
+    finished run said at its end.
     Raises RequestError when the folder holds something else.
     """
     folder = Path(folder)
@@ -199,8 +200,9 @@ def status(folder: Path) -> dict[str, Any]:
 
 def _count(folder: Path, kind: str, planned: list[str] | None, receipts: list[dict[str, Any]]) -> dict[str, Any]:
     own = [receipt for receipt in receipts if receipt["kind"] == kind]
-    done = {receipt["part"] for receipt in own if receipt.get("status") == "ok"}
-    done |= {path.stem for path in folder.glob(f"{kind}/*.parquet")}
+    # A part that exists is done; only where there are none, removed or never meant, the receipts decide.
+    written = {path.stem for path in folder.glob(f"{kind}/*.parquet")}
+    done = written or {receipt["part"] for receipt in own if receipt.get("status") == "ok"}
     return {
         "done": len(done),
         "failed": len({receipt["part"] for receipt in own} - done),

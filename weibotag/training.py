@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,8 +27,9 @@ from weibotag.progress import bar
 from weibotag.runs import Run
 from weibotag.settings import Pipeline
 from weibotag.taggers import calibration, thresholds
-from weibotag.taggers.fast import FastTagger, Settings, train, write_documents
+from weibotag.taggers.fast import FastTagger, Settings, blend, train, write_documents
 from weibotag.taggers.model import Model
+from weibotag.taggers.rules import RulesTagger
 from weibotag.taggers.tagger import raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
@@ -37,17 +38,19 @@ VALID_SHARE = 0.1
 WHISPER_SHARE = 0.5
 # fastText's hashed n-grams: about a hundred new ones a post, within these bounds.
 BUCKETS = (100_000, 2_000_000)
-# What is tried after the defaults, in this order, each on top of the best so far, until the time is up.
-TRIALS: tuple[dict[str, Any], ...] = (
-    {"lr": 0.25},
-    {"epoch": 50},
-    {"lr": 1.0},
-    {"epoch": 12},
-    {"dim": 128},
-    {"wordNgrams": 2},
-    {"epoch": 100},
-    {"dim": 32},
+# What is tried after the defaults, in this order: a factor on one setting of the best so far, until the time is up.
+TRIALS: tuple[tuple[str, float], ...] = (
+    ("lr", 0.5),
+    ("epoch", 2.0),
+    ("lr", 2.0),
+    ("epoch", 0.5),
+    ("dim", 2.0),
+    ("wordNgrams", 2 / 3),
+    ("dim", 0.5),
 )
+# What the words of the taxonomy may weigh beside fastText; they take as long again, so they must bring this much micro-F1.
+RULES_SHARES = (0.25, 0.5, 0.75)
+WORTHWHILE = 0.005
 PACKAGES = ("fasttext-community", "numpy", "onnxruntime", "pyarrow", "rapidocr", "scikit-learn")
 
 log = logging.getLogger(__name__)
@@ -262,47 +265,68 @@ def blake(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def first_settings(posts: int) -> Settings:
+    """Return the settings to begin with: fewer posts are read more often, more posts have more n-grams."""
+    epoch = int(np.clip(1900 / np.sqrt(posts), 5, 100))
+    return Settings(epoch=epoch, bucket=int(np.clip(100 * posts, *BUCKETS)))
+
+
 def tune(
     trained: Rows, held: Rows, taxonomy: Taxonomy, seconds: float, threads: int, quiet: bool
 ) -> tuple[Any, Settings, list[dict[str, Any]]]:
     """Return the network with the best micro-F1 on the held-out rows, its settings, and all trials.
 
-    The defaults are always tried; each of `TRIALS` changes the best so far, until the time is up.
+    The first settings are always tried; each of `TRIALS` changes the best so far; none is begun that would end too late.
     """
     started = perf_counter()
-    best = Settings(bucket=int(np.clip(100 * len(trained.lines), *BUCKETS)))
-    best_network, best_score, trials = None, -1.0, []
-    longest = 0.0
+    best = first_settings(len(trained.lines))
+    best_network, best_score = None, -1.0
+    trials: list[dict[str, Any]] = []
+    pace = 0.0
     with bar(1 + len(TRIALS), "choosing hyper-parameters", quiet) as progress:
-        for change in ({}, *TRIALS):
+        for name, factor in (("epoch", 1.0), *TRIALS):
             progress.advance()
-            # A trial takes as long as its epochs; one that would not end in time is not begun.
-            settings = replace(best, **change)
-            if trials and perf_counter() - started + longest * settings.epoch / best.epoch > seconds:
+            old = getattr(best, name)
+            settings = replace(best, **{name: type(old)(round(old * factor, 4))})
+            if trials and perf_counter() - started + pace * settings.epoch * settings.dim > seconds:
                 continue
             begun = perf_counter()
             network = train(trained.lines, trained.gold, settings, threads)
-            score = measure(network, held, taxonomy)
-            longest = max(longest, perf_counter() - begun)
-            trials.append({**change, "micro_f1": round(score, 4), "seconds": round(perf_counter() - begun, 2)})
+            score = measure(plain_scores(network, held, taxonomy), held.gold, taxonomy)
+            spent = perf_counter() - begun
+            pace = max(pace, spent / (settings.epoch * settings.dim))
+            trials.append({name: getattr(settings, name), "micro_f1": round(score, 4), "seconds": round(spent, 2)})
             if score > best_score:
                 best, best_network, best_score = settings, network, score
     return best_network, best, trials
 
 
-def measure(network: Any, held: Rows, taxonomy: Taxonomy) -> float:
-    """Return the micro-F1 of a network on the held-out rows under the threshold, shared by all tags, that suits it best."""
-    scores = FastTagger(taxonomy, network).settle_lines(held.lines)
-    cut = thresholds.best_shared(scores, held.gold, taxonomy)
-    chosen = thresholds.decide(scores, np.full(len(taxonomy), cut), taxonomy)
-    return thresholds.micro_f1(chosen, held.gold)
+def plain_scores(network: Any, held: Rows, taxonomy: Taxonomy) -> csr_matrix:
+    """Return a network's own scores of the held-out rows, closed over parents."""
+    tagger = FastTagger(taxonomy, network)
+    return tagger.settle(tagger.raw_scores(held.lines))
+
+
+def measure(scores: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy) -> float:
+    """Return the micro-F1 of scores under the threshold, shared by all tags, that suits them best."""
+    cut = thresholds.best_shared(scores, gold, taxonomy)
+    return thresholds.micro_f1(thresholds.decide(scores, np.full(len(taxonomy), cut), taxonomy), gold)
 
 
 def settle(network: Any, held: Rows, taxonomy: Taxonomy, codebook: codes.Codebook | None, keywords: pa.Table) -> Model:
-    """Return the model with calibration and thresholds learnt on the held-out rows, and its figures there."""
-    raw = FastTagger(taxonomy, network).raw_scores(held.lines)
+    """Return the model with rules share, calibration and thresholds chosen on the held-out rows, and its figures there."""
+    plain = FastTagger(taxonomy, network)
+    raw = plain.raw_scores(held.lines)
+    rules = csr_matrix(vstack([RulesTagger(taxonomy).scores(table) for table in held.tables]))
+    share, score = 0.0, measure(plain.settle(raw), held.gold, taxonomy) + WORTHWHILE
+    for other in RULES_SHARES:
+        value = measure(plain.settle(blend(raw, rules, other)), held.gold, taxonomy)
+        if value > score:
+            share, score = other, value
+    if share:
+        raw = blend(raw, rules, share)
     calibrated = calibration.fit(raw, held.gold)
-    tagger = FastTagger(taxonomy, network, calibrated)
+    tagger = FastTagger(taxonomy, network, calibrated, share)
     scores = tagger.settle(raw)
     cuts = thresholds.choose(scores, held.gold, taxonomy)
     chosen = thresholds.decide(scores, cuts, taxonomy)
@@ -312,4 +336,5 @@ def settle(network: Any, held: Rows, taxonomy: Taxonomy, codebook: codes.Codeboo
         "micro_f1": round(thresholds.micro_f1(chosen, held.gold), 4),
         "ece": round(expected_calibration_error(chosen.data, right) or 0.0, 4),
     }
-    return Model(taxonomy, tagger, calibrated, cuts, codebook, keywords, {"valid": figures})
+    about = {"valid": figures, "rules_share": share}
+    return Model(taxonomy, tagger, calibrated, cuts, codebook, keywords, about)

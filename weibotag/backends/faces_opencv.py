@@ -27,6 +27,8 @@ WEIGHT_SLOPE = 0.6
 # YuNet scores everything; what is below is noise that no setting should let in.
 YUNET_FLOOR = 0.3
 YUNET_MOST = 500
+# Below this on a side OpenCV's YuNet reads memory that it never wrote, and answers differently each time.
+YUNET_LEAST = 64
 OVERLAP = 0.3
 
 
@@ -122,8 +124,10 @@ class YuNet:
         small, scale = reduce_picture(rgb, YUNET_SIDE)
         if min(small.shape[:2]) < SMALLEST:
             return []
-        self._detector.setInputSize((small.shape[1], small.shape[0]))
-        _, found = self._detector.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+        below, beside = (max(0, YUNET_LEAST - size) for size in small.shape[:2])
+        padded = cv2.copyMakeBorder(small, 0, below, 0, beside, cv2.BORDER_CONSTANT)
+        self._detector.setInputSize((padded.shape[1], padded.shape[0]))
+        _, found = self._detector.detect(cv2.cvtColor(padded, cv2.COLOR_RGB2BGR))
         if found is None:
             return []
         return sort_faces(

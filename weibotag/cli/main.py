@@ -8,8 +8,8 @@ import typer
 
 from weibotag import __version__
 from weibotag.cli.evaluate import evaluate_command
-from weibotag.cli.taxonomy import app as taxonomy_app
 from weibotag.cli.tagging import run_command, status_command, tag_command, train_command
+from weibotag.cli.taxonomy import app as taxonomy_app
 from weibotag.errors import WeibotagError
 
 app = typer.Typer(

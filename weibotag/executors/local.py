@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -21,7 +21,7 @@ THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS
 
 def run_parts(
     function: str, jobs: Iterable[dict[str, Any]], workers: int, recycle: int = 200, time_limit: float | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Call `function` ("module:name") with each job and yield the receipts as they come.
 
     A job and what the function returns are dicts that JSON can hold; `job["part"]` names the job. A receipt is what the

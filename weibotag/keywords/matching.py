@@ -51,13 +51,16 @@ class Matcher:
         self._bare = [edges == (0, 0) for edges in self._edges]
         self._automaton = build_automaton(words, MatchKind.LeftmostLongest)
 
-    def find(self, text: str) -> list[tuple[int, int, int]]:
-        """Return the matches in folded `text`, from left to right, none overlapping another."""
+    def find(self, text: str, written: str = "") -> list[tuple[int, int, int]]:
+        """Return the matches in folded `text`, from left to right, none overlapping another.
+
+        Where `written`, the text before folding, is given, a capital parts words as a blank does: redmi in RedmiNote.
+        """
         found = self._automaton.find_matches_as_indexes(text)
         bare = self._bare
         for number, _, _ in found:
             if not bare[number]:
-                return [match for one in found for match in self._settle(text, one)]
+                return [match for one in found for match in self._settle(text, written, one)]
         return found
 
     def find_all(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -77,30 +80,41 @@ class Matcher:
         glued = (edges[:, 0] > 0) & (edges[:, 0] == neighbours[matches[:, 1]])
         glued |= (edges[:, 1] > 0) & (edges[:, 1] == neighbours[matches[:, 2] + 1])
         if glued.any():
-            again = [whole for place in np.flatnonzero(glued).tolist() for whole in self._settle(joined, found[place])]
+            places = np.flatnonzero(glued).tolist()
+            again = [whole for place in places for whole in self._settle(joined, "", found[place])]
             matches = np.concatenate([matches[~glued], np.array(again, np.int64).reshape(-1, 3)])
             matches = matches[np.argsort(matches[:, 1], kind="stable")]
         ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
         return np.searchsorted(ends, matches[:, 1], side="right"), matches[:, 0]
 
-    def _settle(self, text: str, match: tuple[int, int, int]) -> list[tuple[int, int, int]]:
+    def _settle(self, text: str, written: str, match: tuple[int, int, int]) -> list[tuple[int, int, int]]:
         """Return the match where it is a whole word, else what shorter words its place holds."""
         number, start, end = match
-        if self._bare[number] or self._is_whole(text, match):
+        if self._bare[number] or self._is_whole(text, written, match):
             return [match]
         for low, high in ((start, end - 1), (start + 1, end)):
             inner = self._automaton.find_matches_as_indexes(text[low:high])
-            settled = [whole for word, at, to in inner for whole in self._settle(text, (word, at + low, to + low))]
+            settled = [
+                whole for word, at, to in inner for whole in self._settle(text, written, (word, at + low, to + low))
+            ]
             if settled:
                 return settled
         return []
 
-    def _is_whole(self, text: str, match: tuple[int, int, int]) -> bool:
+    def _is_whole(self, text: str, written: str, match: tuple[int, int, int]) -> bool:
         number, start, end = match
         head, tail = self._edges[number]
-        if head and start and edge_kind(text[start - 1]) == head:
+        if head and start and edge_kind(text[start - 1]) == head and not _has_capital(written, start):
             return False
-        return not (tail and end < len(text) and edge_kind(text[end]) == tail)
+        glued = tail and end < len(text) and edge_kind(text[end]) == tail
+        return not glued or _has_capital(written, end)
+
+
+def _has_capital(written: str, place: int) -> bool:
+    """Tell whether a capitalised word begins at `place`: after a small letter, or before one (OPPO|Reno)."""
+    if not written or not written[place].isupper():
+        return False
+    return written[place - 1].islower() or written[place + 1 : place + 2].islower()
 
 
 @cache

@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 from weibotag.errors import ModelError, RequestError
 from weibotag.posts import list_parts
 from weibotag.taggers.calibration import Calibration
+from weibotag.taggers.rules import RulesTagger
 from weibotag.taggers.tagger import raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
@@ -99,12 +100,20 @@ def train(lines: Sequence[str], gold: csr_matrix, settings: Settings, threads: i
 
 
 class FastTagger:
-    """A trained fastText model and its calibration."""
+    """A trained fastText model, its calibration, and how much the taxonomy's own words have to say beside it.
 
-    def __init__(self, taxonomy: Taxonomy, network: Any, calibration: Calibration | None = None) -> None:
+    `rules_share` is the weight of the rules tagger's scores, 0 to 1: with few labelled posts the words of the taxonomy
+    know more than fastText could learn; with many they only cost time, and training sets it to 0.
+    """
+
+    def __init__(
+        self, taxonomy: Taxonomy, network: Any, calibration: Calibration | None = None, rules_share: float = 0.0
+    ) -> None:
         self.taxonomy = taxonomy
+        self.rules_share = rules_share
         self._network = network
         self._calibration = calibration
+        self._rules = RulesTagger(taxonomy) if rules_share else None
         self._numbers = {label: int(label.removeprefix(LABEL)) for label in network.get_labels()}
         if self._numbers and max(self._numbers.values()) >= len(taxonomy):
             raise ModelError("the fastText model knows more tags than the taxonomy beside it: train again")
@@ -121,11 +130,8 @@ class FastTagger:
 
     def scores(self, table: pa.Table) -> csr_matrix:
         """Return probabilities, float32 csr_matrix (posts x tags), a child's never above its parent's."""
-        return self.settle_lines(write_documents(table))
-
-    def settle_lines(self, lines: Sequence[str]) -> csr_matrix:
-        """Return the same for lines that `write_documents` made."""
-        return self.settle(self.raw_scores(lines))
+        raw = self.raw_scores(write_documents(table))
+        return self.settle(blend(raw, self._rules.scores(table), self.rules_share) if self._rules else raw)
 
     def settle(self, raw: csr_matrix) -> csr_matrix:
         """Return raw scores calibrated and closed over parents."""
@@ -134,6 +140,11 @@ class FastTagger:
     def save(self, path: Path) -> None:
         """Write fastText's binary model."""
         self._network.save_model(str(path))
+
+
+def blend(scores: csr_matrix, others: csr_matrix, share: float) -> csr_matrix:
+    """Return the mean of two score matrices in which the second counts `share`."""
+    return csr_matrix(scores * np.float32(1 - share) + others * np.float32(share))
 
 
 def load_network(path: Path) -> Any:

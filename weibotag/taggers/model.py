@@ -107,7 +107,7 @@ def load_model(folder: Path) -> Model:
     calibration = Calibration(decisions["slope"], decisions["offset"])
     return Model(
         taxonomy,
-        FastTagger(taxonomy, load_network(folder / NETWORK), calibration),
+        FastTagger(taxonomy, load_network(folder / NETWORK), calibration, about["rules_share"]),
         calibration,
         decisions["thresholds"],
         Codebook.load(folder / CODES) if CODES in about["files"] else None,
