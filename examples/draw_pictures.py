@@ -47,7 +47,9 @@ def find_face() -> Face | None:
         try:
             answer = subprocess.run(
                 ["fc-match", "-f", "%{file}|%{index}", pattern],
-                capture_output=True, text=True, check=True,
+                capture_output=True,
+                text=True,
+                check=True,
             ).stdout
         except (OSError, subprocess.CalledProcessError):
             return None
@@ -76,8 +78,7 @@ def paint_backdrop(pen: Pen, picture: Picture) -> None:
         pen.rect(0, high * 0.62, wide, high, second)
     elif picture.backdrop == "stripes":
         for x in range(-high, wide, 60):
-            pen.poly([(x, high), (x + high, 0), (x + high + 24, 0), (x + 24, high)],
-                     shade(colour, 0.95))
+            pen.poly([(x, high), (x + high, 0), (x + high + 24, 0), (x + 24, high)], shade(colour, 0.95))
     elif picture.backdrop == "dots":
         for y in range(20, high, 48):
             for x in range(20 + y % 96 // 4, wide, 48):
@@ -153,8 +154,7 @@ def draw_chat(pen: Pen, picture: Picture) -> None:
         pen.rect(face_x, y, face_x + unit * 1.7, y + unit * 1.7, bar if mine else "#9fb3c8", 6)
         fill = bubble if mine else "#ffffff"
         pen.rect(left, y, left + length, y + unit * 1.7, fill, 8)
-        pen.text(left + unit / 2, y + unit * 0.85, text, unit * 0.9, ink_on(fill), "lm",
-                 length - unit)
+        pen.text(left + unit / 2, y + unit * 0.85, text, unit * 0.9, ink_on(fill), "lm", length - unit)
         y += unit * 2.3
     place_things(pen, picture)
 
@@ -176,8 +176,7 @@ def draw_list(pen: Pen, picture: Picture) -> None:
         space = pen.width(value, size) if value else 0
         pen.text(wide * 0.07, y, name, size, ink, "lm", wide * 0.82 - space)
         pen.text(wide * 0.93, y, value, size, shade(mark, 0.85), "rm")
-        pen.line([(wide * 0.07, y + step * 0.42), (wide * 0.93, y + step * 0.42)],
-                 shade(picture.colours[0], 0.88), 1)
+        pen.line([(wide * 0.07, y + step * 0.42), (wide * 0.93, y + step * 0.42)], shade(picture.colours[0], 0.88), 1)
     place_things(pen, picture)
 
 
@@ -221,8 +220,13 @@ def draw_verse(pen: Pen, picture: Picture) -> None:
 
 
 KINDS: dict[str, Callable[[Pen, Picture], None]] = {
-    "scene": draw_scene, "poster": draw_poster, "cover": draw_cover, "chat": draw_chat,
-    "list": draw_list, "app": draw_app, "verse": draw_verse,
+    "scene": draw_scene,
+    "poster": draw_poster,
+    "cover": draw_cover,
+    "chat": draw_chat,
+    "list": draw_list,
+    "app": draw_app,
+    "verse": draw_verse,
 }
 
 
@@ -237,9 +241,7 @@ def render(picture: Picture, face: Face) -> Image.Image:
 def save(picture: Picture, face: Face, path: Path) -> None:
     """Draw a picture and write it in the format its name asks for."""
     if picture.frames:
-        frames = [
-            render(replace(picture, lines=lines), face).quantize(64) for lines in picture.frames
-        ]
+        frames = [render(replace(picture, lines=lines), face).quantize(64) for lines in picture.frames]
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=900, loop=0)
         return
     image = render(picture, face)
@@ -255,7 +257,9 @@ def read_pictures(path: Path) -> list[Picture]:
     """Read the definitions."""
     return [
         Picture(
-            name=entry["name"], kind=entry["kind"], size=(entry["size"][0], entry["size"][1]),
+            name=entry["name"],
+            kind=entry["kind"],
+            size=(entry["size"][0], entry["size"][1]),
             colours=(entry["colours"][0], entry["colours"][1]),
             lines=tuple(entry.get("lines", ())),
             things=tuple(tuple(thing) for thing in entry.get("things", ())),

@@ -57,38 +57,47 @@ class Pen:
     def square(self, x: float, y: float, size: float, *, flip: bool = False) -> Pen:
         """Give a pen whose 100 x 100 units fill a square of this pen's units."""
         unit = self.unit * size / 100
-        return replace(
-            self, x=self.x + x * self.unit, y=self.y + y * self.unit, unit=unit, flip=flip
-        )
+        return replace(self, x=self.x + x * self.unit, y=self.y + y * self.unit, unit=unit, flip=flip)
 
     def _to(self, points: Points) -> list[tuple[float, float]]:
-        return [
-            (self.x + (100 - x if self.flip else x) * self.unit, self.y + y * self.unit)
-            for x, y in points
-        ]
+        return [(self.x + (100 - x if self.flip else x) * self.unit, self.y + y * self.unit) for x, y in points]
 
     def _box(self, x0: float, y0: float, x1: float, y1: float) -> list[float]:
         (ax, ay), (bx, by) = self._to([(x0, y0), (x1, y1)])
         return [min(ax, bx), min(ay, by), max(ax, bx), max(ay, by)]
 
     def rect(
-        self, x0: float, y0: float, x1: float, y1: float, fill: str | None,
-        radius: float = 0, line: str | None = None, width: float = 1,
+        self,
+        x0: float,
+        y0: float,
+        x1: float,
+        y1: float,
+        fill: str | None,
+        radius: float = 0,
+        line: str | None = None,
+        width: float = 1,
     ) -> None:
         """Draw a rectangle, with round corners if `radius` is given."""
         self.draw.rounded_rectangle(
-            self._box(x0, y0, x1, y1), radius * self.unit, fill, line,
+            self._box(x0, y0, x1, y1),
+            radius * self.unit,
+            fill,
+            line,
             max(1, round(width * self.unit)),
         )
 
     def oval(
-        self, x0: float, y0: float, x1: float, y1: float, fill: str | None,
-        line: str | None = None, width: float = 1,
+        self,
+        x0: float,
+        y0: float,
+        x1: float,
+        y1: float,
+        fill: str | None,
+        line: str | None = None,
+        width: float = 1,
     ) -> None:
         """Draw an ellipse that fills a box."""
-        self.draw.ellipse(
-            self._box(x0, y0, x1, y1), fill, line, max(1, round(width * self.unit))
-        )
+        self.draw.ellipse(self._box(x0, y0, x1, y1), fill, line, max(1, round(width * self.unit)))
 
     def half(self, x0: float, y0: float, x1: float, y1: float, fill: str) -> None:
         """Draw the left half of a filled ellipse."""
@@ -108,8 +117,15 @@ class Pen:
             self.draw.ellipse((x - wide / 2, y - wide / 2, x + wide / 2, y + wide / 2), fill)
 
     def arc(
-        self, x: float, y: float, rx: float, ry: float, start: float, end: float,
-        fill: str, width: float,
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        start: float,
+        end: float,
+        fill: str,
+        width: float,
     ) -> None:
         """Draw a part of an ellipse around (x, y); angles in degrees, clockwise."""
         angles = [math.radians(start + (end - start) * step / 40) for step in range(41)]
@@ -120,15 +136,20 @@ class Pen:
         return self.face.at(size * self.unit).getlength(text) / self.unit
 
     def text(
-        self, x: float, y: float, text: str, size: float, fill: str,
-        anchor: str = "la", room: float = 0, bold: bool = False,
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float,
+        fill: str,
+        anchor: str = "la",
+        room: float = 0,
+        bold: bool = False,
     ) -> float:
         """Write one line of text, smaller if `room` is too narrow; give its size."""
         if room:
             size = min(size, size * room / max(1.0, self.width(text, size)))
         font = self.face.at(size * self.unit)
         stroke = max(1, round(size * self.unit / 60)) if bold else 0
-        self.draw.text(
-            self._to([(x, y)])[0], text, fill, font, anchor, stroke_width=stroke, stroke_fill=fill
-        )
+        self.draw.text(self._to([(x, y)])[0], text, fill, font, anchor, stroke_width=stroke, stroke_fill=fill)
         return size

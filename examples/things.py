@@ -15,6 +15,7 @@ from pens import Pen, shade
 
 def football(pen: Pen, main: str, second: str) -> None:
     """Draw a football."""
+
     def ring(radius: float, turn: float, x: float = 50, y: float = 50) -> list[tuple[float, float]]:
         angles = [math.radians(turn + 72 * step) for step in range(5)]
         return [(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles]
@@ -72,8 +73,17 @@ def town(pen: Pen, main: str, second: str) -> None:
     """Draw old houses by a canal; main is the roofs and second the water."""
     for x, y, wide in ((-34, 44, 40), (4, 34, 44), (52, 42, 46), (100, 36, 44)):
         pen.rect(x + 4, y, x + wide - 4, 80, "#f3eee2")
-        pen.poly([(x - 4, y + 2), (x + 4, y - 6), (x + 10, y - 16), (x + wide - 10, y - 16),
-                  (x + wide - 4, y - 6), (x + wide + 4, y + 2)], main)
+        pen.poly(
+            [
+                (x - 4, y + 2),
+                (x + 4, y - 6),
+                (x + 10, y - 16),
+                (x + wide - 10, y - 16),
+                (x + wide - 4, y - 6),
+                (x + wide + 4, y + 2),
+            ],
+            main,
+        )
         pen.rect(x + wide / 2 - 5, y + 14, x + wide / 2 + 5, y + 26, "#6b4a34")
         pen.line([(x + 9, y + 2), (x + 9, y + 9)], "#333333", 0.8)
         pen.oval(x + 5, y + 8, x + 13, y + 17, "#d7352b")
@@ -117,8 +127,7 @@ def laptop(pen: Pen, main: str, second: str) -> None:
         pen.line([(26, 28 + 8 * row), (end, 28 + 8 * row)], shade(second, 1.6), 2)
     pen.poly([(16, 67), (84, 67), (98, 84), (2, 84)], main)
     for row in range(3):
-        pen.line([(18 - 3 * row, 70 + 3 * row), (82 + 3 * row, 70 + 3 * row)],
-                 shade(main, 0.6), 1.6)
+        pen.line([(18 - 3 * row, 70 + 3 * row), (82 + 3 * row, 70 + 3 * row)], shade(main, 0.6), 1.6)
     pen.poly([(40, 79), (60, 79), (62, 83), (38, 83)], shade(main, 0.8))
 
 
@@ -256,15 +265,25 @@ def dress(pen: Pen, main: str, second: str) -> None:
     pen.poly([(35, 20), (44, 24), (50, 26), (56, 24), (65, 20), (62, 46), (38, 46)], main)
     pen.poly([(38, 46), (62, 46), (84, 92), (68, 95), (50, 93), (32, 95), (16, 92)], main)
     pen.rect(37.5, 43, 62.5, 49, second)
-    for x, y in ((46, 34), (56, 34), (44, 58), (56, 60), (36, 72), (50, 74), (64, 72), (30, 86),
-                 (44, 87), (58, 87), (72, 86)):
+    for x, y in (
+        (46, 34),
+        (56, 34),
+        (44, 58),
+        (56, 60),
+        (36, 72),
+        (50, 74),
+        (64, 72),
+        (30, 86),
+        (44, 87),
+        (58, 87),
+        (72, 86),
+    ):
         pen.oval(x - 2, y - 2, x + 2, y + 2, shade(main, 1.6))
 
 
 def shoe(pen: Pen, main: str, second: str) -> None:
     """Draw a sports shoe."""
-    pen.poly([(8, 34), (14, 30), (24, 40), (36, 38), (44, 30), (66, 52), (90, 58), (97, 70),
-              (97, 76), (6, 76)], main)
+    pen.poly([(8, 34), (14, 30), (24, 40), (36, 38), (44, 30), (66, 52), (90, 58), (97, 70), (97, 76), (6, 76)], main)
     pen.rect(4, 72, 98, 84, "#ffffff", 5, second, 1)
     pen.poly([(97, 70), (90, 58), (78, 55), (80, 73)], shade(main, 0.8))
     for step in range(4):
@@ -285,9 +304,14 @@ def bag(pen: Pen, main: str, second: str) -> None:
 
 def books(pen: Pen, main: str, second: str) -> None:
     """Draw a pile of books with one leaning on it."""
-    for step, (colour, left, right) in enumerate((
-        (main, 8, 70), (second, 14, 74), (shade(main, 1.4), 6, 66), (shade(second, 0.7), 12, 72),
-    )):
+    for step, (colour, left, right) in enumerate(
+        (
+            (main, 8, 70),
+            (second, 14, 74),
+            (shade(main, 1.4), 6, 66),
+            (shade(second, 0.7), 12, 72),
+        )
+    ):
         y = 80 - 14 * step
         pen.rect(left, y, right, y + 13, colour, 2)
         pen.rect(right - 6, y + 2, right + 1, y + 11, "#fbf7ea")
@@ -357,8 +381,7 @@ def shelf(pen: Pen, main: str, second: str) -> None:
             pen.rect(x, y, x + 26, y + 26, shade(main, 0.6))
             if (row + column) % 3 == 2:
                 for step in range(4):
-                    pen.rect(x + 2 + 6 * step, y + 6, x + 7 + 6 * step, y + 26,
-                             shade(second, 0.6 + 0.25 * step), 1)
+                    pen.rect(x + 2 + 6 * step, y + 6, x + 7 + 6 * step, y + 26, shade(second, 0.6 + 0.25 * step), 1)
             else:
                 pen.rect(x + 2, y + 8, x + 24, y + 26, shade(second, 1.3 - 0.15 * row), 2)
                 pen.rect(x + 9, y + 13, x + 17, y + 17, "#ffffff", 1)
@@ -396,8 +419,30 @@ Thing = Callable[[Pen, str, str], None]
 THINGS: Mapping[str, Thing] = {
     function.__name__: function
     for function in (
-        football, basketball, runner, beach, town, bed, phone, laptop, headphones, cake, hotpot,
-        coffee, lipstick, bottle, palette, dress, shoe, bag, books, cat, dog, tank, shelf, roller,
+        football,
+        basketball,
+        runner,
+        beach,
+        town,
+        bed,
+        phone,
+        laptop,
+        headphones,
+        cake,
+        hotpot,
+        coffee,
+        lipstick,
+        bottle,
+        palette,
+        dress,
+        shoe,
+        bag,
+        books,
+        cat,
+        dog,
+        tank,
+        shelf,
+        roller,
         sofa,
     )
 } | {kind: partial(car, kind=kind) for kind in ("ev", "suv", "tuned")}

@@ -206,9 +206,7 @@ def test_keywords_are_folded_sets() -> None:
     predicted = tags(words("1", "iphone", "IPHONE", "手机", " "), words("3", "多余"), words("4", "多余"))
     keywords = evaluate(predicted, gold, TREE)["keywords"]
     # Posts 1 and 2: one hit, three gold, two distinct predicted.
-    assert keywords == pytest.approx(
-        {"posts": 2, "precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5, "recall_at_10": 1 / 3}
-    )
+    assert keywords == pytest.approx({"posts": 2, "precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5, "recall_at_10": 1 / 3})
 
 
 def test_keywords_after_the_tenth_count_only_for_recall() -> None:

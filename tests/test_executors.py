@@ -102,9 +102,7 @@ def test_every_job_has_its_receipt(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_one_worker_keeps_the_order(workers: int) -> None:
-    assert [receipt["part"] for receipt in run_parts("chores:square", jobs(9), workers)] == [
-        job["part"] for job in jobs(9)
-    ]
+    assert [receipt["part"] for receipt in run_parts("chores:square", jobs(9), workers)] == [job["part"] for job in jobs(9)]
 
 
 def test_workers_are_replaced_after_their_share() -> None:

@@ -92,9 +92,7 @@ def test_yunet_finds_the_faces_of_a_street_and_their_landmarks(with_yunet: None,
 def test_yunet_answers_the_same_for_a_picture_whatever_came_before(with_yunet: None, street: np.ndarray) -> None:
     backend = YuNet()
     backend.open()
-    pictures = [
-        np.asarray(Image.fromarray(street).resize(size)) for size in [(24, 24), (600, 30), (30, 600), (300, 200)]
-    ]
+    pictures = [np.asarray(Image.fromarray(street).resize(size)) for size in [(24, 24), (600, 30), (30, 600), (300, 200)]]
     first = [backend.find(picture) for picture in pictures]
     for _ in range(6):
         assert [backend.find(picture) for picture in reversed(pictures)] == first[::-1]

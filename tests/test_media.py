@@ -71,9 +71,7 @@ def test_damaged_files_are_the_same_for_a_seed(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     one, two = (damaged_media.make(tmp_path / name, 80, seed=3) for name in ("one", "two"))
-    assert [path.read_bytes() for path in one if path.is_file()] == [
-        path.read_bytes() for path in two if path.is_file()
-    ]
+    assert [path.read_bytes() for path in one if path.is_file()] == [path.read_bytes() for path in two if path.is_file()]
 
 
 @settings(max_examples=150, deadline=None)
@@ -145,9 +143,7 @@ def test_what_is_no_picture_says_what_it_looks_like(data: bytes, reason: str) ->
 
 
 def test_the_pixel_limit_is_read_from_the_header() -> None:
-    assert (
-        reason_of(damaged_media.png_header(10_000, 5_000)) == "too many pixels: 10000 x 5000, the limit is 50,000,000"
-    )
+    assert reason_of(damaged_media.png_header(10_000, 5_000)) == "too many pixels: 10000 x 5000, the limit is 50,000,000"
     assert "too many pixels" in reason_of(damaged_media.png_header(2_000_000, 2_000_000))
     assert "too many pixels" in reason_of(damaged_media.gif_header(60_000, 60_000))
     small = MediaLimits(max_pixels=48 * 40)
@@ -211,9 +207,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
 
 
 def test_broken_exif_leaves_the_picture() -> None:
-    data = damaged_media.encode(
-        Image.new("RGB", (20, 10), "blue"), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage"
-    )
+    data = damaged_media.encode(Image.new("RGB", (20, 10), "blue"), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
     assert read_one(data).shape == (10, 20, 3)
 
 

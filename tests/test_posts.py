@@ -22,9 +22,7 @@ POSTS = schema.arrow_schema("posts")
 def test_columns_are_those_of_the_schema_then_the_others(tmp_path: Path) -> None:
     path = write(tmp_path / "p.csv", "split,text,post_id,route,folder\ntrain,hi,1,x,y\n")
     table = read(path)
-    assert table.schema == pa.schema(
-        [*POSTS, ("split", pa.string()), ("route_in", pa.string()), ("folder_in", pa.string())]
-    )
+    assert table.schema == pa.schema([*POSTS, ("split", pa.string()), ("route_in", pa.string()), ("folder_in", pa.string())])
     assert table.to_pylist() == [
         {
             "post_id": "1",
@@ -80,9 +78,7 @@ def test_lists_are_json_or_joined_and_unlabelled_is_null(tmp_path: Path) -> None
     path = tmp_path / "p.csv"
     cells = ["a;b", "a； b ;;", '["a;b", "c", 3, null, ""]', "[头条] x;y", "", " ", "[]", ";", "[1", "[1],[2]"]
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows(
-            [["post_id", "text", "images", "tags"], *([i, "t", c, c] for i, c in enumerate(cells))]
-        )
+        csv.writer(file).writerows([["post_id", "text", "images", "tags"], *([i, "t", c, c] for i, c in enumerate(cells))])
     table = read(path)
     assert table["tags"].to_pylist() == [
         ["a", "b"],

@@ -98,9 +98,7 @@ def test_bad_json_lines_are_rejected(tmp_path: Path) -> None:
 
 def test_parquet_rows_with_broken_bytes_are_rejected(tmp_path: Path) -> None:
     texts = pa.array([b"ok", b"cut \xe4\xbb", None, "好".encode()], pa.binary())
-    table = pa.table(
-        {"post_id": ["1", "2", "3", "4"], "text": texts.view(pa.string()), "images": ["", "", "a.jpg", ""]}
-    )
+    table = pa.table({"post_id": ["1", "2", "3", "4"], "text": texts.view(pa.string()), "images": ["", "", "a.jpg", ""]})
     pq.write_table(table, tmp_path / "p.parquet")
     assert read(tmp_path / "p.parquet")["text"].to_pylist() == ["ok", "", "好"]
     found = rejected(tmp_path / "p.parquet", tmp_path)

@@ -21,9 +21,7 @@ OFTEN = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCh
 def ocr(ids: list[str]) -> pa.Table:
     lines = [[{"text": f"口红 {id}", "score": 0.5, "box": [1.0, 2.0]}] if n % 3 else None for n, id in enumerate(ids)]
     errors = [None if n % 3 else f"no picture {id}" for n, id in enumerate(ids)]
-    return schema.cast(
-        pa.table({"media_id": pa.array(ids, pa.string()), "ocr_lines": lines, "ocr_error": errors}), "ocr"
-    )
+    return schema.cast(pa.table({"media_id": pa.array(ids, pa.string()), "ocr_lines": lines, "ocr_error": errors}), "ocr")
 
 
 def found(table: pa.Table, ids: list[str]) -> list[dict]:
@@ -237,9 +235,7 @@ def test_a_reader_sees_every_row_while_parts_are_merged(tmp_path: Path) -> None:
     assert kept.sizes()[0][3] == 20 + 48
 
 
-def test_a_part_that_was_merged_away_between_listing_and_reading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_that_was_merged_away_between_listing_and_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Store(tmp_path)
     ids = ["a", "b", "c"]
     for id in ids:

@@ -73,9 +73,7 @@ def test_load_trees_of_json_and_yaml(write: Write) -> None:
         {
             "name": "美妆",
             "aliases": ["彩妆", "化妆"],
-            "children": [
-                {"name": "口红", "aliases": ["唇膏"], "keywords": "色号;试色", "children": [{"name": "试色"}]}
-            ],
+            "children": [{"name": "口红", "aliases": ["唇膏"], "keywords": "色号;试色", "children": [{"name": "试色"}]}],
         },
         {"name": "美食", "children": [{"name": "苹果"}, {"name": "火锅"}]},
     ]

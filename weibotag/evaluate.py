@@ -281,9 +281,7 @@ def render(report: dict[str, Any], tags_shown: int = 20) -> "Group":
     from rich.padding import Padding
 
     numbers = {
-        name: {"all posts": value}
-        for name, value in report.items()
-        if name != "keywords" and not isinstance(value, dict)
+        name: {"all posts": value} for name, value in report.items() if name != "keywords" and not isinstance(value, dict)
     }
     worst = sorted(
         ((tag_id, scores) for tag_id, scores in report["per_tag"].items() if scores["gold"]),

@@ -249,9 +249,7 @@ def _read_json(path: Path) -> Iterator[pa.Table]:
         yield TAGS.empty_table()
         return
     _need_id(path, list(kinds))
-    others = {
-        name: JSON_TYPES.get(frozenset(found), pa.string()) for name, found in kinds.items() if name not in TAGS.names
-    }
+    others = {name: JSON_TYPES.get(frozenset(found), pa.string()) for name, found in kinds.items() if name not in TAGS.names}
     complete = pa.schema([*TAGS, *others.items()])
     with open_lines(file) as lines:
         rows = _json_rows(path, lines)

@@ -234,9 +234,7 @@ def decode(data: bytes, kind: str, file_id: str, limits: MediaLimits) -> tuple[l
     return rows, frames
 
 
-def media_row(
-    file_id: str, number: int, time_ms: int | None, kind: str | None, pixels: np.ndarray | None
-) -> dict[str, Any]:
+def media_row(file_id: str, number: int, time_ms: int | None, kind: str | None, pixels: np.ndarray | None) -> dict[str, Any]:
     """Return a row of schema `media` for frame `number` of a file."""
     return {
         "file_id": file_id,

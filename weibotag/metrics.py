@@ -53,10 +53,7 @@ def close(matrix: csr_matrix, closure: csr_matrix) -> csr_matrix:
 def count(gold: csr_matrix, predicted: csr_matrix, axis: int) -> np.ndarray:
     """Return numbers of hits, gold and predicted pairs, int64 (3, n): per column for axis 0, per row for axis 1."""
     return np.stack(
-        [
-            np.asarray(part.sum(axis=axis, dtype=np.int64)).ravel()
-            for part in (gold.multiply(predicted), gold, predicted)
-        ]
+        [np.asarray(part.sum(axis=axis, dtype=np.int64)).ravel() for part in (gold.multiply(predicted), gold, predicted)]
     )
 
 

@@ -127,9 +127,7 @@ def _decode(file: dict[str, Any], limits: MediaLimits) -> tuple[list[dict[str, A
 
 def link_files(table: pa.Table, limits: MediaLimits, known: dict[str, tuple[str | None, str | None]]) -> pa.Table:
     """Return a row of schema "links" for each picture of a posts table; `known` remembers the files already hashed."""
-    with_media = table.filter(
-        pc.or_(*(pc.greater(pc.list_value_length(table[name]), 0) for name in ("images", "videos")))
-    )
+    with_media = table.filter(pc.or_(*(pc.greater(pc.list_value_length(table[name]), 0) for name in ("images", "videos"))))
     rows = []
     for post in with_media.select(["post_id", "images", "videos", "folder"]).to_pylist():
         for position, name in enumerate(post["images"]):
@@ -138,8 +136,7 @@ def link_files(table: pa.Table, limits: MediaLimits, known: dict[str, tuple[str 
                 known[path] = hash_file(Path(path), limits)
             file_id, reason = known[path]
             rows.append(
-                {"post_id": post["post_id"], "position": position, "path": path, "file_id": file_id}
-                | {"link_error": reason}
+                {"post_id": post["post_id"], "position": position, "path": path, "file_id": file_id} | {"link_error": reason}
             )
         for position, name in enumerate(post["videos"], start=len(post["images"])):
             rows.append({"post_id": post["post_id"], "position": position, "path": name, "link_error": CLIP})

@@ -66,9 +66,7 @@ class Looking:
         return media_fingerprint(self.limits)
 
 
-def make_looking(
-    pipeline: Pipeline, store: Path | None = None, workers: int | None = None, quiet: bool = False
-) -> Looking:
+def make_looking(pipeline: Pipeline, store: Path | None = None, workers: int | None = None, quiet: bool = False) -> Looking:
     """Return how the pipeline looks at pictures; nothing is loaded yet."""
     stages = {name: pipeline.make_stage(name) for name in pipeline.stages}
     looking = Looking(
@@ -98,8 +96,7 @@ def describe_input(source: PostsSource) -> dict[str, Any]:
         files: list[Any] = [["-", digest]]
     else:
         files = [
-            [str(path.resolve()), (state := path.stat()).st_size, state.st_mtime_ns]
-            for path in resolve_files(source.path)
+            [str(path.resolve()), (state := path.stat()).st_size, state.st_mtime_ns] for path in resolve_files(source.path)
         ]
     return {"files": files, **{key: value for key, value in asdict(source).items() if key != "path"}}
 

@@ -80,9 +80,7 @@ def matches(table: pa.Table, expression: str) -> np.ndarray:
     import duckdb
 
     names = [name.lower() for name in table.column_names]
-    twins = [
-        name for name in table.column_names if names.count(name.lower()) > 1 and name.lower() in expression.lower()
-    ]
+    twins = [name for name in table.column_names if names.count(name.lower()) > 1 and name.lower() in expression.lower()]
     if twins:
         raise RequestError(f"expression {expression!r}: columns {', '.join(twins)} differ in case alone; rename one")
     # Longer than every name, so that it hides none of them.
@@ -258,9 +256,7 @@ def _passed(cells: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     if cells.type == kind:
         return cells
     if pa.types.is_string(kind) and (pa.types.is_nested(cells.type) or pa.types.is_binary(cells.type)):
-        texts = [
-            cell if cell is None else json.dumps(cell, ensure_ascii=False, default=str) for cell in cells.to_pylist()
-        ]
+        texts = [cell if cell is None else json.dumps(cell, ensure_ascii=False, default=str) for cell in cells.to_pylist()]
         return pa.chunked_array([pa.array(texts, pa.string())])
     return cells.cast(kind)
 
@@ -294,9 +290,7 @@ def _json_items(text: str) -> list[str] | None:
         return None
     if not isinstance(value, list):
         return None
-    texts = (
-        item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in value if item is not None
-    )
+    texts = (item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in value if item is not None)
     return [text.strip() for text in texts if text.strip()]
 
 

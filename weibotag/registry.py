@@ -19,9 +19,7 @@ class Entry:
 
 
 REGISTRY: dict[tuple[str, str], Entry] = {
-    ("ocr", "rapidocr"): Entry(
-        "weibotag.backends.ocr_rapidocr:RapidOcr", ("rapidocr", "onnxruntime"), None, "Apache-2.0"
-    ),
+    ("ocr", "rapidocr"): Entry("weibotag.backends.ocr_rapidocr:RapidOcr", ("rapidocr", "onnxruntime"), None, "Apache-2.0"),
     ("faces", "haar"): Entry("weibotag.backends.faces_opencv:Haar", ("cv2",), None, "Apache-2.0"),
     ("faces", "yunet"): Entry("weibotag.backends.faces_opencv:YuNet", ("cv2",), None, "Apache-2.0 (weights MIT)"),
     ("embed", "ppocr"): Entry(

@@ -57,9 +57,7 @@ class Run:
         except Timeout as error:
             raise LockedError(_describe_holder(folder)) from error
         except OSError as error:
-            raise RequestError(
-                f"{folder}: can't be a run folder ({error.strerror}): choose another by --run"
-            ) from error
+            raise RequestError(f"{folder}: can't be a run folder ({error.strerror}): choose another by --run") from error
         run = cls(folder, request, lock)
         try:
             run._take_over(_read_manifest(folder))
@@ -263,9 +261,7 @@ def _is_held(folder: Path) -> bool:
     except Timeout:
         return True
     except OSError as error:
-        raise RequestError(
-            f"{path}: can't be opened ({error.strerror}): ask as the user that started the run"
-        ) from error
+        raise RequestError(f"{path}: can't be opened ({error.strerror}): ask as the user that started the run") from error
 
 
 def _now() -> str:

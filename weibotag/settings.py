@@ -77,7 +77,7 @@ class Pipeline(Strict):
 
     def make_stage(self, name: str) -> Stage:
         """Return the stage `name` with its settings; raises RequestError for an unknown name or setting."""
-        stage = load("stage", name)
+        stage: Any = load("stage", name)
         config_class = stage.Config
         try:
             return stage(config_class(**getattr(self, name, {})))

@@ -67,8 +67,7 @@ class Store:
         """Return the distinct ids (strings; nulls are dropped) that the store does not know, in the order given."""
         asked = _number(ids)
         query = (
-            f"SELECT asked.id FROM asked ANTI JOIN {{parts}} parts ON parts.{_key(stage)[0]} = asked.id "
-            "ORDER BY asked.place"
+            f"SELECT asked.id FROM asked ANTI JOIN {{parts}} parts ON parts.{_key(stage)[0]} = asked.id ORDER BY asked.place"
         )
 
         def find(parts: list[Path]) -> pa.Array:

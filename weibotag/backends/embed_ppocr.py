@@ -26,6 +26,9 @@ class PpocrBackbone:
 
     width = sum(BLOCK_WIDTHS)
 
+    def __init__(self) -> None:
+        self._session: Any = None
+
     @staticmethod
     def weights() -> list[Path]:
         """Return the file of weights: the text detector in the rapidocr wheel."""
@@ -47,9 +50,7 @@ class PpocrBackbone:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            inner.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = onnxruntime.InferenceSession(inner.SerializeToString(), options, providers=["CPUExecutionProvider"])
         self._input = model.graph.input[0].name
         cv2.setNumThreads(threads)
 
@@ -67,7 +68,7 @@ class PpocrBackbone:
 
     def close(self) -> None:
         """Let the model go."""
-        self._session: Any = None
+        self._session = None
 
 
 def colours(rgb: np.ndarray) -> list[np.ndarray]:

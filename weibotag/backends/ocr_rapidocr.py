@@ -135,9 +135,7 @@ def plan_views(width: int, height: int, max_side: int) -> list[View]:
     """
     longest = max(width, height)
     if height > LONG * width and height > max_side:
-        return [
-            View(top, bottom, 1.0, max_side) for top, bottom in tile_rows(height, max(max_side, round(PAGE * width)))
-        ]
+        return [View(top, bottom, 1.0, max_side) for top, bottom in tile_rows(height, max(max_side, round(PAGE * width)))]
     if width > LONG * height:
         side = min(WIDE_SIDES * max_side, max(max_side, round(max_side * sqrt(width / height / PAGE))))
     else:

@@ -291,6 +291,4 @@ def describe_run(summary: dict[str, Any]) -> str:
     seconds = sum(summary["seconds"].values())
     rejects = f", {summary['rejects']:,} rows rejected (see {summary['run']}/rejects.csv)" if summary["rejects"] else ""
     seen = f", {pictures['files']:,} pictures ({pictures['reused']:,} known before)" if pictures["files"] else ""
-    return (
-        f"{summary['out']}: {summary['posts']:,} posts, {summary['tagged']:,} with tags{seen}{rejects}; {seconds:.1f} s"
-    )
+    return f"{summary['out']}: {summary['posts']:,} posts, {summary['tagged']:,} with tags{seen}{rejects}; {seconds:.1f} s"

@@ -47,9 +47,7 @@ def check_command(
 @app.command("show", epilog="Example: weibotag taxonomy show taxonomies/weibo.csv posts.csv --depth 2")
 def show_command(
     file: FileArgument,
-    posts: Annotated[
-        str | None, typer.Argument(help="Labelled posts to count: file, folder, quoted glob, or -.")
-    ] = None,
+    posts: Annotated[str | None, typer.Argument(help="Labelled posts to count: file, folder, quoted glob, or -.")] = None,
     where: Annotated[str | None, typer.Option("--where", help="Rows of POSTS to count, a DuckDB expression.")] = None,
     depth: Annotated[int | None, typer.Option("--depth", min=1, help="Levels to show; all by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the tags as JSON.")] = False,
@@ -84,9 +82,7 @@ def show_command(
         )
 
 
-def _list_tags(
-    taxonomy: "Taxonomy", numbers: dict[str, tuple[int, int]] | None, depth: int | None
-) -> list[dict[str, Any]]:
+def _list_tags(taxonomy: "Taxonomy", numbers: dict[str, tuple[int, int]] | None, depth: int | None) -> list[dict[str, Any]]:
     listed: list[dict[str, Any]] = []
     for at, tag in enumerate(taxonomy.tags):
         if depth is None or taxonomy.depth[at] <= depth:
@@ -100,9 +96,7 @@ def _list_tags(
     return listed
 
 
-def _draw_tree(
-    taxonomy: "Taxonomy", numbers: dict[str, tuple[int, int]] | None, depth: int | None, title: str
-) -> "Tree":
+def _draw_tree(taxonomy: "Taxonomy", numbers: dict[str, tuple[int, int]] | None, depth: int | None, title: str) -> "Tree":
     from rich.markup import escape
     from rich.tree import Tree
 

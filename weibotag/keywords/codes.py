@@ -109,10 +109,7 @@ def fit(vectors: np.ndarray, labels: csr_matrix) -> tuple[Codebook, list[list[st
     targets = labels[:, tags]
 
     grams, products = zip(
-        *(
-            _accumulate(standardise(vectors[folds == fold], mean, scale), targets[folds == fold])
-            for fold in range(FOLDS)
-        ),
+        *(_accumulate(standardise(vectors[folds == fold], mean, scale), targets[folds == fold]) for fold in range(FOLDS)),
         strict=True,
     )
     gram, product = np.sum(grams, axis=0), np.sum(products, axis=0)
@@ -125,9 +122,7 @@ def fit(vectors: np.ndarray, labels: csr_matrix) -> tuple[Codebook, list[list[st
 
     sizes = [size for size in SIZES if size <= len(chosen) // 4] or [max(2, len(chosen) // 4)]
     centres = tuple(
-        KMeans(size, n_init=2, max_iter=50, random_state=SEED)
-        .fit(projected[chosen])
-        .cluster_centers_.astype(np.float32)
+        KMeans(size, n_init=2, max_iter=50, random_state=SEED).fit(projected[chosen]).cluster_centers_.astype(np.float32)
         for size in sizes
     )
     book = Codebook(mean, scale, weights, centres)

@@ -94,9 +94,7 @@ class Matcher:
             return [match]
         for low, high in ((start, end - 1), (start + 1, end)):
             inner = self._automaton.find_matches_as_indexes(text[low:high])
-            settled = [
-                whole for word, at, to in inner for whole in self._settle(text, written, (word, at + low, to + low))
-            ]
+            settled = [whole for word, at, to in inner for whole in self._settle(text, written, (word, at + low, to + low))]
             if settled:
                 return settled
         return []

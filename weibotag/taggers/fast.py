@@ -88,9 +88,7 @@ def train(lines: Sequence[str], gold: csr_matrix, settings: Settings, threads: i
                 if len(tags):
                     file.write(" ".join(f"{LABEL}{tag}" for tag in tags.tolist()) + f" {line}\n")
         if path.stat().st_size == 0:
-            raise RequestError(
-                "no post to train on has a tag of the taxonomy; see the tags with: weibotag taxonomy show"
-            )
+            raise RequestError("no post to train on has a tag of the taxonomy; see the tags with: weibotag taxonomy show")
         try:
             return fasttext.train_supervised(
                 str(path), loss="ova", minCount=1, thread=threads, seed=SEED, verbose=0, **asdict(settings)

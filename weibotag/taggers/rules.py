@@ -179,13 +179,7 @@ class RulesTagger:
         for word, start, end in found:
             weight = LEAD if start < lead else TEXT
             # An even number of # before it means that the # on its left closes another hashtag.
-            if (
-                tagged
-                and start
-                and end < last
-                and text[start - 1] == "#" == text[end]
-                and text.count("#", 0, start) % 2
-            ):
+            if tagged and start and end < last and text[start - 1] == "#" == text[end] and text.count("#", 0, start) % 2:
                 weight = HASHTAG
             hits.add(row, word, weight, "text", -1)
 
