@@ -1,8 +1,7 @@
 """The functions that workers run: paths in, receipt out."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
+from weibotag.executors.ahead import work_ahead
 from weibotag.keywords.keywords import find_keywords
 from weibotag.keywords.mentions import Vocabulary
 from weibotag.media import Frame, MediaLimits, frames_table, hash_file, read_media
@@ -63,7 +63,8 @@ def look_at_files(job: dict[str, Any]) -> dict[str, Any]:
     media_rows: list[dict[str, Any]] = []
     changed: list[str] = []
     frames_seen = 0
-    for file, rows, frames, spent in _decode_ahead(job["files"], limits):
+    decoded = work_ahead((_decode(file, limits) for file in job["files"]), AHEAD)
+    for file, (rows, frames, spent) in zip(job["files"], decoded, strict=True):
         seconds["decode"] += spent
         if rows is None:
             changed.append(file["path"])
@@ -94,22 +95,6 @@ def look_at_files(job: dict[str, Any]) -> dict[str, Any]:
         "seconds_per_stage": seconds,
         "changed": changed,
     }
-
-
-def _decode_ahead(
-    files: list[dict[str, Any]], limits: MediaLimits
-) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]] | None, list[Frame], float]]:
-    """Give each file with its media rows and frames, read and decoded while the models work on the one before."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = [(file, pool.submit(_decode, file, limits)) for file in files[:AHEAD]]
-        left = iter(files[AHEAD:])
-        while waiting:
-            file, future = waiting.pop(0)
-            result = future.result()
-            following = next(left, None)
-            if following is not None:
-                waiting.append((following, pool.submit(_decode, following, limits)))
-            yield file, *result
 
 
 def _decode(file: dict[str, Any], limits: MediaLimits) -> tuple[list[dict[str, Any]] | None, list[Frame], float]:

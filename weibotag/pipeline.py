@@ -1,6 +1,5 @@
 """The order of things: read the posts, look at their pictures, tag them, write the answer."""
 
-import csv
 import hashlib
 import json
 import logging
@@ -9,25 +8,26 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from weibotag import __version__
-from weibotag.errors import PartialError, TooManyRejectsError
+from weibotag.errors import PartialError, TooManyRejectsError, WeibotagError
+from weibotag.executors.ahead import work_ahead
 from weibotag.executors.local import run_parts
 from weibotag.export import find_format, write_tables
-from weibotag.files import atomic
 from weibotag.media import MediaLimits
 from weibotag.parts import link_files, media_fingerprint
 from weibotag.posts import PostsSource, Rejects, read_posts, resolve_files
 from weibotag.progress import bar
-from weibotag.runs import Run
+from weibotag.runs import Run, reject_parts
 from weibotag.schema import arrow_schema
 from weibotag.settings import Pipeline
 from weibotag.stages.stage import Stage
@@ -37,15 +37,19 @@ from weibotag.store import Store, default_root
 PART_ROWS = 20_000
 # Posts whose pictures' findings are in memory at once.
 GATHER_ROWS = 2_000
-PART_FAULT = "part "
 
 log = logging.getLogger(__name__)
 Coder = Callable[[pa.Table], dict[str, list[str]]]
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 
 @dataclass
 class Looking:
-    """How pictures are looked at, and what it took: `seconds` and `frames` by stage, and counts of files."""
+    """How pictures are looked at, and what it took: `seconds` and `frames` by stage, and counts of files.
+
+    `unseen` are the ids of the files that could not be looked at.
+    """
 
     store: Store
     limits: MediaLimits
@@ -59,6 +63,7 @@ class Looking:
     files: int = 0
     reused: int = 0
     failed: int = 0
+    unseen: set[str] = field(default_factory=set)
 
     @property
     def media(self) -> str:
@@ -101,16 +106,35 @@ def describe_input(source: PostsSource) -> dict[str, Any]:
     return {"files": files, **{key: value for key, value in asdict(source).items() if key != "path"}}
 
 
-def ingest(run: Run, source: PostsSource, max_rejects: int | None, quiet: bool) -> list[str]:
-    """Read the posts into parts of the run, once; return the names of the parts.
+def open_run(
+    command: str, source: PostsSource, out: str, looking: Looking, folder: Path | None, tagger: dict[str, Any] | None
+) -> Run:
+    """Take the run folder (`OUT.run` unless given) for a request that is all that the output depends on."""
+    request = {
+        "command": command,
+        "version": __version__,
+        "input": describe_input(source),
+        "tagger": tagger,
+        "fingerprints": looking.fingerprints,
+        "media": looking.media,
+        "out": out,
+    }
+    run = Run.open(folder or Path("stdout.run" if out == "-" else f"{out}.run"), request)
+    if run.resumed and not looking.quiet:
+        log.warning("%s: going on where the last run stopped", run.folder)
+    return run
+
+
+def ingest(run: Run, source: PostsSource, max_rejects: int | None, quiet: bool, kind: str = "tags") -> list[str]:
+    """Read the posts into parts of the run, once; return the names of the parts, which are those of `kind` too.
 
     Raises TooManyRejectsError when more rows than `max_rejects` can't be used.
     """
     if run.plan is not None:
-        return list(run.plan["parts"]["tags"])
+        return list(run.plan["parts"][kind])
     names: list[str] = []
     with Rejects(run.rejects_path) as rejects, bar(None, "reading posts", quiet) as progress:
-        for table in read_posts(source, rejects, PART_ROWS):
+        for table in work_ahead(read_posts(source, rejects, PART_ROWS)):
             names.append(f"{len(names):05d}")
             run.write("posts", names[-1], table)
             progress.advance(len(table))
@@ -118,7 +142,7 @@ def ingest(run: Run, source: PostsSource, max_rejects: int | None, quiet: bool) 
         raise TooManyRejectsError(
             f"{rejects.count:,} rows can't be used, --max-rejects allows {max_rejects:,}; see {run.rejects_path}"
         )
-    run.begin({"parts": {"tags": names}, "rejects": rejects.count})
+    run.begin({"parts": {kind: names}, "rejects": rejects.count})
     return names
 
 
@@ -154,6 +178,7 @@ def look(run: Run, parts: Iterable[str], looking: Looking) -> list[str]:
                 progress.advance(len(files))
                 if receipt["status"] != "ok":
                     faults.append(f"{files[0]['path']}: {receipt['error']}")
+                    looking.unseen.add(files[0]["file_id"])
         looking.store.compact("media", looking.media)
         for name, fingerprint in looking.fingerprints.items():
             looking.store.compact(name, fingerprint)
@@ -248,11 +273,11 @@ def gather_part(run: Run, part: str, looking: Looking, code: Coder | None) -> It
     """Give the posts of a part with their wordings, some at a time; one table without those columns where none has any."""
     posts = pq.read_table(run.path("posts", part))
     links = pq.read_table(run.path("links", part))
-    if not len(links):
-        yield posts
-        return
     for start in range(0, len(posts), GATHER_ROWS):
         some = posts.slice(start, GATHER_ROWS)
+        if not len(links):
+            yield some
+            continue
         own = links.filter(pc.is_in(links["post_id"], some["post_id"].combine_chunks()))
         yield gather(some, own, looking, code)
 
@@ -270,23 +295,6 @@ def write_output(run: Run, parts: Iterable[str], out: str, quiet: bool) -> int:
                 progress.advance(len(table))
 
         return write_tables(tables(), out, schema.remove_metadata())
-
-
-def reject_parts(run: Run, failed: dict[str, str]) -> int:
-    """Put the rows of parts that failed into the rejects, in place of those of an earlier try; return their number."""
-    kept: list[list[str]] = []
-    if run.rejects_path.exists():
-        with run.rejects_path.open(encoding="utf-8-sig", newline="") as file:
-            kept = [row for row in csv.reader(file) if not row[-1].startswith(PART_FAULT)]
-    rows = [
-        ["", "", post_id, f"{PART_FAULT}{part} failed: {reason}"]
-        for part, reason in failed.items()
-        for post_id in pq.read_table(run.path("posts", part), columns=["post_id"])["post_id"].to_pylist()
-    ]
-    with atomic(run.rejects_path, "w") as file:
-        file.write("\ufeff")
-        csv.writer(file).writerows([*kept, *rows])
-    return len(rows)
 
 
 def tag(
@@ -308,20 +316,8 @@ def tag(
     """
     find_format(Path(out))
     looking = make_looking(pipeline, store, workers, quiet)
-    request = {
-        "command": "tag",
-        "version": __version__,
-        "input": describe_input(source),
-        "tagger": tagger,
-        "fingerprints": looking.fingerprints,
-        "media": looking.media,
-        "out": out,
-    }
-    folder = run_folder or Path("stdout.run" if out == "-" else f"{out}.run")
     clock = _Clock()
-    with Run.open(folder, request) as run:
-        if run.resumed:
-            log.warning("%s: going on where the last run stopped", folder)
+    with open_run("tag", source, out, looking, run_folder, tagger) as run:
         parts = ingest(run, source, max_rejects, quiet)
         clock.lap("read")
         link(run, parts, looking.limits, quiet)
@@ -346,7 +342,7 @@ def tag(
             "seconds": clock.laps,
             "seconds_per_stage": {name: round(value, 3) for name, value in looking.seconds.items()},
             "out": out,
-            "run": str(folder),
+            "run": str(run.folder),
         }
         if failed or faults:
             first = next(iter([*faults, *failed.values()]))
@@ -363,26 +359,59 @@ def _tag_parts(run: Run, parts: list[str], looking: Looking, tagger: dict[str, A
     from weibotag.parts import tag_posts
 
     failed: dict[str, str] = {}
-    open_parts = [part for part in parts if not run.done("tags", part)]
+    # A part whose pictures could not all be looked at is tagged again, because by now they may have been.
+    settled = {kept["part"] for kept in run.receipts("tags") if kept["status"] == "ok" and not kept.get("unseen")}
+    open_parts = [part for part in parts if part not in settled or not run.done("tags", part)]
     rows = {part: pq.read_metadata(run.path("posts", part)).num_rows for part in parts}
-    with bar(sum(rows.values()), "tagging posts", looking.quiet) as progress:
+    coder = coder_of(tagger)
+    # Reading the next part and writing the last one go on beside the tagger.
+    gathered = work_ahead(_try(lambda part: list(gather_part(run, part, looking, coder)), part) for part in open_parts)
+    with bar(sum(rows.values()), "tagging posts", looking.quiet) as progress, ThreadPoolExecutor(1) as writer:
         progress.advance(sum(rows[part] for part in parts if part not in open_parts))
-        for part in open_parts:
+        written: Future[None] | None = None
+        for part, tables in zip(open_parts, gathered, strict=True):
             start = perf_counter()
-            try:
-                tagged, receipt = tag_posts(gather_part(run, part, looking, _coder_of(tagger)), tagger)
-            # One part must not take the others down, whatever its rows hold; the reason goes to the rejects.
-            except Exception as error:  # noqa: BLE001
-                failed[part] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+            answer = tables if isinstance(tables, Exception) else _try(lambda some: tag_posts(some, tagger), tables)
+            if isinstance(answer, Exception):
+                said = str(answer).splitlines()
+                failed[part] = f"{type(answer).__name__}: {said[0] if said else 'no message'}"
                 run.receipt("tags", part, {"status": "failed", "error": failed[part], "rows": rows[part]})
                 continue
-            run.receipt("tags", part, {"status": "ok", "seconds": perf_counter() - start, **receipt})
-            run.write("tags", part, tagged)
+            tagged, receipt = answer
+            unseen = _count_unseen(run, part, looking)
+            receipt |= {"status": "ok", "seconds": perf_counter() - start, "unseen": unseen}
+            if written is not None:
+                written.result()
+            written = writer.submit(_keep_part, run, part, tagged, receipt)
             progress.advance(rows[part])
+        if written is not None:
+            written.result()
     return failed
 
 
-def _coder_of(tagger: dict[str, Any]) -> Coder | None:
+def _try(work: Callable[[Asked], Answer], asked: Asked) -> Answer | Exception:
+    """Return the answer, or the error: one part must not take the others down, whatever its rows hold."""
+    try:
+        return work(asked)
+    except (WeibotagError, OSError):
+        raise
+    except Exception as error:
+        log.warning("a part failed", exc_info=error)
+        return error
+
+
+def _count_unseen(run: Run, part: str, looking: Looking) -> int:
+    """Return how many pictures of a part could not be looked at."""
+    files = pq.read_table(run.path("links", part), columns=["file_id"])["file_id"]
+    return int(pc.sum(pc.is_in(files, pa.array(sorted(looking.unseen), pa.string()))).as_py() or 0)
+
+
+def _keep_part(run: Run, part: str, tagged: pa.Table, receipt: dict[str, Any]) -> None:
+    run.write("tags", part, tagged)
+    run.receipt("tags", part, receipt)
+
+
+def coder_of(tagger: dict[str, Any]) -> Coder | None:
     """Return the codes of the model's codebook, or None for a tagger without one."""
     if tagger["route"] == "rules":
         return None

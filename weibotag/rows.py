@@ -267,7 +267,8 @@ def _parquet_chunks(layout: Layout, rows: int) -> Iterator[Chunk]:
 
     first = 1
     try:
-        with readable(layout.path), pq.ParquetFile(layout.path) as file:
+        # Read through a small buffer: a row group may be the whole file.
+        with readable(layout.path), pq.ParquetFile(layout.path, buffer_size=1 << 20, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=rows):
                 table = pa.Table.from_batches([batch])
                 lines = np.arange(first, first + len(table))

@@ -12,6 +12,7 @@ WIDTHS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20
 # Scripts below this code part their words by blanks; Chinese, Japanese and Korean above it do not.
 CJK_START = 0x2E80
 
+CODES = "utf-32-le"
 LETTER, DIGIT = 1, 2
 # ahocorasick_rs takes time that grows with the square of the words while it looks for rare bytes to skip by, which
 # thousands of words never have; a first word of 256 bytes keeps it from looking.
@@ -32,6 +33,17 @@ def edge_kind(char: str) -> int:
     if "0" <= char <= "9":
         return DIGIT
     return LETTER if ord(char) < CJK_START and char.isalpha() else 0
+
+
+def spell_out(text: str) -> np.ndarray:
+    """Return the code points of a text, uint32."""
+    return np.frombuffer(text.encode(CODES, "surrogatepass"), np.uint32)
+
+
+def find_rows(texts: Sequence[str], places: np.ndarray) -> np.ndarray:
+    """Return, for places in the texts joined by one character, which text each lies in."""
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
+    return np.searchsorted(ends, places, side="right")
 
 
 def build_automaton(words: Sequence[str], matchkind: MatchKind) -> AhoCorasick:
@@ -68,11 +80,11 @@ class Matcher:
 
         The same as `find` on each folded text, for the price of one pass over all of them.
         """
-        codes = np.frombuffer("\n".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
+        written = "\n".join(texts)
+        codes = spell_out(written)
         folds, kinds = _tables()
-        low = np.minimum(codes, len(folds) - 1)
-        codes = np.where(codes < len(folds) - 1, folds[low], codes)
-        joined = codes.tobytes().decode("utf-32-le", "surrogatepass")
+        codes = np.where(codes < len(folds) - 1, folds[np.minimum(codes, len(folds) - 1)], codes)
+        joined = codes.tobytes().decode(CODES, "surrogatepass")
         found = self._automaton.find_matches_as_indexes(joined)
         matches = np.fromiter(chain.from_iterable(found), np.int64, 3 * len(found)).reshape(-1, 3)
         edges = np.array(self._edges, np.uint8)[matches[:, 0]]
@@ -81,11 +93,10 @@ class Matcher:
         glued |= (edges[:, 1] > 0) & (edges[:, 1] == neighbours[matches[:, 2] + 1])
         if glued.any():
             places = np.flatnonzero(glued).tolist()
-            again = [whole for place in places for whole in self._settle(joined, "", found[place])]
+            again = [whole for place in places for whole in self._settle(joined, written, found[place])]
             matches = np.concatenate([matches[~glued], np.array(again, np.int64).reshape(-1, 3)])
             matches = matches[np.argsort(matches[:, 1], kind="stable")]
-        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
-        return np.searchsorted(ends, matches[:, 1], side="right"), matches[:, 0]
+        return find_rows(texts, matches[:, 1]), matches[:, 0]
 
     def _settle(self, text: str, written: str, match: tuple[int, int, int]) -> list[tuple[int, int, int]]:
         """Return the match where it is a whole word, else what shorter words its place holds."""

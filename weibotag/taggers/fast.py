@@ -12,6 +12,7 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix
 
 from weibotag.errors import ModelError, RequestError
+from weibotag.keywords.matching import CODES, spell_out
 from weibotag.posts import list_parts
 from weibotag.taggers.calibration import Calibration
 from weibotag.taggers.rules import RulesTagger
@@ -19,6 +20,7 @@ from weibotag.taggers.tagger import raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
 LABEL = "__label__"
+BLANK, LINE_BREAK = ord(" "), ord("\n")
 # Scores below this are zeros: it keeps the matrix sparse and is far below every threshold.
 FLOOR = 0.01
 # Screenshots of whole articles would drown the post.
@@ -42,8 +44,7 @@ def write_documents(table: pa.Table) -> list[str]:
 
     `table` has text, author, channel and, where pictures were looked at, wordings.
     """
-    # A line break would end fastText's line; other blanks part words, and every character is a word here.
-    lines = [" ".join(text.replace("\n", " ")) for text in table["text"].to_pylist()]
+    lines = space_out(table["text"].to_pylist())
     for name, mark in (("author", "a_"), ("channel", "c_")):
         for row, value in _filled(table[name]):
             lines[row] += f" {mark}{'_'.join(value.split())}"
@@ -55,6 +56,19 @@ def write_documents(table: pa.Table) -> list[str]:
             low, high = offsets[row], offsets[row + 1]
             lines[row] += _spell_wordings(words[low:high], kinds[low:high])
     return lines
+
+
+def space_out(texts: Sequence[str]) -> list[str]:
+    """Return the texts with a blank after each character, their line breaks made blanks: every character is a word."""
+    if not texts:
+        return []
+    codes = spell_out("\n".join(texts)).copy()
+    codes[codes == LINE_BREAK] = BLANK
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)[:-1] - 1
+    codes[ends] = LINE_BREAK
+    spaced = np.full(2 * len(codes), BLANK, np.uint32)
+    spaced[::2] = codes
+    return spaced.tobytes().decode(CODES, "surrogatepass").split("\n")
 
 
 def _filled(column: pa.ChunkedArray) -> Iterable[tuple[int, str]]:
@@ -121,7 +135,7 @@ class FastTagger:
         labels, scores = self._network.f.multilinePredict([line + "\n" for line in lines], -1, FLOOR, "strict")
         lengths = np.fromiter(map(len, labels), np.int64, len(labels))
         numbers = self._numbers
-        tags = np.fromiter((numbers[label] for label in chain.from_iterable(labels)), np.int32, int(lengths.sum()))
+        tags = np.fromiter(map(numbers.__getitem__, chain.from_iterable(labels)), np.int32, int(lengths.sum()))
         data = np.minimum(np.concatenate([np.empty(0, np.float32), *scores]), 1.0)
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         return csr_matrix((data, tags, indptr), shape=(len(lines), len(self.taxonomy)))
