@@ -119,6 +119,8 @@ def train_model(
                 "posts": {"train": len(trained.lines), "valid": len(held.lines)},
                 "pictures": {"files": looking.files, "reused": looking.reused, "failed": looking.failed},
                 "seconds": round(perf_counter() - started, 1),
+                "seconds_per_stage": {name: round(value, 3) for name, value in looking.seconds.items()},
+                "frames_per_stage": looking.frames,
             }
         )
         model.save(out)

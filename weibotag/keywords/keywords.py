@@ -32,12 +32,12 @@ def find_keywords(table: pa.Table, vocabulary: Vocabulary, mentions: Mentions) -
 
     A word's score is the noisy-or of its mentions: its trust, less for print in pictures than for text.
     """
-    words = np.array(vocabulary.words, dtype=object)
+    words = vocabulary.words
     marked_posts, marked_words, marked_trust = find_marked(table["text"], vocabulary)
     posts = np.concatenate([mentions.posts, marked_posts])
-    fresh, numbers = np.unique(np.array(marked_words, dtype=object), return_inverse=True) if marked_words else ([], [])
-    numbers = np.concatenate([mentions.words, len(words) + np.array(numbers, np.int64)]).astype(np.int64)
-    names = np.concatenate([words, fresh])
+    fresh = {word: number for number, word in enumerate(dict.fromkeys(marked_words), start=len(words))}
+    numbers = np.concatenate([mentions.words, np.array([fresh[word] for word in marked_words], np.int64)])
+    names = np.concatenate([words, np.array(list(fresh), dtype=object)])
     sources = np.concatenate([mentions.sources, np.zeros(len(marked_posts), np.int64)])
     trust = np.concatenate([vocabulary.trust[mentions.words], marked_trust]) * PLACES[sources]
 

@@ -5,7 +5,7 @@ from functools import cache
 from itertools import chain
 
 import numpy as np
-from ahocorasick_rs import AhoCorasick, MatchKind
+from ahocorasick_rs import BytesAhoCorasick, MatchKind
 
 # Full-width ASCII and the wide blank, each to its plain twin: one character for one, so that places stay true.
 WIDTHS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
@@ -13,10 +13,11 @@ WIDTHS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20
 CJK_START = 0x2E80
 
 CODES = "utf-32-le"
+LINE_BREAK = ord("\n")
 LETTER, DIGIT = 1, 2
 # ahocorasick_rs takes time that grows with the square of the words while it looks for rare bytes to skip by, which
 # thousands of words never have; a first word of 256 bytes keeps it from looking.
-GUARD = "\0" * 256
+GUARD = b"\0" * 256
 
 
 def fold(text: str) -> str:
@@ -46,9 +47,19 @@ def find_rows(texts: Sequence[str], places: np.ndarray) -> np.ndarray:
     return np.searchsorted(ends, places, side="right")
 
 
-def build_automaton(words: Sequence[str], matchkind: MatchKind) -> AhoCorasick:
-    """Return an automaton that numbers `words` from 1."""
-    return AhoCorasick([GUARD, *words], matchkind=matchkind)
+def build_automaton(words: Sequence[str], matchkind: MatchKind) -> BytesAhoCorasick:
+    """Return an automaton over UTF-8 that numbers `words` from 1: bytes are matched faster, and never inside a character."""
+    return BytesAhoCorasick([GUARD, *(word.encode() for word in words)], matchkind=matchkind)
+
+
+def locate(found: list[tuple[int, int, int]], encoded: bytes) -> np.ndarray:
+    """Return matches (n, 3) int64 whose places in UTF-8 were made places in characters."""
+    matches = np.fromiter(chain.from_iterable(found), np.int64, 3 * len(found)).reshape(-1, 3)
+    if len(matches):
+        heads = (np.frombuffer(encoded, np.uint8) & 0xC0) != 0x80
+        before = np.concatenate([np.zeros(1, np.int32), np.cumsum(heads, dtype=np.int32)])
+        matches[:, 1:] = before[matches[:, 1:]]
+    return matches
 
 
 class Matcher:
@@ -59,8 +70,8 @@ class Matcher:
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        self._edges = [(0, 0), *((edge_kind(word[0]), edge_kind(word[-1])) for word in words)]
-        self._bare = [edges == (0, 0) for edges in self._edges]
+        self._edges = np.array([(0, 0), *((edge_kind(word[0]), edge_kind(word[-1])) for word in words)], np.uint8)
+        self._bare = (self._edges == 0).all(axis=1).tolist()
         self._automaton = build_automaton(words, MatchKind.LeftmostLongest)
 
     def find(self, text: str, written: str = "") -> list[tuple[int, int, int]]:
@@ -68,12 +79,19 @@ class Matcher:
 
         Where `written`, the text before folding, is given, a capital parts words as a blank does: redmi in RedmiNote.
         """
-        found = self._automaton.find_matches_as_indexes(text)
+        found = self._scan(text)
         bare = self._bare
         for number, _, _ in found:
             if not bare[number]:
                 return [match for one in found for match in self._settle(text, written, one)]
         return found
+
+    def _scan(self, text: str) -> list[tuple[int, int, int]]:
+        encoded = text.encode("utf-8", "surrogatepass")
+        found = self._automaton.find_matches_as_indexes(encoded)
+        if not found or len(encoded) == len(text):
+            return found
+        return [(number, start, end) for number, start, end in locate(found, encoded).tolist()]
 
     def find_all(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows (places in `texts`) and the words' numbers of all matches in texts not yet folded, int64.
@@ -85,15 +103,19 @@ class Matcher:
         folds, kinds = _tables()
         codes = np.where(codes < len(folds) - 1, folds[np.minimum(codes, len(folds) - 1)], codes)
         joined = codes.tobytes().decode(CODES, "surrogatepass")
-        found = self._automaton.find_matches_as_indexes(joined)
-        matches = np.fromiter(chain.from_iterable(found), np.int64, 3 * len(found)).reshape(-1, 3)
-        edges = np.array(self._edges, np.uint8)[matches[:, 0]]
-        neighbours = np.concatenate([[0], kinds[np.minimum(codes, len(kinds) - 1)], [0]])
-        glued = (edges[:, 0] > 0) & (edges[:, 0] == neighbours[matches[:, 1]])
-        glued |= (edges[:, 1] > 0) & (edges[:, 1] == neighbours[matches[:, 2] + 1])
+        encoded = joined.encode("utf-8", "surrogatepass")
+        matches = locate(self._automaton.find_matches_as_indexes(encoded), encoded)
+        edges = self._edges[matches[:, 0]]
+        # A line break on both sides stands for the ends.
+        ringed = np.concatenate([[LINE_BREAK], codes, [LINE_BREAK]])
+        beside = kinds[np.minimum(ringed[matches[:, 1:] + [0, 1]], len(kinds) - 1)]
+        glued = ((edges > 0) & (edges == beside)).any(axis=1)
         if glued.any():
-            places = np.flatnonzero(glued).tolist()
-            again = [whole for place in places for whole in self._settle(joined, written, found[place])]
+            again = [
+                whole
+                for number, start, end in matches[glued].tolist()
+                for whole in self._settle(joined, written, (number, start, end))
+            ]
             matches = np.concatenate([matches[~glued], np.array(again, np.int64).reshape(-1, 3)])
             matches = matches[np.argsort(matches[:, 1], kind="stable")]
         return find_rows(texts, matches[:, 1]), matches[:, 0]
@@ -104,7 +126,7 @@ class Matcher:
         if self._bare[number] or self._is_whole(text, written, match):
             return [match]
         for low, high in ((start, end - 1), (start + 1, end)):
-            inner = self._automaton.find_matches_as_indexes(text[low:high])
+            inner = self._scan(text[low:high])
             settled = [whole for word, at, to in inner for whole in self._settle(text, written, (word, at + low, to + low))]
             if settled:
                 return settled
@@ -112,7 +134,7 @@ class Matcher:
 
     def _is_whole(self, text: str, written: str, match: tuple[int, int, int]) -> bool:
         number, start, end = match
-        head, tail = self._edges[number]
+        head, tail = self._edges[number].tolist()
         if head and start and edge_kind(text[start - 1]) == head and not _has_capital(written, start):
             return False
         glued = tail and end < len(text) and edge_kind(text[end]) == tail

@@ -33,7 +33,7 @@ class Mentions:
 class Vocabulary:
     """All words that are looked for, each with its trust (0 to 1) as a keyword and the tags that own it.
 
-    `words` are spelled as they were given, number 0 is none; `owners` is a bool csr_matrix (words x tags).
+    `words` (object array) are spelled as they were given, number 0 is none; `owners` is a bool csr_matrix (words x tags).
     """
 
     def __init__(self, taxonomy: Taxonomy, learnt: pa.Table | None = None) -> None:
@@ -53,7 +53,7 @@ class Vocabulary:
                 trust[fold(word)] = score
                 spelled.setdefault(fold(word), word)
         trust.pop("", None)
-        self.words = ["", *(spelled[word] for word in trust)]
+        self.words = np.array(["", *(spelled[word] for word in trust)], dtype=object)
         self.trust = np.array([0.0, *trust.values()])
         self.numbers = {word: number for number, word in enumerate(trust, start=1)}
         self._tag_ids = pa.array(taxonomy.ids, pa.string())
@@ -118,7 +118,7 @@ class Vocabulary:
         fields = [
             self._tag_ids.take(pa.array(tags)),
             pa.array(SOURCES).take(pa.array(mentions.sources[at])),
-            pa.array([self.words[word] for word in mentions.words[at].tolist()], pa.string()),
+            pa.array(self.words[mentions.words[at]], pa.string()),
             media,
             box,
         ]

@@ -12,7 +12,7 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix
 
 from weibotag.errors import ModelError, RequestError
-from weibotag.keywords.matching import CODES, spell_out
+from weibotag.keywords.matching import CODES, LINE_BREAK, spell_out
 from weibotag.posts import list_parts
 from weibotag.taggers.calibration import Calibration
 from weibotag.taggers.rules import RulesTagger
@@ -20,7 +20,7 @@ from weibotag.taggers.tagger import raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
 LABEL = "__label__"
-BLANK, LINE_BREAK = ord(" "), ord("\n")
+BLANK = ord(" ")
 # Scores below this are zeros: it keeps the matrix sparse and is far below every threshold.
 FLOOR = 0.01
 # Screenshots of whole articles would drown the post.

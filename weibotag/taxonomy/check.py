@@ -161,7 +161,9 @@ def _check_contained_names(rows: list[Row]) -> Iterator[Finding]:
     names = list(first)
     automaton = build_automaton(names, MatchKind.Standard)
     for name, row in first.items():
-        inside = {names[found - 1] for found, _, _ in automaton.find_matches_as_indexes(name, overlapping=True)} - {name}
+        inside = {names[found - 1] for found, _, _ in automaton.find_matches_as_indexes(name.encode(), overlapping=True)} - {
+            name
+        }
         # A child that repeats its parent's name (体育/体育新闻) is ordinary.
         strangers = [first[short] for short in sorted(inside) if first[short].id.strip() != row.parent_id.strip()]
         if strangers:
