@@ -63,7 +63,7 @@ def read_rows(posts: Path) -> list[dict[str, str]]:
         rows = list(csv.DictReader(file))
     for row in rows:
         names = [name for name in (row.get("images") or "").split(";") if name]
-        row["images"] = ";".join(str((posts.resolve().parent / name)) for name in names)
+        row["images"] = ";".join(str(posts.resolve().parent / name) for name in names)
     return rows
 
 
@@ -102,8 +102,12 @@ def measure_quality(rows: list[dict[str, str]], taxonomy: Path, folder: Path, tu
             figures.append(json.loads(report))
         first = figures[0]
         table.append(
-            [name, *(f"{report['micro_f1']:.3f}" for report in figures), f"{first['macro_f1']:.3f}"]
-            + [f"{first['leaf_p_at_1']:.3f}", f"{first['ece']:.3f}", f"{about['seconds']:.0f} s"]
+            [
+                name,
+                *(f"{report['micro_f1']:.3f}" for report in figures),
+                *(f"{first[key]:.3f}" for key in ("macro_f1", "leaf_p_at_1", "ece")),
+                f"{about['seconds']:.0f} s",
+            ]
         )
         if name == "text + wordings":
             looks = {"train": about, "tag": json.loads(summary), "seconds": seconds, "memory": memory, "command": tag}

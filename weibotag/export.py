@@ -1,6 +1,7 @@
 """Tags tables to Parquet, CSV and JSONL files, and back."""
 
 import csv
+import glob
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from weibotag import schema
 from weibotag.errors import RequestError
+from weibotag.files import sync_folder
 from weibotag.posts import list_parts
 from weibotag.textfiles import STDIN, find_delimiter, open_file, open_lines, read_records, readable
 
@@ -78,14 +80,34 @@ def _replaced(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder that takes the place of `path` when all went well."""
     if not path.parent.is_dir():
         raise RequestError(f"{path}: there is no folder {path.parent}; make it first")
+    _remove_left(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what writers of `path` left that were killed: files that are named by a process that is no more."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        number = left.name.split(".")[-2]
+        if number.isdecimal() and not _lives(int(number)):
+            left.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def convert(source: Path, out: Path) -> int:

@@ -31,7 +31,7 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_parquet(table: pa.Table, path: Path, compression: str = "zstd", **options: Any) -> None:
@@ -53,7 +53,8 @@ def remove_temporary(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the renames in a folder last through a power cut."""
     # Windows can't open a folder, and needs no sync for a rename to last.
     if not hasattr(os, "O_DIRECTORY"):
         return

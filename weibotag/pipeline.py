@@ -1,12 +1,7 @@
 """The order of things: read the posts, look at their pictures, tag them, write the answer."""
 
-import hashlib
 import json
 import logging
-import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -19,13 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from weibotag import __version__
-from weibotag.errors import PartialError, TooManyRejectsError, WeibotagError
+from weibotag.errors import PartialError, RequestError, TooManyRejectsError, WeibotagError
 from weibotag.executors.ahead import work_ahead
 from weibotag.executors.local import run_parts
 from weibotag.export import find_format, write_tables
 from weibotag.media import MediaLimits
 from weibotag.parts import link_files, media_fingerprint
-from weibotag.posts import PostsSource, Rejects, read_posts, resolve_files
+from weibotag.posts import PostsSource, Rejects, describe_input, read_posts, refuse_outputs
 from weibotag.progress import bar
 from weibotag.runs import Run, reject_parts
 from weibotag.schema import arrow_schema
@@ -35,6 +30,7 @@ from weibotag.stages.wordings import collect_wordings
 from weibotag.store import Store, default_root
 
 PART_ROWS = 20_000
+CHANGED = "it changed or vanished after it was found"
 # Posts whose pictures' findings are in memory at once.
 GATHER_ROWS = 2_000
 
@@ -48,7 +44,7 @@ Answer = TypeVar("Answer")
 class Looking:
     """How pictures are looked at, and what it took: `seconds` and `frames` by stage, and counts of files.
 
-    `unseen` are the ids of the files that could not be looked at.
+    `unseen` says, by id, which files could not be looked at, and why.
     """
 
     store: Store
@@ -63,7 +59,7 @@ class Looking:
     files: int = 0
     reused: int = 0
     failed: int = 0
-    unseen: set[str] = field(default_factory=set)
+    unseen: dict[str, str] = field(default_factory=dict)
 
     @property
     def media(self) -> str:
@@ -86,30 +82,18 @@ def make_looking(pipeline: Pipeline, store: Path | None = None, workers: int | N
     return looking
 
 
-def describe_input(source: PostsSource) -> dict[str, Any]:
-    """Return what tells this input from another: its files with size and time, or a digest of what stdin holds.
-
-    Standard input is read into a file that takes its place, because it can be read only once.
-    """
-    if source.path == "-":
-        spool = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process reads from it
-        shutil.copyfileobj(sys.stdin.buffer, spool)
-        spool.seek(0)
-        digest = hashlib.file_digest(spool, "sha256").hexdigest()
-        spool.seek(0)
-        os.dup2(spool.fileno(), 0)
-        files: list[Any] = [["-", digest]]
-    else:
-        files = [
-            [str(path.resolve()), (state := path.stat()).st_size, state.st_mtime_ns] for path in resolve_files(source.path)
-        ]
-    return {"files": files, **{key: value for key, value in asdict(source).items() if key != "path"}}
-
-
 def open_run(
     command: str, source: PostsSource, out: str, looking: Looking, folder: Path | None, tagger: dict[str, Any] | None
 ) -> Run:
-    """Take the run folder (`OUT.run` unless given) for a request that is all that the output depends on."""
+    """Take the run folder (`OUT.run` unless given) for a request that is all that the output depends on.
+
+    The folder of the output is made. Raises RequestError, before any work, when the output can't be written.
+    """
+    find_format(Path(out))
+    try:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"{out}: its folder can't be made ({error.strerror}): choose another --out") from error
     request = {
         "command": command,
         "version": __version__,
@@ -119,7 +103,9 @@ def open_run(
         "media": looking.media,
         "out": out,
     }
-    run = Run.open(folder or Path("stdout.run" if out == "-" else f"{out}.run"), request)
+    folder = folder or Path("stdout.run" if out == "-" else f"{out}.run")
+    refuse_outputs(source, folder, *(() if out == "-" else (Path(out),)))
+    run = Run.open(folder, request)
     if run.resumed and not looking.quiet:
         log.warning("%s: going on where the last run stopped", run.folder)
     return run
@@ -131,6 +117,7 @@ def ingest(run: Run, source: PostsSource, max_rejects: int | None, quiet: bool, 
     Raises TooManyRejectsError when more rows than `max_rejects` can't be used.
     """
     if run.plan is not None:
+        _refuse_rejects(run, run.plan["rejects"], max_rejects)
         return list(run.plan["parts"][kind])
     names: list[str] = []
     with Rejects(run.rejects_path) as rejects, bar(None, "reading posts", quiet) as progress:
@@ -138,12 +125,14 @@ def ingest(run: Run, source: PostsSource, max_rejects: int | None, quiet: bool, 
             names.append(f"{len(names):05d}")
             run.write("posts", names[-1], table)
             progress.advance(len(table))
-    if max_rejects is not None and rejects.count > max_rejects:
-        raise TooManyRejectsError(
-            f"{rejects.count:,} rows can't be used, --max-rejects allows {max_rejects:,}; see {run.rejects_path}"
-        )
+    _refuse_rejects(run, rejects.count, max_rejects)
     run.begin({"parts": {kind: names}, "rejects": rejects.count})
     return names
+
+
+def _refuse_rejects(run: Run, count: int, most: int | None) -> None:
+    if most is not None and count > most:
+        raise TooManyRejectsError(f"{count:,} rows can't be used, --max-rejects allows {most:,}; see {run.rejects_path}")
 
 
 def link(run: Run, parts: Iterable[str], limits: MediaLimits, quiet: bool) -> None:
@@ -162,8 +151,11 @@ def link(run: Run, parts: Iterable[str], limits: MediaLimits, quiet: bool) -> No
 def look(run: Run, parts: Iterable[str], looking: Looking) -> list[str]:
     """Look at every file that the store does not know; return one line for each file that could not be looked at."""
     needed = _find_needed(run, parts, looking)
+    for kind in ("looks", "second-looks"):
+        run.forget(kind)
     faults: list[str] = []
     if needed:
+        looking.store.prepare()
         retry: list[dict[str, Any]] = []
         with bar(len(needed), "looking at pictures", looking.quiet) as progress:
             size = looking.pipeline.workers.part_files
@@ -178,7 +170,7 @@ def look(run: Run, parts: Iterable[str], looking: Looking) -> list[str]:
                 progress.advance(len(files))
                 if receipt["status"] != "ok":
                     faults.append(f"{files[0]['path']}: {receipt['error']}")
-                    looking.unseen.add(files[0]["file_id"])
+                    looking.unseen[files[0]["file_id"]] = receipt["error"]
         looking.store.compact("media", looking.media)
         for name, fingerprint in looking.fingerprints.items():
             looking.store.compact(name, fingerprint)
@@ -244,7 +236,10 @@ def _run_looks(
         for stage, frames in receipt.get("counts", {}).items():
             looking.frames[stage] = looking.frames.get(stage, 0) + frames
         run.receipt(kind, receipt["part"], receipt)
-        yield receipt, by_part[receipt["part"]]
+        files = by_part[receipt["part"]]
+        changed = set(receipt.get("changed", ()))
+        looking.unseen |= {file["file_id"]: CHANGED for file in files if file["path"] in changed}
+        yield receipt, files
 
 
 def gather(posts: pa.Table, links: pa.Table, looking: Looking, code: Coder | None) -> pa.Table:
@@ -263,7 +258,7 @@ def gather(posts: pa.Table, links: pa.Table, looking: Looking, code: Coder | Non
     codes: dict[str, list[str]] = {}
     if code is not None and "embed" in looking.fingerprints:
         codes = code(looking.store.read("embed", looking.fingerprints["embed"], frames))
-    wordings = collect_wordings(posts["post_id"].to_pylist(), links, media, findings, codes)
+    wordings = collect_wordings(posts["post_id"].to_pylist(), links, media, findings, codes, looking.unseen)
     for name in ("wordings", "wordings_error"):
         posts = posts.append_column(wordings.schema.field(name), wordings[name])
     return posts
@@ -314,7 +309,6 @@ def tag(
     `tagger` says what `parts.tag_posts` asks with: route, and model or taxonomy with its digest. The run folder is
     `OUT.run` unless given. Raises PartialError, after all else is written, when something could not be done.
     """
-    find_format(Path(out))
     looking = make_looking(pipeline, store, workers, quiet)
     clock = _Clock()
     with open_run("tag", source, out, looking, run_folder, tagger) as run:

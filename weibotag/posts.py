@@ -1,11 +1,16 @@
 """Files to posts tables: which files, which rows can be used, and what their cells mean."""
 
 import glob
+import hashlib
 import json
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +64,41 @@ def resolve_files(path: str) -> list[Path]:
 
 def _below(file: Path, folder: Path) -> tuple[str, ...]:
     return file.relative_to(folder).parts if file.is_relative_to(folder) else (file.name,)
+
+
+def describe_input(source: PostsSource) -> dict[str, Any]:
+    """Return what tells this input from another: its files with size and time, or a digest of what stdin holds.
+
+    Standard input is read into a file that takes its place, because it can be read only once.
+    """
+    if source.path == str(STDIN):
+        spool = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process reads from it
+        shutil.copyfileobj(sys.stdin.buffer, spool)
+        spool.seek(0)
+        digest = hashlib.file_digest(spool, "sha256").hexdigest()
+        spool.seek(0)
+        os.dup2(spool.fileno(), 0)
+        files: list[Any] = [[source.path, digest]]
+    else:
+        files = [
+            [str(path.resolve()), (state := path.stat()).st_size, state.st_mtime_ns] for path in resolve_files(source.path)
+        ]
+    return {"files": files, **{key: value for key, value in asdict(source).items() if key != "path"}}
+
+
+def refuse_outputs(source: PostsSource, *outputs: Path) -> None:
+    """Raise RequestError for a file or folder to be written that would lie among the posts and be read as such."""
+    if source.path == str(STDIN):
+        return
+    posts = Path(source.path).absolute()
+    files = {path.resolve() for path in resolve_files(source.path)}
+    for output in outputs:
+        place = output.absolute()
+        inside = place.is_relative_to(posts) if posts.is_dir() else place.match(str(posts))
+        if inside or place.resolve() in files:
+            raise RequestError(
+                f"{output}: lies among the posts of {source.path}, where it would be read; choose another place"
+            )
 
 
 def read_posts(source: PostsSource, rejects: Rejects, batch_rows: int = 20_000) -> Iterator[pa.Table]:

@@ -10,16 +10,18 @@ from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import BaseFileLock, FileLock, Timeout
 
 from weibotag import __version__, schema
 from weibotag.errors import LockedError, RequestError
-from weibotag.files import TEMPORARY, remove_temporary, write_json, write_parquet
+from weibotag.files import TEMPORARY, atomic, remove_temporary, write_json, write_parquet
 
 MAKER = "weibotag run"
 FORMAT = 1
 # Long enough for a look at the state, which holds the lock for a moment, to pass by.
 LOCK_SECONDS = 0.2
+PART_FAULT = "part "
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +112,11 @@ class Run:
         """Return the receipts of a kind, or all, ordered by kind and part."""
         return _read_receipts(self.folder, kind)
 
+    def forget(self, kind: str) -> None:
+        """Remove the receipts of a kind, whose parts are numbered anew."""
+        for path in self.folder.glob(f"receipts/{kind}/*.json"):
+            path.unlink()
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary to receipt.json, mark the run finished and remove its parts."""
         write_json(summary, self.folder / "receipt.json")
@@ -165,6 +172,23 @@ class Run:
             # A folder in which somebody else put something stays.
             if not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def reject_parts(run: Run, failed: dict[str, str]) -> int:
+    """Put the rows of parts that failed into the rejects, in place of those of an earlier try; return their number."""
+    kept: list[list[str]] = []
+    if run.rejects_path.exists():
+        with run.rejects_path.open(encoding="utf-8-sig", newline="") as file:
+            kept = [row for row in csv.reader(file) if not row[-1].startswith(PART_FAULT)]
+    rows = [
+        ["", "", post_id, f"{PART_FAULT}{part} failed: {reason}"]
+        for part, reason in failed.items()
+        for post_id in pq.read_table(run.path("posts", part), columns=["post_id"])["post_id"].to_pylist()
+    ]
+    with atomic(run.rejects_path, "w") as file:
+        file.write("\ufeff")
+        csv.writer(file).writerows([*kept, *rows])
+    return len(rows)
 
 
 def status(folder: Path) -> dict[str, Any]:

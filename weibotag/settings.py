@@ -109,7 +109,9 @@ def read_pipeline(name: str | None) -> Pipeline:
         raise RequestError(_explain(error, Pipeline, name)) from error
     for stage in pipeline.stages:
         pipeline.make_stage(stage)
-    return pipeline
+    if pipeline.store is None:
+        return pipeline
+    return pipeline.model_copy(update={"store": path.resolve().parent / pipeline.store})
 
 
 def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:

@@ -100,6 +100,12 @@ class Store:
 
         return self._retry(stage, fingerprint, take)
 
+    def prepare(self) -> None:
+        """Make the store's folder; raises RequestError when it can't be made or written to."""
+        _make(self.root)
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise RequestError(f"{self.root}: can't write to this store: choose another store by --store or WEIBOTAG_STORE")
+
     def write(self, stage: str, fingerprint: str, table: pa.Table) -> None:
         """Add rows, cast to the schema of the stage; an empty table writes nothing.
 
@@ -108,13 +114,7 @@ class Store:
         if not len(table):
             return
         folder = self._folder(stage, fingerprint)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RequestError(
-                f"{folder}: can't make this folder of the store ({error.strerror}): "
-                "choose another store by --store or WEIBOTAG_STORE"
-            ) from error
+        _make(folder)
         write_parquet(schema.cast(table, stage), _new_part(folder), row_group_size=ROW_GROUP, use_dictionary=DICTIONARY)
 
     def compact(self, stage: str, fingerprint: str, small: int = 64) -> None:
@@ -268,6 +268,16 @@ def _remove_stale(folder: Path) -> None:
                 path.unlink()
         except FileNotFoundError:
             continue
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"{folder}: can't make this folder of the store ({error.strerror}): "
+            "choose another store by --store or WEIBOTAG_STORE"
+        ) from error
 
 
 def _measure(stage: str, parts: list[Path]) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +22,8 @@ from weibotag.keywords import codes
 from weibotag.keywords.keywords import learn_keywords
 from weibotag.keywords.mentions import Vocabulary
 from weibotag.metrics import expected_calibration_error
-from weibotag.pipeline import Looking, describe_input, gather_part, ingest, link, look, make_looking
-from weibotag.posts import PostsSource, list_parts, matches
+from weibotag.pipeline import Looking, gather_part, ingest, link, look, make_looking
+from weibotag.posts import PostsSource, describe_input, list_parts, matches, refuse_outputs
 from weibotag.progress import bar
 from weibotag.runs import Run
 from weibotag.settings import Pipeline
@@ -30,7 +31,7 @@ from weibotag.taggers import calibration, thresholds
 from weibotag.taggers.fast import FastTagger, Settings, blend, train, write_documents
 from weibotag.taggers.model import Model
 from weibotag.taggers.rules import RulesTagger
-from weibotag.taggers.tagger import raise_parents
+from weibotag.taggers.tagger import mark_right, raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
 VALID_SHARE = 0.1
@@ -38,8 +39,10 @@ VALID_SHARE = 0.1
 WHISPER_SHARE = 0.5
 # fastText's hashed n-grams: about a hundred new ones a post, within these bounds.
 BUCKETS = (100_000, 2_000_000)
-# What is tried after the defaults, in this order: a factor on one setting of the best so far, until the time is up.
-TRIALS: tuple[tuple[str, float], ...] = (
+# What is tried after the defaults, in this order: a factor on one setting of the best so far, or another value for it,
+# until the time is up.
+TRIALS: tuple[tuple[str, float | str], ...] = (
+    ("spacing", "words"),
     ("lr", 0.5),
     ("epoch", 2.0),
     ("lr", 2.0),
@@ -58,11 +61,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rows:
-    """Posts ready for the tagger: fastText lines, gold tags (posts x tags, ancestors included) and posts tables."""
+    """Labelled posts: tables with wordings, and their gold tags (posts x tags, ancestors included, none without)."""
 
-    lines: list[str]
-    gold: csr_matrix
     tables: list[pa.Table]
+    gold: csr_matrix
+
+    def write_lines(self, spacing: str) -> list[str]:
+        """Return the lines for fastText."""
+        return [line for table in self.tables for line in write_documents(table, spacing)]
 
 
 def train_model(
@@ -85,6 +91,7 @@ def train_model(
     """
     if valid is not None and source.where is not None:
         source = replace(source, where=f"({source.where}) OR ({valid})")
+    refuse_outputs(source, out, Path(f"{out}.run"))
     looking = make_looking(pipeline, store, workers, quiet)
     request = {
         "command": "train",
@@ -100,12 +107,12 @@ def train_model(
         link(run, parts, looking.limits, quiet)
         for fault in look(run, parts, looking):
             log.warning("not looked at: %s", fault)
-        is_valid = mark_valid(run, parts, valid)
+        is_valid = mark_valid(run, parts, valid, taxonomy)
         codebook, learnt_codes = learn_codes(run, parts, looking, taxonomy, is_valid)
         trained, held = read_rows(run, parts, looking, taxonomy, is_valid, codebook, learnt_codes)
         keywords = learn_keywords(trained.tables, Vocabulary(taxonomy))
         network, settings, trials = tune(trained, held, taxonomy, tune_seconds, threads, quiet)
-        model = settle(network, held, taxonomy, codebook, keywords)
+        model = settle(network, settings, held, taxonomy, codebook, keywords)
         model.about.update(
             {
                 "tagger": "fast",
@@ -116,7 +123,7 @@ def train_model(
                 "media": pipeline.media.model_dump(mode="json"),
                 "settings": asdict(settings),
                 "trials": trials,
-                "posts": {"train": len(trained.lines), "valid": len(held.lines)},
+                "posts": {"train": trained.gold.shape[0], "valid": held.gold.shape[0]},
                 "pictures": {"files": looking.files, "reused": looking.reused, "failed": looking.failed},
                 "seconds": round(perf_counter() - started, 1),
                 "seconds_per_stage": {name: round(value, 3) for name, value in looking.seconds.items()},
@@ -128,32 +135,46 @@ def train_model(
     return model.about
 
 
-def mark_valid(run: Run, parts: Sequence[str], valid: str | None) -> dict[str, np.ndarray]:
-    """Return, per part, a bool per labelled or unlabelled post: whether it is held out.
+def mark_valid(run: Run, parts: Sequence[str], valid: str | None, taxonomy: Taxonomy) -> dict[str, np.ndarray]:
+    """Return, per part, a bool per post: whether it is held out.
 
-    Raises RequestError when `valid` picks no labelled post, or leaves none to train on.
+    Raises RequestError when no post with a tag of the taxonomy is held out, or none is left to train on.
     """
     tables = {part: pq.read_table(run.path("posts", part)) for part in parts}
+    labelled = {part: np.diff(gold_matrix([table], taxonomy).indptr) > 0 for part, table in tables.items()}
+    _warn_of_unknown(tables.values(), taxonomy)
     if valid is not None:
         marks = {part: matches(table, valid) for part, table in tables.items()}
     else:
-        drawn = draw_valid(
-            [post_id for table in tables.values() for post_id in table["post_id"].to_pylist()],
-            [tags[0] if tags else "" for table in tables.values() for tags in table["tags"].to_pylist()],
-        )
-        ends = np.cumsum([len(table) for table in tables.values()])
-        marks = dict(zip(tables, np.split(drawn, ends[:-1]), strict=True))
-    labelled = {part: (pc.list_value_length(tables[part]["tags"]).fill_null(0)).to_numpy() > 0 for part in tables}
+        ids = [post_id for table in tables.values() for post_id in table["post_id"].to_pylist()]
+        strata = [tags[0] if tags else "" for table in tables.values() for tags in table["tags"].to_pylist()]
+        every = np.concatenate([np.empty(0, bool), *labelled.values()])
+        drawn = draw_valid(ids, strata)
+        if not (drawn & every).any():
+            # No tag has posts enough for a tenth of its own.
+            drawn = draw_valid(ids, ["labelled" if one else "" for one in every])
+        marks = dict(zip(tables, np.split(drawn, np.cumsum([len(table) for table in tables.values()])[:-1]), strict=True))
     held = sum(int((marks[part] & labelled[part]).sum()) for part in tables)
     left = sum(int((~marks[part] & labelled[part]).sum()) for part in tables)
-    if not left:
+    if not left or not held:
+        where = "a tenth of them" if valid is None else f"where {valid}"
         raise RequestError(
-            f"no labelled post to train on: {sum(map(len, tables.values())):,} posts read, {held:,} of them labelled "
-            "and held out; the tags are expected in a column tags, or --column tags=NAME"
+            f"of {sum(map(len, tables.values())):,} posts {left:,} have a tag of the taxonomy and are left to train on, "
+            f"{held:,} are held out ({where}); both must be above 0: tags are read from a column tags, or --column tags=NAME"
         )
-    if not held:
-        raise RequestError(f"no labelled post where {valid!r}: thresholds need some; give another --valid, or none")
     return marks
+
+
+def _warn_of_unknown(tables: Iterable[pa.Table], taxonomy: Taxonomy) -> None:
+    """Say which tags of the posts the taxonomy does not have: their posts are trained on without them."""
+    known = pa.array(taxonomy.ids, pa.string())
+    unknown: Counter[str] = Counter()
+    for table in tables:
+        tags = pc.list_flatten(table["tags"])
+        unknown.update(tags.filter(pc.invert(pc.is_in(tags, known))).to_pylist())
+    if unknown:
+        first = ", ".join(f"{tag} ({count})" for tag, count in unknown.most_common(3))
+        log.warning("%s tags of the posts are not in the taxonomy and count for nothing: %s …", f"{len(unknown):,}", first)
 
 
 def draw_valid(post_ids: Sequence[str], strata: Sequence[str]) -> np.ndarray:
@@ -229,7 +250,7 @@ def read_rows(
     codebook: codes.Codebook | None,
     learnt_codes: dict[str, list[str]],
 ) -> tuple[Rows, Rows]:
-    """Return the labelled posts to train on and those held out, as lines, gold tags and tables."""
+    """Return the labelled posts to train on and those held out."""
 
     def code(table: pa.Table) -> dict[str, list[str]]:
         new = table.filter(pc.invert(pc.is_in(table["media_id"], pa.array(list(learnt_codes), pa.string()))))
@@ -241,16 +262,17 @@ def read_rows(
         for table in gather_part(run, part, looking, code):
             held = is_valid[part][start : start + len(table)]
             start += len(table)
-            labelled = (pc.list_value_length(table["tags"]).fill_null(0)).to_numpy() > 0
-            for side, mask in zip(sides, (~held & labelled, held & labelled), strict=True):
+            taught = np.diff(gold_matrix([table], taxonomy).indptr) > 0
+            # A post whose tags are all strange to the taxonomy teaches fastText nothing, but thresholds what to leave alone.
+            judged = pc.greater(pc.list_value_length(table["tags"]), 0).fill_null(False).to_numpy(zero_copy_only=False)
+            for side, mask in zip(sides, (~held & taught, held & judged), strict=True):
                 if mask.any():
                     side.append(table.filter(pa.array(mask)))
-    trained, held_out = (
-        Rows([line for table in side for line in write_documents(table)], gold_matrix(side, taxonomy), side)
-        for side in sides
+    trained, held_out = sides
+    return (
+        Rows([whisper(table) for table in trained], gold_matrix(trained, taxonomy)),
+        Rows(held_out, gold_matrix(held_out, taxonomy)),
     )
-    whispered = [line for table in trained.tables for line in write_documents(whisper(table))]
-    return replace(trained, lines=whispered), held_out
 
 
 def whisper(table: pa.Table) -> pa.Table:
@@ -281,20 +303,24 @@ def tune(
     The first settings are always tried; each of `TRIALS` changes the best so far; none is begun that would end too late.
     """
     started = perf_counter()
-    best = first_settings(len(trained.lines))
+    best = first_settings(trained.gold.shape[0])
     best_network, best_score = None, -1.0
     trials: list[dict[str, Any]] = []
     pace = 0.0
+    lines = {}
     with bar(1 + len(TRIALS), "choosing hyper-parameters", quiet) as progress:
-        for name, factor in (("epoch", 1.0), *TRIALS):
+        for name, change in (("epoch", 1.0), *TRIALS):
             progress.advance()
             old = getattr(best, name)
-            settings = replace(best, **{name: type(old)(round(old * factor, 4))})
+            value: Any = change if isinstance(change, str) else type(old)(round(old * change, 4))
+            settings = replace(best, **{name: value})
             if trials and perf_counter() - started + pace * settings.epoch * settings.dim > seconds:
                 continue
             begun = perf_counter()
-            network = train(trained.lines, trained.gold, settings, threads)
-            score = measure(plain_scores(network, held, taxonomy), held.gold, taxonomy)
+            if settings.spacing not in lines:
+                lines[settings.spacing] = trained.write_lines(settings.spacing)
+            network = train(lines[settings.spacing], trained.gold, settings, threads)
+            score = measure(plain_scores(network, settings, held, taxonomy), held.gold, taxonomy)
             spent = perf_counter() - begun
             pace = max(pace, spent / (settings.epoch * settings.dim))
             trials.append({name: getattr(settings, name), "micro_f1": round(score, 4), "seconds": round(spent, 2)})
@@ -303,10 +329,10 @@ def tune(
     return best_network, best, trials
 
 
-def plain_scores(network: Any, held: Rows, taxonomy: Taxonomy) -> csr_matrix:
+def plain_scores(network: Any, settings: Settings, held: Rows, taxonomy: Taxonomy) -> csr_matrix:
     """Return a network's own scores of the held-out rows, closed over parents."""
     tagger = FastTagger(taxonomy, network)
-    return tagger.settle(tagger.raw_scores(held.lines))
+    return tagger.settle(tagger.raw_scores(held.write_lines(settings.spacing)))
 
 
 def measure(scores: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy) -> float:
@@ -315,10 +341,17 @@ def measure(scores: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy) -> float:
     return thresholds.micro_f1(thresholds.decide(scores, np.full(len(taxonomy), cut), taxonomy), gold)
 
 
-def settle(network: Any, held: Rows, taxonomy: Taxonomy, codebook: codes.Codebook | None, keywords: pa.Table) -> Model:
+def settle(
+    network: Any,
+    settings: Settings,
+    held: Rows,
+    taxonomy: Taxonomy,
+    codebook: codes.Codebook | None,
+    keywords: pa.Table,
+) -> Model:
     """Return the model with rules share, calibration and thresholds chosen on the held-out rows, and its figures there."""
     plain = FastTagger(taxonomy, network)
-    raw = plain.raw_scores(held.lines)
+    raw = plain.raw_scores(held.write_lines(settings.spacing))
     rules = csr_matrix(vstack([RulesTagger(taxonomy).scores(table) for table in held.tables]))
     share, score = 0.0, measure(plain.settle(raw), held.gold, taxonomy) + WORTHWHILE
     for other in RULES_SHARES:
@@ -328,12 +361,11 @@ def settle(network: Any, held: Rows, taxonomy: Taxonomy, codebook: codes.Codeboo
     if share:
         raw = blend(raw, rules, share)
     calibrated = calibration.fit(raw, held.gold)
-    tagger = FastTagger(taxonomy, network, calibrated, share)
+    tagger = FastTagger(taxonomy, network, calibrated, share, settings.spacing)
     scores = tagger.settle(raw)
     cuts = thresholds.choose(scores, held.gold, taxonomy)
     chosen = thresholds.decide(scores, cuts, taxonomy)
-    rows = np.repeat(np.arange(chosen.shape[0]), np.diff(chosen.indptr))
-    right = np.asarray(held.gold[rows, chosen.indices]).ravel() > 0
+    right = mark_right(chosen, held.gold)
     figures = {
         "micro_f1": round(thresholds.micro_f1(chosen, held.gold), 4),
         "ece": round(expected_calibration_error(chosen.data, right) or 0.0, 4),

@@ -1,20 +1,51 @@
 """The `weibotag` command: its command tree, and errors as one line with an exit code."""
 
 import logging
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from weibotag import __version__
+from weibotag.cli.doctor import doctor_command
 from weibotag.cli.evaluate import evaluate_command
+from weibotag.cli.export import export_command
+from weibotag.cli.stages import STAGES, make_stage_command, wordings_command
 from weibotag.cli.tagging import run_command, status_command, tag_command, train_command
 from weibotag.cli.taxonomy import app as taxonomy_app
 from weibotag.errors import WeibotagError
 
+INTERRUPTED = 130
+# What a shell shows for a program that SIGPIPE ended.
+PIPE_CLOSED = 141
+
+
+class Commands(TyperGroup):
+    """The command tree; every expected error is one line on stderr and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except WeibotagError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as stop:
+            typer.echo("interrupted: the same command goes on", err=True)
+            raise typer.Exit(INTERRUPTED) from stop
+        except BrokenPipeError as error:
+            # Python flushes stdout once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(PIPE_CLOSED) from error
+
+
 app = typer.Typer(
     name="weibotag",
+    cls=Commands,
     help="Tag social posts (text, pictures) with hierarchical tags and keywords, in batches.",
+    epilog="Example: weibotag tag posts.csv -t taxonomy.csv -o tags.csv",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -22,9 +53,14 @@ app = typer.Typer(
 app.command("train")(train_command)
 app.command("tag")(tag_command)
 app.command("evaluate")(evaluate_command)
+app.command("export")(export_command)
 app.command("run")(run_command)
 app.command("status")(status_command)
+for stage, what in STAGES.items():
+    app.command(stage)(make_stage_command(stage, what))
+app.command("wordings")(wordings_command)
 app.add_typer(taxonomy_app, name="taxonomy")
+app.command("doctor")(doctor_command)
 
 
 def print_version(asked: bool) -> None:
@@ -45,16 +81,5 @@ def start(
 
 
 def main() -> None:
-    """Run the command line; every expected error is one line on stderr and its exit code."""
-    try:
-        code = app(standalone_mode=False)
-    except WeibotagError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("interrupted: the same command goes on\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
-    sys.exit(code if isinstance(code, int) else 0)
+    """Run the command line."""
+    app(prog_name="weibotag")

@@ -12,7 +12,10 @@ Limit = typer.Option(None, "--limit", min=1, help="Stop after so many posts.")
 Quiet = typer.Option(False, "--quiet", "-q", help="Say nothing but errors.")
 Json = typer.Option(False, "--json", help="Print JSON to stdout.")
 Store = typer.Option(
-    None, "--store", help="Folder that keeps what pictures say [default: $WEIBOTAG_STORE or the user's cache]."
+    None,
+    "--store",
+    help="Folder that keeps what pictures say.",
+    show_default="$WEIBOTAG_STORE, or in the user's cache",
 )
 
 
@@ -33,3 +36,9 @@ def parse_size(text: str) -> int:
     if match is None:
         raise RequestError(f"{text!r} is no size: expected one like 4GB or 500M")
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
+
+
+def check_stdout(out: str, as_json: bool) -> None:
+    """Raise RequestError when rows and the summary both want stdout."""
+    if as_json and out == "-":
+        raise RequestError("--out - and --json both write to stdout: give --out a file, or leave --json out")

@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weibotag.cli.options import Columns, Json, Limit, Quiet, Store, Where, parse_columns
+from weibotag.cli.options import Columns, Json, Limit, Quiet, Store, Where, check_stdout, parse_columns
 from weibotag.errors import RequestError
 
 if TYPE_CHECKING:
     from weibotag.settings import Pipeline, TagSettings, TrainSettings
 
-PostsArgument = Annotated[str, typer.Argument(help="Posts: a file, a folder, a quoted glob, or - (CSV or JSONL).")]
+PostsArgument = Annotated[
+    str, typer.Argument(metavar="POSTS", help="Posts: a file, a folder, a quoted glob, or - (CSV or JSONL).")
+]
 PipelineOption = Annotated[
     str | None, typer.Option("--pipeline", "-p", help="lite, or a TOML file that says how pictures are looked at.")
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", min=0, help="Processes that look at pictures; 0: none but this. [default: one per core]"),
+    typer.Option("--workers", min=0, help="Processes that look at pictures; 0: none but this.", show_default="one per core"),
 ]
+RunOption = Annotated[Path | None, typer.Option("--run", help="Run folder.", show_default="OUT.run")]
 
 
 class Route(StrEnum):
@@ -37,7 +40,7 @@ def train_command(
     pipeline: PipelineOption = None,
     valid: Annotated[
         str | None,
-        typer.Option("--valid", metavar="EXPR", help="Rows that thresholds are chosen on. [default: a tenth]"),
+        typer.Option("--valid", metavar="EXPR", help="Rows that thresholds are chosen on.", show_default="a tenth"),
     ] = None,
     where: str | None = Where,
     column: list[str] | None = Columns,
@@ -84,7 +87,7 @@ def tag_command(
     taxonomy: Annotated[
         Path | None, typer.Option("--taxonomy", "-t", help="Without a model: tag by this tag tree's words.")
     ] = None,
-    route: Annotated[Route | None, typer.Option("--route", help="Tagger that answers. [default: fast]")] = None,
+    route: Annotated[Route | None, typer.Option("--route", help="Tagger that answers.", show_default="fast")] = None,
     pipeline: PipelineOption = None,
     where: str | None = Where,
     column: list[str] | None = Columns,
@@ -92,7 +95,7 @@ def tag_command(
     max_rejects: Annotated[
         int | None, typer.Option("--max-rejects", min=0, help="Exit 3, tagging nothing, above so many rejected rows.")
     ] = None,
-    run: Annotated[Path | None, typer.Option("--run", help="Run folder. [default: OUT.run]")] = None,
+    run: RunOption = None,
     store: Path | None = Store,
     workers: WorkersOption = None,
     quiet: bool = Quiet,
@@ -107,6 +110,7 @@ def tag_command(
     from weibotag.pipeline import tag
     from weibotag.posts import PostsSource
 
+    check_stdout(out, as_json)
     choice, settings = choose_tagger(model, taxonomy, None if route is None else str(route), pipeline)
     summary = tag(
         PostsSource(posts, parse_columns(column), where, limit),
@@ -129,7 +133,7 @@ def run_command(
 ) -> None:
     """Do what a pipeline file says: train, tag, or one after the other. This is what cron calls.
 
-    Example: weibotag run pipelines/lite.toml --quiet
+    Example: weibotag run pipelines/demo.toml --quiet
     """
     from weibotag.settings import read_pipeline
 
@@ -159,6 +163,8 @@ def status_command(
     from weibotag.runs import status
 
     state = status(run)
+    if state["state"] == "none":
+        raise RequestError(f"{run}: no run has started there; expected a run folder, which is OUT.run unless --run named it")
     if as_json:
         typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
         return
@@ -226,7 +232,7 @@ def run_training(settings: "Pipeline", train: "TrainSettings", base: Path, quiet
         settings,
         valid=train.valid,
         tune_seconds=train.tune_seconds,
-        store=None if settings.store is None else base / settings.store,
+        store=settings.store,
         quiet=quiet,
     )
 
@@ -239,18 +245,17 @@ def run_tagging(settings: "Pipeline", table: "TagSettings", base: Path, quiet: b
     model = None if table.model is None else base / table.model
     taxonomy = None if table.taxonomy is None else base / table.taxonomy
     choice, as_trained = choose_tagger(model, taxonomy, table.route, None)
-    looks = (
-        {"stages": as_trained.stages}
-        if model is None
-        else as_trained.model_dump(include={*as_trained.stages, "stages", "media"})
-    )
+    if model is None:
+        looks: dict[str, Any] = {"stages": tuple(name for name in settings.stages if name in as_trained.stages)}
+    else:
+        looks = {name: getattr(as_trained, name) for name in (*as_trained.stages, "stages", "media")}
     return tag(
         PostsSource(place(base, table.posts), tuple(table.columns.items()), table.where),
         str(base / table.out),
         choice,
         settings.model_copy(update=looks),
         run_folder=None if table.run is None else base / table.run,
-        store=None if settings.store is None else base / settings.store,
+        store=settings.store,
         max_rejects=table.max_rejects,
         quiet=quiet,
     )

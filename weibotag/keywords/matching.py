@@ -41,6 +41,12 @@ def spell_out(text: str) -> np.ndarray:
     return np.frombuffer(text.encode(CODES, "surrogatepass"), np.uint32)
 
 
+def edge_kinds(codes: np.ndarray) -> np.ndarray:
+    """Return the `edge_kind` of each code point, uint8."""
+    kinds = _tables()[1]
+    return kinds[np.minimum(codes, len(kinds) - 1)]
+
+
 def find_rows(texts: Sequence[str], places: np.ndarray) -> np.ndarray:
     """Return, for places in the texts joined by one character, which text each lies in."""
     ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
@@ -100,7 +106,7 @@ class Matcher:
         """
         written = "\n".join(texts)
         codes = spell_out(written)
-        folds, kinds = _tables()
+        folds, _ = _tables()
         codes = np.where(codes < len(folds) - 1, folds[np.minimum(codes, len(folds) - 1)], codes)
         joined = codes.tobytes().decode(CODES, "surrogatepass")
         encoded = joined.encode("utf-8", "surrogatepass")
@@ -108,7 +114,7 @@ class Matcher:
         edges = self._edges[matches[:, 0]]
         # A line break on both sides stands for the ends.
         ringed = np.concatenate([[LINE_BREAK], codes, [LINE_BREAK]])
-        beside = kinds[np.minimum(ringed[matches[:, 1:] + [0, 1]], len(kinds) - 1)]
+        beside = edge_kinds(ringed[matches[:, 1:] + [0, 1]])
         glued = ((edges > 0) & (edges == beside)).any(axis=1)
         if glued.any():
             again = [

@@ -1,7 +1,7 @@
 """What the pictures of a post say, as words: back from one row per picture to one row per post."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -19,11 +19,13 @@ def collect_wordings(
     media: pa.Table,
     findings: dict[str, pa.Table],
     codes: dict[str, list[str]],
+    unseen: Mapping[str, str],
 ) -> pa.Table:
     """Return a row of schema "wordings" for each of `post_ids`, in order.
 
     `links` names each post's files, `media` their frames, `findings` what the stages "ocr" and "faces" saw in each frame
-    (those that ran), `codes` the visual codes by media_id. A word that several frames of one file show counts once.
+    (those that ran), `codes` the visual codes by media_id, `unseen` why files were not looked at, by file_id. A word that
+    several frames of one file show counts once, and a file that a post names twice speaks once.
     """
     frames: dict[str, list[dict[str, Any]]] = {}
     for row in media.to_pylist():
@@ -31,6 +33,7 @@ def collect_wordings(
     seen = {stage: _by_media(table) for stage, table in findings.items()}
     words: dict[str, list[dict[str, Any]]] = {}
     reasons: dict[str, list[str]] = {}
+    heard: set[tuple[str, str]] = set()
     for link in links.sort_by([("post_id", "ascending"), ("position", "ascending")]).to_pylist():
         post_id, file_id = link["post_id"], link["file_id"]
         if file_id is None:
@@ -38,8 +41,11 @@ def collect_wordings(
             continue
         rows = sorted(frames.get(file_id, ()), key=lambda row: row["frame"])
         if not rows:
-            reasons.setdefault(post_id, []).append(f"{link['path']}: not looked at")
+            why = unseen.get(file_id, "tag again")
+            reasons.setdefault(post_id, []).append(f"{link['path']}: not looked at: {why}")
             continue
+        again = (post_id, file_id) in heard
+        heard.add((post_id, file_id))
         known: set[tuple[str, str]] = set()
         for row in rows:
             if row["media_error"] is not None:
@@ -50,7 +56,8 @@ def collect_wordings(
             found += [_wording(code, "code", 1.0, media_id, None) for code in codes.get(media_id, ())]
             fresh = [wording for wording in found if (wording["kind"], wording["word"]) not in known]
             known |= {(wording["kind"], wording["word"]) for wording in fresh if wording["kind"] != "face"}
-            words.setdefault(post_id, []).extend(fresh)
+            if not again:
+                words.setdefault(post_id, []).extend(fresh)
             reasons.setdefault(post_id, []).extend(f"{link['path']}: {fault}" for fault in faults)
     rows_out = [
         {"post_id": post_id, "wordings": words.get(post_id, []), "wordings_error": _join(reasons.get(post_id, ()))}

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from weibotag.taggers.tagger import mark_right
+
 # A tag with fewer positives than this among the held-out rows is calibrated with all others together.
 FEWEST_POSITIVES = 30
 EDGE = 1e-4
@@ -36,8 +38,7 @@ def fit(scores: csr_matrix, gold: csr_matrix) -> Calibration:
 
     One pair for all tags; tags with at least 30 positives get their own, kept near it by their number.
     """
-    rows = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
-    right = np.asarray(gold[rows, scores.indices]).ravel().astype(bool)
+    right = mark_right(scores, gold)
     odds = logit(scores.data)
     tags = scores.shape[1]
     slope, offset = np.ones(tags, np.float32), np.zeros(tags, np.float32)

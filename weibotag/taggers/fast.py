@@ -12,7 +12,7 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix
 
 from weibotag.errors import ModelError, RequestError
-from weibotag.keywords.matching import CODES, LINE_BREAK, spell_out
+from weibotag.keywords.matching import CODES, LINE_BREAK, edge_kinds, spell_out
 from weibotag.posts import list_parts
 from weibotag.taggers.calibration import Calibration
 from weibotag.taggers.rules import RulesTagger
@@ -30,21 +30,26 @@ SEED = 1
 
 @dataclass(frozen=True)
 class Settings:
-    """Hyper-parameters of fastText, by its own names; `bucket` is the number of hashed n-grams."""
+    """Hyper-parameters of fastText, by its own names, `bucket` the number of hashed n-grams; and what a word is.
+
+    `spacing` is "characters", each a word, or "words", where only Chinese, Japanese and Korean characters are and a run of
+    Latin letters and digits stays whole.
+    """
 
     lr: float = 0.5
     epoch: int = 25
     dim: int = 64
     wordNgrams: int = 3
     bucket: int = 200_000
+    spacing: str = "characters"
 
 
-def write_documents(table: pa.Table) -> list[str]:
-    """Return a line for fastText per post: characters of the text, of the OCR lines, codes, author and channel.
+def write_documents(table: pa.Table, spacing: str = "characters") -> list[str]:
+    """Return a line for fastText per post: the words of the text, of the OCR lines, codes, author and channel.
 
     `table` has text, author, channel and, where pictures were looked at, wordings.
     """
-    lines = space_out(table["text"].to_pylist())
+    lines = space_out(table["text"].to_pylist(), spacing)
     for name, mark in (("author", "a_"), ("channel", "c_")):
         for row, value in _filled(table[name]):
             lines[row] += f" {mark}{'_'.join(value.split())}"
@@ -54,20 +59,27 @@ def write_documents(table: pa.Table) -> list[str]:
         words, kinds = values.field("word").to_pylist(), values.field("kind").to_pylist()
         for row in np.flatnonzero(np.diff(offsets)).tolist():
             low, high = offsets[row], offsets[row + 1]
-            lines[row] += _spell_wordings(words[low:high], kinds[low:high])
+            lines[row] += _spell_wordings(words[low:high], kinds[low:high], spacing)
     return lines
 
 
-def space_out(texts: Sequence[str]) -> list[str]:
-    """Return the texts with a blank after each character, their line breaks made blanks: every character is a word."""
+def space_out(texts: Sequence[str], spacing: str = "characters") -> list[str]:
+    """Return the texts with a blank after each word (see `Settings`), their line breaks made blanks."""
     if not texts:
         return []
     codes = spell_out("\n".join(texts)).copy()
     codes[codes == LINE_BREAK] = BLANK
     ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)[:-1] - 1
     codes[ends] = LINE_BREAK
-    spaced = np.full(2 * len(codes), BLANK, np.uint32)
-    spaced[::2] = codes
+    if spacing == "characters":
+        spaced = np.full(2 * len(codes), BLANK, np.uint32)
+        spaced[::2] = codes
+    else:
+        inside = edge_kinds(codes) > 0
+        places = np.arange(len(codes))
+        places[1:] += np.cumsum(~(inside[:-1] & inside[1:]))
+        spaced = np.full(places[-1] + 1 if len(places) else 0, BLANK, np.uint32)
+        spaced[places] = codes
     return spaced.tobytes().decode(CODES, "surrogatepass").split("\n")
 
 
@@ -75,15 +87,16 @@ def _filled(column: pa.ChunkedArray) -> Iterable[tuple[int, str]]:
     return ((row, value) for row, value in enumerate(column.to_pylist()) if value)
 
 
-def _spell_wordings(words: Sequence[str], kinds: Sequence[str]) -> str:
-    """Return the wordings of one post as words of fastText: print by characters, all else whole."""
-    print_ = " ".join(chain.from_iterable(word for word, kind in zip(words, kinds, strict=True) if kind == "ocr"))
+def _spell_wordings(words: Sequence[str], kinds: Sequence[str], spacing: str) -> str:
+    """Return the wordings of one post as words of fastText: print spaced as text is, all else whole."""
+    lines = [word for word, kind in zip(words, kinds, strict=True) if kind == "ocr"]
+    print_ = "".join(space_out([" ".join(lines)[:MOST_OCR_CHARACTERS]], spacing)) if lines else ""
     others = [
         word if kind == "code" else f"{kind[0]}_{'_'.join(word.split())}"
         for word, kind in zip(words, kinds, strict=True)
         if kind != "ocr"
     ]
-    read = f" | {print_[: 2 * MOST_OCR_CHARACTERS]}" if print_ else ""
+    read = f" | {print_}" if print_ else ""
     return read + (" " + " ".join(others) if others else "")
 
 
@@ -94,6 +107,7 @@ def train(lines: Sequence[str], gold: csr_matrix, settings: Settings, threads: i
     """
     import fasttext
 
+    numbers = {name: value for name, value in asdict(settings).items() if name != "spacing"}
     with tempfile.TemporaryDirectory(prefix="weibotag-") as folder:
         path = Path(folder) / "train.txt"
         with path.open("w", encoding="utf-8", errors="replace") as file:
@@ -105,7 +119,7 @@ def train(lines: Sequence[str], gold: csr_matrix, settings: Settings, threads: i
             raise RequestError("no post to train on has a tag of the taxonomy; see the tags with: weibotag taxonomy show")
         try:
             return fasttext.train_supervised(
-                str(path), loss="ova", minCount=1, thread=threads, seed=SEED, verbose=0, **asdict(settings)
+                str(path), loss="ova", minCount=1, thread=threads, seed=SEED, verbose=0, **numbers
             )
         except RuntimeError as error:
             raise RequestError(f"fastText could not train with {settings}: {error}") from error
@@ -119,9 +133,15 @@ class FastTagger:
     """
 
     def __init__(
-        self, taxonomy: Taxonomy, network: Any, calibration: Calibration | None = None, rules_share: float = 0.0
+        self,
+        taxonomy: Taxonomy,
+        network: Any,
+        calibration: Calibration | None = None,
+        rules_share: float = 0.0,
+        spacing: str = "characters",
     ) -> None:
         self.taxonomy = taxonomy
+        self.spacing = spacing
         self.rules_share = rules_share
         self._network = network
         self._calibration = calibration
@@ -142,7 +162,7 @@ class FastTagger:
 
     def scores(self, table: pa.Table) -> csr_matrix:
         """Return probabilities, float32 csr_matrix (posts x tags), a child's never above its parent's."""
-        raw = self.raw_scores(write_documents(table))
+        raw = self.raw_scores(write_documents(table, self.spacing))
         return self.settle(blend(raw, self._rules.scores(table), self.rules_share) if self._rules else raw)
 
     def settle(self, raw: csr_matrix) -> csr_matrix:

@@ -1,5 +1,6 @@
 """A trained tagger in a folder: data files only, nothing pickled."""
 
+import glob
 import hashlib
 import json
 import os
@@ -73,7 +74,10 @@ class Model:
         if folder.exists():
             os.replace(folder, old)
         os.replace(fresh, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        # Only now, because after a kill between the two steps the older model is nowhere else.
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}-{'[0-9a-f]' * 32}.*"):
+            if left.suffix in (".tmp", ".old"):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -107,7 +111,9 @@ def load_model(folder: Path) -> Model:
     calibration = Calibration(decisions["slope"], decisions["offset"])
     return Model(
         taxonomy,
-        FastTagger(taxonomy, load_network(folder / NETWORK), calibration, about["rules_share"]),
+        FastTagger(
+            taxonomy, load_network(folder / NETWORK), calibration, about["rules_share"], about["settings"]["spacing"]
+        ),
         calibration,
         decisions["thresholds"],
         Codebook.load(folder / CODES) if CODES in about["files"] else None,

@@ -34,6 +34,13 @@ def raise_parents(scores: csr_matrix, taxonomy: Taxonomy) -> csr_matrix:
     return collect_highest(np.concatenate(all_rows), np.concatenate(all_tags), np.concatenate(all_data), scores.shape)
 
 
+def mark_right(scores: csr_matrix, gold: csr_matrix) -> np.ndarray:
+    """Return a bool for each stored score, in their order: whether `gold` (same shape, 0/1) has that pair."""
+    rows = np.repeat(np.arange(scores.shape[0], dtype=np.int64), np.diff(scores.indptr))
+    gold_rows = np.repeat(np.arange(gold.shape[0], dtype=np.int64), np.diff(gold.indptr))
+    return np.isin(rows * scores.shape[1] + scores.indices, gold_rows * gold.shape[1] + gold.indices)
+
+
 def collect_highest(rows: np.ndarray, tags: np.ndarray, data: np.ndarray, shape: tuple[int, int]) -> csr_matrix:
     """Return the csr_matrix that holds the highest of the values given for each (row, tag)."""
     keys = rows.astype(np.int64) * shape[1] + tags

@@ -1,0 +1,177 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+
+from weibotag.errors import ModelError, RequestError
+from weibotag.schema import WORDING
+from weibotag.taggers import calibration, thresholds
+from weibotag.taggers.fast import FastTagger, Settings, blend, load_network, space_out, train, write_documents
+from weibotag.taggers.model import load_model
+from weibotag.taggers.tagger import raise_parents
+from weibotag.taxonomy.tree import Tag, Taxonomy
+from weibotag.training import draw_valid, gold_matrix, whisper
+
+TREE = Taxonomy(
+    [
+        Tag("美妆", None, "美妆", (), (), 2),
+        Tag("美妆/口红", "美妆", "口红", (), (), 3),
+        Tag("体育", None, "体育", (), (), 4),
+        Tag("体育/足球", "体育", "足球", (), (), 5),
+    ]
+)
+SMALL = Settings(epoch=60, dim=16, bucket=1000)
+
+
+def posts(texts: list[str], author: str = "", channel: str = "", wordings: list | None = None) -> pa.Table:
+    columns = {
+        "post_id": [str(at) for at in range(len(texts))],
+        "text": texts,
+        "author": [author] * len(texts),
+        "channel": [channel] * len(texts),
+    }
+    table = pa.table(columns)
+    return table if wordings is None else table.append_column("wordings", pa.array(wordings, pa.list_(WORDING)))
+
+
+def said(word: str, kind: str) -> dict:
+    return {"word": word, "kind": kind, "score": 1.0, "media_id": "m", "box": None}
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=5))
+def test_every_character_is_a_word(texts: list[str]) -> None:
+    lines = space_out(texts)
+    assert len(lines) == len(texts)
+    for at, (line, text) in enumerate(zip(lines, texts, strict=True)):
+        words = "".join(f"{character} " for character in text.replace("\n", " "))
+        assert line == (f" {words}" if at else words)
+
+
+def test_latin_words_can_stay_whole() -> None:
+    first, second = space_out(["看NBA比赛 iPhone15\nPro！", "全角ＡＢ 😀a"], "words")
+    assert first.split() == ["看", "NBA", "比", "赛", "iPhone15", "Pro", "！"]
+    assert second.split() == ["全", "角", "ＡＢ", "😀", "a"]
+    assert space_out(["", ""], "words") == ["", ""]
+
+
+def test_documents_hold_all_that_a_post_says() -> None:
+    table = posts(
+        ["爱了", "走"],
+        author="小鹿 美妆",
+        channel="美妆",
+        wordings=[[said("哑光", "ocr"), said("v64_3", "code"), said("手机", "object"), said("人脸", "face")], []],
+    )
+    first, second = write_documents(table)
+    assert first.split() == ["爱", "了", "a_小鹿_美妆", "c_美妆", "|", "哑", "光", "v64_3", "o_手机", "f_人脸"]
+    assert second.split() == ["走", "a_小鹿_美妆", "c_美妆"]
+
+
+def train_small() -> FastTagger:
+    texts = ["口红好看", "进球了", "唇色显白", "足球比赛"] * 10
+    gold = csr_matrix(np.array([[1, 1, 0, 0], [0, 0, 1, 1]] * 20, np.float32))
+    return FastTagger(TREE, train(write_documents(posts(texts)), gold, SMALL))
+
+
+def test_trained_tagger_knows_its_posts_and_keeps_parents_above() -> None:
+    scores = train_small().scores(posts(["口红", "足球", ""]))
+    assert scores.shape == (3, 4)
+    dense = scores.toarray()
+    assert dense[0].argmax() in (0, 1)
+    assert dense[1].argmax() in (2, 3)
+    assert (dense[:, 0] >= dense[:, 1]).all()
+    assert (dense[:, 2] >= dense[:, 3]).all()
+
+
+def test_training_again_gives_the_same_model() -> None:
+    table = posts(["口红进球"])
+    assert (train_small().scores(table) != train_small().scores(table)).nnz == 0
+
+
+def test_training_on_nothing_says_so() -> None:
+    with pytest.raises(RequestError, match="no post to train on"):
+        train(["字"], csr_matrix((1, 4), dtype=np.float32), SMALL)
+
+
+def test_a_file_that_is_no_network_is_named(tmp_path) -> None:  # noqa: ANN001
+    (tmp_path / "fasttext.bin").write_bytes(b"no")
+    with pytest.raises(ModelError, match=r"fasttext\.bin"):
+        load_network(tmp_path / "fasttext.bin")
+    with pytest.raises(ModelError, match="no model there"):
+        load_model(tmp_path)
+
+
+def test_blend_is_a_mean() -> None:
+    one, other = csr_matrix(np.array([[0.8, 0.0]], np.float32)), csr_matrix(np.array([[0.4, 0.2]], np.float32))
+    assert np.allclose(blend(one, other, 0.25).toarray(), [[0.7, 0.05]])
+
+
+scores_strategy = st.lists(
+    st.lists(st.sampled_from([0.0, 0.1, 0.35, 0.5, 0.9]), min_size=4, max_size=4), min_size=1, max_size=8
+)
+
+
+@given(scores_strategy)
+def test_no_child_is_above_its_parent(values: list[list[float]]) -> None:
+    raised = raise_parents(csr_matrix(np.array(values, np.float32)), TREE).toarray()
+    assert (raised[:, 0] >= raised[:, 1]).all()
+    assert (raised >= np.array(values, np.float32)).all()
+    assert np.array_equal(raised[:, [1, 3]], np.array(values, np.float32)[:, [1, 3]])
+
+
+@given(scores_strategy)
+def test_a_chosen_tag_brings_its_parents(values: list[list[float]]) -> None:
+    scores = raise_parents(csr_matrix(np.array(values, np.float32)), TREE)
+    chosen = thresholds.decide(scores, np.array([0.95, 0.3, 0.95, 0.3], np.float32), TREE).toarray()
+    assert ((chosen[:, 1] > 0) == (scores.toarray()[:, 1] >= 0.3)).all()
+    assert ((chosen[:, 1] > 0) <= (chosen[:, 0] > 0)).all()
+
+
+def test_thresholds_find_the_gap_and_spare_rare_tags() -> None:
+    draw = np.random.default_rng(0)
+    gold = np.zeros((400, 4), np.float32)
+    gold[:200, :2] = 1
+    gold[200:, 2] = 1
+    scores = np.where(gold > 0, 0.45, 0.1) + draw.uniform(-0.05, 0.05, gold.shape)
+    scores[:, 3] = 0.2
+    cuts = thresholds.choose(csr_matrix(scores.astype(np.float32)), csr_matrix(gold), TREE)
+    assert (cuts[:3] > 0.15).all()
+    assert (cuts[:3] <= 0.45).all()
+    assert cuts[3] == pytest.approx(thresholds.best_shared(csr_matrix(scores.astype(np.float32)), csr_matrix(gold), TREE))
+    chosen = thresholds.decide(csr_matrix(scores.astype(np.float32)), cuts, TREE)
+    assert thresholds.micro_f1(chosen, csr_matrix(gold)) > 0.99
+
+
+def test_calibration_turns_scores_into_shares() -> None:
+    draw = np.random.default_rng(1)
+    truth = draw.uniform(0.05, 0.95, (4000, 4))
+    gold = (draw.uniform(size=truth.shape) < truth).astype(np.float32)
+    odds = 3 * np.log(truth / (1 - truth)) + 1
+    raw = csr_matrix((1 / (1 + np.exp(-odds))).astype(np.float32))
+    fitted = calibration.fit(raw, csr_matrix(gold))
+    assert np.abs(fitted.apply(raw).toarray() - truth).mean() < 0.03
+    assert np.abs(raw.toarray() - truth).mean() > 0.1
+    empty = calibration.fit(csr_matrix((3, 4), dtype=np.float32), csr_matrix((3, 4), dtype=np.float32))
+    assert (empty.slope == 1).all()
+
+
+def test_a_tenth_of_each_tag_is_held_out_and_stays_held_out() -> None:
+    ids = [str(at) for at in range(300)]
+    strata = ["a"] * 200 + ["b"] * 95 + ["c"] * 5
+    drawn = draw_valid(ids, strata)
+    assert [int(drawn[:200].sum()), int(drawn[200:295].sum())] == [20, 10]
+    turned = draw_valid(ids[::-1], strata[::-1])
+    assert np.array_equal(turned[::-1], drawn)
+
+
+def test_gold_has_ancestors_and_no_unknown_tags() -> None:
+    table = pa.table({"tags": pa.array([["美妆/口红"], ["猫"], None, ["体育", "体育"]], pa.list_(pa.string()))})
+    assert gold_matrix([table], TREE).toarray().tolist() == [[1, 1, 0, 0], [0] * 4, [0] * 4, [0, 0, 1, 0]]
+
+
+def test_half_of_the_posts_whisper() -> None:
+    table = whisper(posts(["字"] * 400, author="甲", channel="体育"))
+    silent = sum(author == "" for author in table["author"].to_pylist())
+    assert 150 < silent < 250
+    assert [author == "" for author in table["author"].to_pylist()] == [c == "" for c in table["channel"].to_pylist()]

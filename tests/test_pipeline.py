@@ -1,0 +1,412 @@
+import csv
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from reading import read
+
+from weibotag import parts, pipeline
+from weibotag.cli.tagging import choose_tagger
+from weibotag.errors import PartialError, RequestError, TooManyRejectsError
+from weibotag.evaluate import evaluate
+from weibotag.executors.local import run_parts
+from weibotag.export import read_table
+from weibotag.posts import PostsSource
+from weibotag.runs import status
+from weibotag.schema import arrow_schema
+from weibotag.settings import Pipeline, WorkerSettings
+from weibotag.taggers.model import load_model, read_about
+from weibotag.taxonomy.tree import load
+from weibotag.training import train_model
+
+ROOT = Path(__file__).parents[1]
+POSTS = ROOT / "examples" / "posts.csv"
+TAXONOMY = ROOT / "taxonomies" / "weibo.csv"
+TEXTS = ["梅西进球了", "皇马夺冠", "", "口红试色", "红烧肉怎么做", "足球直播", "面膜好用", "去清迈旅游", "猫", "手机发布会"]
+# Names files by what it does to a worker that looks at them.
+DEADLY = """
+import os, signal, time
+from weibotag import parts
+
+def look_at_files(job):
+    if any("deadly" in file["path"] for file in job["files"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return parts.look_at_files(job)
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def model(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model trained on the examples, all of whose pictures the store then knows."""
+    out = tmp_path_factory.mktemp("models") / "model"
+    train(PostsSource(str(POSTS), where="split <> 'test'"), out, store, valid="split = 'valid'")
+    return out
+
+
+def train(source: PostsSource, out: Path, store: Path, valid: str | None = None) -> dict[str, Any]:
+    return train_model(source, load(TAXONOMY), out, Pipeline(), valid=valid, tune_seconds=0, store=store, quiet=True)
+
+
+def tag(posts: PostsSource | Path, out: Path, store: Path, model: Path | None = None, **options: Any) -> dict[str, Any]:
+    choice, settings = choose_tagger(model, None if model else TAXONOMY, options.pop("route", None), None)
+    settings = settings.model_copy(update=options.pop("settings", {}))
+    source = posts if isinstance(posts, PostsSource) else PostsSource(str(posts))
+    return pipeline.tag(source, str(out), choice, settings, store=store, quiet=True, **options)
+
+
+def write_posts(path: Path, rows: list[dict[str, Any]], encoding: str = "utf-8") -> Path:
+    with path.open("w", encoding=encoding, newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def few_posts(path: Path, count: int = 10, **more: Any) -> Path:
+    return write_posts(path, [{"post_id": f"p{n}", "text": f"{TEXTS[n % 10]} {n}", **more} for n in range(count)])
+
+
+def rejects(out: Path) -> list[dict[str, str]]:
+    with out.with_name(f"{out.name}.run").joinpath("rejects.csv").open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def measure(out: Path) -> dict[str, Any]:
+    return evaluate(read_table(out), iter([read(POSTS, where="split = 'test'")]), load(TAXONOMY))
+
+
+def test_a_trained_model_and_the_rules_find_the_tags_of_the_examples(model: Path, store: Path, tmp_path: Path) -> None:
+    source = PostsSource(str(POSTS), where="split = 'test'")
+    trained, ruled = tmp_path / "trained.parquet", tmp_path / "ruled.csv"
+    summary = tag(source, trained, store, model)
+    assert (summary["posts"], summary["rejects"], summary["with_errors"], summary["route"]) == (84, 0, 0, "fast")
+    tag(source, ruled, store)
+    assert measure(trained)["micro_f1"] >= 0.45
+    assert measure(ruled)["micro_f1"] >= 0.5
+
+
+def test_pictures_speak_where_words_do_not(model: Path, store: Path, tmp_path: Path) -> None:
+    wordless = [
+        {"post_id": row["post_id"], "images": ";".join(str(POSTS.parent / name) for name in row["images"])}
+        for row in read(POSTS, where="split = 'test'").to_pylist()
+        if row["images"]
+    ]
+    out = tmp_path / "out.parquet"
+    summary = tag(write_posts(tmp_path / "wordless.csv", wordless), out, store, model)
+    assert summary["pictures"]["failed"] == 0
+    report = evaluate(read_table(out), iter([read(POSTS, where="split = 'test' AND len(images) > 0")]), load(TAXONOMY))
+    assert report["micro_f1"] >= 0.3
+    evidence = [found for row in pq.read_table(out).to_pylist() for found in row["evidence"]]
+    seen = [found for found in evidence if found["kind"] == "ocr"]
+    assert seen
+    assert all(len(found["box"]) == 8 and len(found["media_id"].partition("#")[0]) == 64 for found in seen)
+
+
+def test_a_model_tags_by_its_rules_when_asked(model: Path, store: Path, tmp_path: Path) -> None:
+    posts = few_posts(tmp_path / "posts.csv")
+    tag(posts, tmp_path / "a.csv", store, model, route="rules")
+    tag(posts, tmp_path / "b.csv", store)
+    (fast, *_), (ruled, *_) = (read_table(tmp_path / name) for name in ("a.csv", "b.csv"))
+    assert fast.select(["post_id", "tags", "route"]).equals(ruled.select(["post_id", "tags", "route"]))
+    assert set(fast["route"].to_pylist()) == {"rules"}
+
+
+def test_where_picks_the_rows_to_train_on_and_valid_those_held_out(model: Path, store: Path, tmp_path: Path) -> None:
+    both = PostsSource(str(POSTS), where="split = 'train'")
+    about = train(both, tmp_path / "both", store, valid="split = 'valid'")
+    assert about["posts"] == {"train": 203, "valid": 51}
+    # The rows that `valid` names are held out whether `where` picks them too or not.
+    first = json.loads((model / "model.json").read_text("utf-8"))
+    assert first["posts"] == about["posts"]
+    assert first["files"] == about["files"] if "files" in about else True
+    assert (tmp_path / "both" / "fasttext.bin").read_bytes() == (model / "fasttext.bin").read_bytes()
+
+
+def test_a_tenth_is_held_out_where_valid_is_not_said(store: Path, model: Path, tmp_path: Path) -> None:
+    about = train(PostsSource(str(POSTS), where="split <> 'test'"), tmp_path / "model", store)
+    assert about["posts"]["train"] + about["posts"]["valid"] == 254
+    assert 15 <= about["posts"]["valid"] <= 40
+
+
+def test_posts_without_labels_change_nothing(store: Path, model: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            "post_id": f"p{n}",
+            "text": f"{['足球 皇马', '口红 试色'][n % 2]} {n}",
+            "tags": ["体育/足球", "美妆/口红"][n % 2],
+            "side": "valid" if n % 5 == 0 else "train",
+        }
+        for n in range(40)
+    ]
+    bare = [{"post_id": f"u{n}", "text": "没有标签", "tags": "", "side": "train"} for n in range(7)]
+    train(PostsSource(str(write_posts(tmp_path / "all.csv", rows))), tmp_path / "a", store, valid="side = 'valid'")
+    mixed = [row for pair in zip(rows, bare, strict=False) for row in pair] + rows[len(bare) :]
+    about = train(
+        PostsSource(str(write_posts(tmp_path / "mixed.csv", mixed))), tmp_path / "b", store, valid="side = 'valid'"
+    )
+    assert about["posts"] == {"train": 32, "valid": 8}
+    assert (tmp_path / "a" / "fasttext.bin").read_bytes() == (tmp_path / "b" / "fasttext.bin").read_bytes()
+    with pytest.raises(RequestError, match="0 have a tag of the taxonomy"):
+        train(PostsSource(str(write_posts(tmp_path / "bare.csv", bare))), tmp_path / "c", store)
+    with pytest.raises(RequestError, match="0 are held out .where side"):
+        train(PostsSource(str(tmp_path / "all.csv")), tmp_path / "c", store, valid="side = 'nothing'")
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.jsonl"])
+def test_no_posts_give_an_empty_output(store: Path, tmp_path: Path, name: str) -> None:
+    source = PostsSource(str(few_posts(tmp_path / "posts.csv")), where="text = 'nothing like it'")
+    assert tag(source, tmp_path / name, store)["posts"] == 0
+    (table,) = read_table(tmp_path / name)
+    assert len(table) == 0
+    assert table.schema.names[: len(arrow_schema("tags"))] == arrow_schema("tags").names
+
+
+def test_the_second_post_of_an_id_is_rejected(store: Path, tmp_path: Path) -> None:
+    rows = [{"post_id": "a", "text": "皇马"}, {"post_id": "b", "text": "口红"}, {"post_id": " a", "text": "猫"}]
+    out = tmp_path / "out.parquet"
+    summary = tag(write_posts(tmp_path / "posts.csv", rows), out, store)
+    assert (summary["posts"], summary["rejects"]) == (2, 1)
+    assert pq.read_table(out)["post_id"].to_pylist() == ["a", "b"]
+    assert [(row["line"], row["reason"]) for row in rejects(out)] == [("4", "duplicate post_id, first one kept")]
+
+
+def test_other_names_and_another_encoding_give_the_same_tags(store: Path, tmp_path: Path) -> None:
+    few_posts(tmp_path / "posts.csv")
+    tag(tmp_path / "posts.csv", tmp_path / "plain.csv", store)
+    rows = [{"编号": f"p{n}", "正文": f"{TEXTS[n % 10]} {n}"} for n in range(10)]
+    theirs = write_posts(tmp_path / "theirs.csv", rows, "gb18030")
+    tag(PostsSource(str(theirs), (("post_id", "编号"), ("text", "正文"))), tmp_path / "mapped.csv", store)
+    assert (tmp_path / "mapped.csv").read_bytes() == (tmp_path / "plain.csv").read_bytes()
+
+
+def test_other_columns_pass_through(store: Path, tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "post_id": pa.array([11, 12], pa.int64()),
+            "text": ["皇马", "口红"],
+            "likes": pa.array([3, None], pa.int32()),
+            "error": ["theirs", None],
+            "tags": [["体育/足球"], None],
+            "路线": [["a", "b"], []],
+        }
+    )
+    pq.write_table(table, tmp_path / "posts.parquet")
+    tag(tmp_path / "posts.parquet", tmp_path / "out.parquet", store)
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.schema.names == [*arrow_schema("tags").names, "likes", "error_in", "路线"]
+    assert found.schema.field("likes").type == pa.int32()
+    assert found.select(["likes", "error_in", "路线"]).to_pylist() == [
+        {"likes": 3, "error_in": "theirs", "路线": ["a", "b"]},
+        {"likes": None, "error_in": None, "路线": []},
+    ]
+    assert found["post_id"].to_pylist() == ["11", "12"]
+    assert found["error"].null_count == 2
+
+
+def test_posts_come_out_in_the_order_they_came_in(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "PART_ROWS", 7)
+    posts = few_posts(tmp_path / "posts.csv", 60)
+    tag(PostsSource(str(posts), limit=50), tmp_path / "out.csv", store)
+    (table,) = read_table(tmp_path / "out.csv")
+    assert table["post_id"].to_pylist() == [f"p{n}" for n in range(50)]
+    monkeypatch.setattr(pipeline, "PART_ROWS", 1000)
+    tag(PostsSource(str(posts), limit=50), tmp_path / "whole.csv", store)
+    assert (tmp_path / "whole.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "PART_ROWS", 7)
+    posts = few_posts(tmp_path / "posts.csv", 60)
+    tag(posts, tmp_path / "whole.parquet", store)
+    calls: list[int] = []
+    own = parts.tag_posts
+
+    def stop_at(limit: int) -> Callable[..., Any]:
+        def tag_posts(*asked: Any) -> Any:
+            calls.append(len(calls))
+            if len(calls) > limit:
+                raise KeyboardInterrupt
+            return own(*asked)
+
+        return tag_posts
+
+    monkeypatch.setattr(parts, "tag_posts", stop_at(4))
+    out = tmp_path / "out.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        tag(posts, out, store)
+    assert not out.exists()
+    state = status(tmp_path / "out.parquet.run")
+    assert (state["state"], state["kinds"]["tags"]["total"]) == ("stopped", 9)
+    done = state["kinds"]["tags"]["done"]
+    assert 3 <= done <= 4
+    calls.clear()
+    monkeypatch.setattr(parts, "tag_posts", stop_at(100))
+    summary = tag(posts, out, store)
+    assert len(calls) == 9 - done
+    assert (summary["posts"], summary["tagged"]) == (
+        60,
+        len([tags for tags in pq.read_table(out)["tags"].to_pylist() if tags]),
+    )
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_too_many_rejects_stop_a_run_before_it_tags(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"post_id": f"p{n % 8}", "text": "皇马"} for n in range(10)]
+    posts, out = write_posts(tmp_path / "posts.csv", rows), tmp_path / "out.csv"
+    with pytest.raises(TooManyRejectsError, match="2 rows"):
+        tag(posts, out, store, max_rejects=1)
+    assert not out.exists()
+    assert len(rejects(out)) == 2
+
+    def stop(*asked: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(parts, "tag_posts", stop)
+        tag(posts, out, store)
+    # A run that goes on has read the posts already; the limit holds all the same.
+    with pytest.raises(TooManyRejectsError, match="2 rows"):
+        tag(posts, out, store, max_rejects=1)
+    assert tag(posts, out, store, max_rejects=2)["rejects"] == 2
+
+
+def test_a_part_that_fails_costs_only_itself_and_is_tried_again(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "PART_ROWS", 7)
+    posts, out = few_posts(tmp_path / "posts.csv", 30), tmp_path / "out.csv"
+    own = parts.tag_posts
+
+    def stumble(tables: Any, tagger: Any) -> Any:
+        tables = list(tables)
+        if "p7" in tables[0]["post_id"].to_pylist():
+            raise ZeroDivisionError("by nothing")
+        return own(tables, tagger)
+
+    monkeypatch.setattr(parts, "tag_posts", stumble)
+    for _ in range(2):
+        with pytest.raises(PartialError, match=r"1 parts could not be done.*ZeroDivisionError: by nothing"):
+            tag(posts, out, store)
+        (table,) = read_table(out)
+        assert table["post_id"].to_pylist() == [f"p{n}" for n in range(30) if not 7 <= n < 14]
+        assert [row["post_id"] for row in rejects(out)] == [f"p{n}" for n in range(7, 14)]
+    monkeypatch.setattr(parts, "tag_posts", own)
+    summary = tag(posts, out, store)
+    assert (summary["posts"], summary["rejects"], rejects(out)) == (30, 0, [])
+    tag(posts, tmp_path / "whole.csv", store)
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_a_picture_that_kills_its_workers_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    images = sorted((ROOT / "examples" / "images").glob("n*.png"))[:6]
+    for number, path in enumerate(images):
+        shutil.copy(path, tmp_path / (f"deadly{number}.png" if number == 2 else f"{number}.png"))
+    names = ["0.png", "1.png", "deadly2.png", "3.png", "4.png", "5.png"]
+    rows = [{"post_id": f"p{n}", "text": "", "images": name} for n, name in enumerate(names)]
+    rows.append({"post_id": "both", "text": "皇马", "images": "deadly2.png;5.png"})
+    posts, out = write_posts(tmp_path / "posts.csv", rows), tmp_path / "out.csv"
+    settings = {"workers": WorkerSettings(count=2, part_files=3), "stages": ("faces",)}
+    store = tmp_path / "store"
+    tag(posts, tmp_path / "whole.csv", tmp_path / "other", settings=settings)
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
+        patch.setattr(pipeline, "run_parts", lambda _, *asked: run_parts("deadly:look_at_files", *asked))
+        for _ in range(2):
+            with pytest.raises(PartialError, match=r"1 pictures .*deadly2\.png: worker killed by signal 9 twice"):
+                tag(posts, out, store, settings=settings)
+            (table,) = read_table(out)
+            errors = dict(zip(table["post_id"].to_pylist(), table["error"].to_pylist(), strict=True))
+            assert [post for post, error in errors.items() if error] == ["p2", "both"]
+            assert errors["p2"].startswith(str(tmp_path / "deadly2.png"))
+    summary = tag(posts, out, store, settings=settings)
+    assert (summary["posts"], summary["with_errors"], summary["pictures"]["failed"]) == (7, 0, 0)
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_a_picture_that_changes_or_vanishes_in_between_is_said_in_its_post(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = sorted((ROOT / "examples" / "images").glob("n*.png"))[:4]
+    for number, path in enumerate(images):
+        shutil.copy(path, tmp_path / f"{number}.png")
+    rows = [{"post_id": f"p{n}", "images": f"{n}.png"} for n in range(3)]
+    posts, out = write_posts(tmp_path / "posts.csv", rows), tmp_path / "out.csv"
+    own = pipeline.look
+
+    def meddle(*asked: Any) -> Any:
+        (tmp_path / "0.png").unlink()
+        shutil.copy(images[3], tmp_path / "1.png")
+        return own(*asked)
+
+    monkeypatch.setattr(pipeline, "look", meddle)
+    summary = tag(posts, out, tmp_path / "store", settings={"stages": ("faces",)}, workers=0)
+    (table,) = read_table(out)
+    assert (summary["posts"], summary["with_errors"]) == (3, 2)
+    said = table["error"].to_pylist()
+    for number in (0, 1):
+        assert said[number].startswith(f"{tmp_path / f'{number}.png'}: not looked at: it changed or vanished")
+    assert said[2] is None
+
+
+def test_every_distinct_picture_is_looked_at_once(tmp_path: Path) -> None:
+    images = sorted((ROOT / "examples" / "images").glob("n*.png"))[:2]
+    shutil.copy(images[0], tmp_path / "a.png")
+    shutil.copy(images[0], tmp_path / "copy of a.png")
+    shutil.copy(images[1], tmp_path / "图 b.png")
+    named = ["a.png", "copy of a.png;a.png", "图 b.png;" * 12 + "a.png", str(tmp_path / "图 b.png"), ""]
+    rows = [{"post_id": f"p{n}", "text": "皇马", "images": name} for n, name in enumerate(named)]
+    posts = write_posts(tmp_path / "posts.csv", rows)
+    settings = {"stages": ("faces",)}
+    first = tag(posts, tmp_path / "a.csv", tmp_path / "store", settings=settings, workers=0)
+    assert first["pictures"] == {"files": 2, "reused": 0, "failed": 0}
+    assert first["frames_per_stage"] == {"faces": 2}
+    again = tag(posts, tmp_path / "b.csv", tmp_path / "store", settings=settings, workers=0)
+    assert again["pictures"] == {"files": 2, "reused": 2, "failed": 0}
+    assert again["frames_per_stage"] == {}
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def test_what_a_killed_writer_left_beside_the_output_goes(store: Path, tmp_path: Path) -> None:
+    posts = few_posts(tmp_path / "posts.csv")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for name in (f".out.csv.{dead.pid}.tmp", f".out.csvx.{dead.pid}.tmp", f".out.csv.{os.getppid()}.tmp"):
+        (tmp_path / name).write_text("half")
+    tag(posts, tmp_path / "out.csv", store)
+    left = sorted(path.name for path in tmp_path.glob(".*"))
+    assert left == sorted([f".out.csv.{os.getppid()}.tmp", f".out.csvx.{dead.pid}.tmp"])
+
+
+def test_what_a_killed_training_left_beside_the_model_goes(model: Path, tmp_path: Path) -> None:
+    place = tmp_path / "model"
+    for name in (f".model-{'a' * 32}.tmp", f".model-{'b' * 32}.old", f".model-b-{'c' * 32}.tmp", ".model-mine.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "fasttext.bin").write_text("half")
+    for _ in range(2):
+        load_model(model).save(place)
+        assert read_about(place)["posts"] == read_about(model)["posts"]
+        assert {path.name for path in tmp_path.iterdir()} == {"model", f".model-b-{'c' * 32}.tmp", ".model-mine.old"}
+
+
+@pytest.mark.parametrize("how", ["folder", "glob"])
+def test_an_output_among_the_posts_is_refused(store: Path, tmp_path: Path, how: str) -> None:
+    (tmp_path / "posts").mkdir()
+    few_posts(tmp_path / "posts" / "a.csv")
+    source = PostsSource(str(tmp_path / "posts" / "*.csv" if how == "glob" else tmp_path / "posts"))
+    with pytest.raises(RequestError, match="among the posts"):
+        tag(source, tmp_path / "posts" / "out.csv", store)
+    assert [path.name for path in (tmp_path / "posts").iterdir()] == ["a.csv"]

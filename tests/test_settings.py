@@ -1,0 +1,132 @@
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weibotag.errors import RequestError
+from weibotag.settings import MediaSettings, Pipeline, WorkerSettings, read_pipeline
+
+LITE = Path(__file__).parents[1] / "pipelines" / "lite.toml"
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "my.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def refuse(folder: Path, text: str) -> str:
+    """Return what reading this pipeline file says."""
+    with pytest.raises(RequestError) as caught:
+        read_pipeline(write(folder, text))
+    said = str(caught.value)
+    assert "\n" not in said
+    return said
+
+
+@pytest.mark.parametrize("name", [None, "lite"])
+def test_lite_is_the_default(name: str | None) -> None:
+    assert read_pipeline(name) == Pipeline()
+
+
+def test_lite_toml_is_the_default_written_out() -> None:
+    written, default = read_pipeline(str(LITE)), Pipeline()
+    assert (written.stages, written.media, written.workers) == (default.stages, default.media, default.workers)
+    for name in default.stages:
+        assert written.make_stage(name).fingerprint() == default.make_stage(name).fingerprint()
+
+
+def test_lite_toml_leaves_out_no_setting_of_how_pictures_are_looked_at() -> None:
+    data = tomllib.loads(LITE.read_text(encoding="utf-8"))
+    for name in data["stages"]:
+        stage = Pipeline().make_stage(name)
+        assert set(data[name]) == set(type(stage.config).model_fields), name  # type: ignore[attr-defined]
+    assert set(data["media"]) == set(MediaSettings.model_fields)
+    # The count of processes is the machine's unless said.
+    assert set(data["workers"]) == set(WorkerSettings.model_fields) - {"count"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stage = ['ocr']", "unknown key 'stage'; did you mean 'stages'?"),
+        ("[worker]\ncount = 1", "unknown key 'worker'; did you mean 'workers'?"),
+        ("[media]\nmax_byte = 1", "unknown key 'media.max_byte'; did you mean 'max_bytes'?"),
+        ("[workers]\npart_second = 1", "unknown key 'workers.part_second'; did you mean 'part_seconds'?"),
+        ("[tag]\nposts='p.csv'\nout='o.csv'\nmax_reject=1", "unknown key 'tag.max_reject'; did you mean 'max_rejects'?"),
+        ("[train]\nposts='p'\ntaxonomy='t'\nmodel='m'\nvalidate='x'", "unknown key 'train.validate'; did you mean 'valid'?"),
+        ("[ocr]\nmax_sied = 480", "[ocr]: unknown key 'max_sied'; did you mean 'max_side'?"),
+        ("[faces]\nminimum = 1", "[faces]: unknown key 'minimum'; "),
+        ("[media]\nqqq = 1", "unknown key 'media.qqq'; known are max_bytes, max_pixels, max_frames"),
+        ("stages = ['orc']", "no stage backend 'orc'; did you mean 'ocr'?"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refuse(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "found"),
+    [
+        ("stages = 3", "stages", "3"),
+        ("[workers]\ncount = 'two'", "workers.count", "'two'"),
+        ("[workers]\npart_seconds = 0", "workers.part_seconds", "0"),
+        ("[media]\nmax_frames = 17", "media.max_frames", "17"),
+        ("[ocr]\nmin_score = 1.5", "min_score", "1.5"),
+        ("[tag]\nposts='p.csv'\nout='o.csv'\nroute='slow'", "tag.route", "'slow'"),
+        ("[tag]\nout='o.csv'", "tag.posts", "o.csv"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named_with_its_key(tmp_path: Path, text: str, key: str, found: str) -> None:
+    said = refuse(tmp_path, text)
+    assert f"{key}: " in said
+    assert found in said
+
+
+def test_the_file_is_named() -> None:
+    with pytest.raises(RequestError, match="light: no such pipeline; expected lite or the path of a TOML file"):
+        read_pipeline("light")
+
+
+def test_what_is_not_toml_is_refused(tmp_path: Path) -> None:
+    assert "my.toml: not TOML: " in refuse(tmp_path, "stages = [")
+    (tmp_path / "my.toml").write_bytes("stages = ['ocr'] # 中文".encode("gb18030"))
+    with pytest.raises(RequestError, match=r"my\.toml: not TOML: "):
+        read_pipeline(str(tmp_path / "my.toml"))
+
+
+def test_the_store_is_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "below").mkdir()
+    write(tmp_path / "below", "store = '../kept'")
+    monkeypatch.chdir(tmp_path)
+    store = read_pipeline("below/my.toml").store
+    assert store is not None
+    assert store.is_absolute()
+    assert store.resolve() == tmp_path.resolve() / "kept"
+
+
+def test_settings_reach_the_stage(tmp_path: Path) -> None:
+    pipeline = read_pipeline(write(tmp_path, "stages = ['ocr']\n[ocr]\nmax_side = 480"))
+    stage = pipeline.make_stage("ocr")
+    assert stage.config.max_side == 480  # type: ignore[attr-defined]
+    assert stage.fingerprint() != Pipeline().make_stage("ocr").fingerprint()
+
+
+def test_there_is_a_process_per_core_unless_said() -> None:
+    assert Pipeline().worker_count() == len(os.sched_getaffinity(0))
+    assert Pipeline(workers=WorkerSettings(count=0)).worker_count() == 0
+
+
+@given(st.dictionaries(st.sampled_from(list(WorkerSettings.model_fields)), st.integers(1, 9)))
+def test_what_is_written_is_what_is_read(values: dict[str, int]) -> None:
+    pipeline = Pipeline(**tomllib.loads("\n".join(["[workers]", *(f"{key} = {value}" for key, value in values.items())])))
+    assert pipeline.workers.model_dump() == WorkerSettings().model_dump() | values
+
+
+@given(st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12).filter(lambda key: key not in Pipeline.model_fields))
+def test_no_unknown_key_gets_through(tmp_path_factory: pytest.TempPathFactory, key: str) -> None:
+    folder = tmp_path_factory.mktemp("pipelines")
+    assert f"unknown key {key!r}" in refuse(folder, f"{key} = 1")

@@ -1,0 +1,105 @@
+"""What pictures say, without tagging: posts in, the findings of one stage, or wordings, out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weibotag.errors import PartialError
+from weibotag.export import write_tables
+from weibotag.pipeline import Coder, Looking, coder_of, gather_part, ingest, link, look, make_looking, open_run
+from weibotag.posts import PostsSource
+from weibotag.progress import bar
+from weibotag.runs import Run
+from weibotag.schema import arrow_schema
+from weibotag.settings import Pipeline
+from weibotag.stages.pictures import list_pictures, pictures_schema
+
+# Pictures whose findings are in memory at once; a vector has some 4 KB.
+PICTURE_ROWS = 2_000
+WORDINGS = "wordings"
+
+
+def look_only(
+    source: PostsSource,
+    out: str,
+    answer: str,
+    pipeline: Pipeline,
+    *,
+    tagger: dict[str, Any] | None = None,
+    run_folder: Path | None = None,
+    store: Path | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Look at the pictures of posts and write what `answer` (a stage of the pipeline, or "wordings") found to `out`.
+
+    A stage gives a row of `pictures_schema` per picture or frame, "wordings" a row of that schema per post, with the visual
+    codes of the model that `tagger` names. Returns the run's summary. Raises PartialError, after all else is written, when
+    a picture could not be looked at.
+    """
+    started = perf_counter()
+    looking = make_looking(pipeline, store, workers, quiet)
+    coder = None if tagger is None else coder_of(tagger)
+    with open_run(answer, source, out, looking, run_folder, tagger) as run:
+        parts = ingest(run, source, None, quiet, answer)
+        link(run, parts, looking.limits, quiet)
+        faults = look(run, parts, looking)
+        schema = arrow_schema(WORDINGS) if answer == WORDINGS else pictures_schema(answer)
+        rows = write_tables(_list_findings(run, parts, answer, looking, coder), out, schema)
+        summary = {
+            "rows": rows,
+            "posts": sum(pq.read_metadata(run.path("posts", part)).num_rows for part in parts),
+            "rejects": (run.plan or {}).get("rejects", 0),
+            "pictures": {"files": looking.files, "reused": looking.reused, "failed": looking.failed},
+            "frames_per_stage": looking.frames,
+            "seconds": round(perf_counter() - started, 3),
+            "seconds_per_stage": {name: round(value, 3) for name, value in looking.seconds.items()},
+            "out": out,
+            "run": str(run.folder),
+        }
+        if faults:
+            raise PartialError(
+                f"{len(faults)} pictures could not be done, all else is in {out}; "
+                f"the same command tries them again; the first: {faults[0]}"
+            )
+        run.finish(summary)
+    return summary
+
+
+def _list_findings(run: Run, parts: list[str], answer: str, looking: Looking, coder: Coder | None) -> Iterator[pa.Table]:
+    """Give the rows of all parts, some at a time, with a receipt for each part that is through."""
+    with bar(len(parts), f"writing {answer}, parts", looking.quiet) as progress:
+        for part in parts:
+            rows = 0
+            tables = (
+                list_wordings(run, part, looking, coder) if answer == WORDINGS else list_found(run, part, looking, answer)
+            )
+            for table in tables:
+                rows += len(table)
+                yield table
+            run.receipt(answer, part, {"status": "ok", "rows": rows})
+            progress.advance()
+
+
+def list_found(run: Run, part: str, looking: Looking, stage: str) -> Iterator[pa.Table]:
+    """Give what a stage found in the pictures of a part's posts, as tables of `pictures_schema`."""
+    links = pq.read_table(run.path("links", part))
+    for start in range(0, len(links), PICTURE_ROWS):
+        some = links.slice(start, PICTURE_ROWS)
+        media = looking.store.read("media", looking.media, some["file_id"].drop_null())
+        found = looking.store.read(stage, looking.fingerprints[stage], media["media_id"].drop_null())
+        yield list_pictures(some, media, found, stage, looking.unseen)
+
+
+def list_wordings(run: Run, part: str, looking: Looking, coder: Coder | None) -> Iterator[pa.Table]:
+    """Give the wordings of a part's posts, as tables of schema "wordings"."""
+    schema = arrow_schema(WORDINGS)
+    for posts in gather_part(run, part, looking, coder):
+        if WORDINGS not in posts.column_names:
+            none = {WORDINGS: [[]] * len(posts), "wordings_error": [None] * len(posts)}
+            posts = pa.table({"post_id": posts["post_id"], **none}, schema=schema)
+        yield posts.select(schema.names)
