@@ -18,7 +18,7 @@ from kill import disturb, finish, start  # noqa: E402
 
 POSTS = ROOT / "examples" / "posts.csv"
 TAXONOMY = ROOT / "taxonomies" / "weibo.csv"
-LIMIT = 70
+LIMIT = 50
 KILLS = 5
 # Parts so small that kills fall between them.
 SMALL_PARTS = "import weibotag.pipeline as pipeline, weibotag.cli.main as cli; pipeline.PART_ROWS = 9; cli.main()"

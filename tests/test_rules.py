@@ -7,10 +7,9 @@ import pyarrow.csv
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.sparse import csr_matrix
 
 from weibotag.keywords.matching import Matcher, fold
-from weibotag.schema import EVIDENCE, WORDING
+from weibotag.schema import WORDING
 from weibotag.taggers.rules import THRESHOLD, RulesTagger
 from weibotag.taxonomy.tree import Tag, Taxonomy, load
 
@@ -218,38 +217,6 @@ def test_no_child_is_above_its_parent(texts: list[str]) -> None:
     assert (scores[:, below] <= scores[:, TAXONOMY.parents[below]]).all()
     alone = np.vstack([TAGGER.scores(posts(text)).toarray() for text in texts])
     assert np.array_equal(scores, alone)
-
-
-def test_evidence_names_words_and_places() -> None:
-    table = posts(
-        "湖人夺得总决赛，NBA，篮板",
-        "大家好",
-        author=["湖人小张", ""],
-        channel=["体育", ""],
-        wordings=[[wording("湖人队", "ocr")], [wording("口红", "ocr"), wording("口红", "code")]],
-    )
-    scores = TAGGER.scores(table)
-    found = TAGGER.evidence(table, scores)
-    assert found.type == pa.list_(EVIDENCE)
-    first, second = found.to_pylist()
-    nba = [(entry["kind"], entry["word"]) for entry in first if entry["tag_id"] == "体育/NBA"]
-    assert len(nba) == 3
-    assert nba[0] == ("text", "nba")
-    sports = [(entry["kind"], entry["word"]) for entry in first if entry["tag_id"] == "体育"]
-    assert sports[0] == ("channel", "体育")
-    assert len(sports) == 3
-    assert second == [
-        {"tag_id": tag_id, "kind": "ocr", "word": "口红", "media_id": "m1", "box": [1.0, 2.0, 3.0, 4.0]}
-        for tag_id in ("美妆", "美妆/口红")
-    ]
-
-
-def test_evidence_is_for_the_chosen_tags_alone() -> None:
-    table = posts("湖人", "口红")
-    chosen = csr_matrix(TAGGER.scores(table).toarray() * [[0], [1]])
-    found = TAGGER.evidence(table, chosen).to_pylist()
-    assert found[0] == []
-    assert {entry["tag_id"] for entry in found[1]} == {"美妆", "美妆/口红"}
 
 
 CHANNELS = {"体育": ("体育", "健身", "电竞"), "旅游": ("旅游",), "科技": ("科技", "数码", "科普")}

@@ -1,8 +1,6 @@
 """The tagger that needs no training: names, aliases and keywords of the taxonomy, found in text and wordings."""
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import log
 from typing import Any
@@ -13,7 +11,6 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
 from weibotag.keywords.matching import Matcher, edge_kind, fold
-from weibotag.schema import EVIDENCE
 from weibotag.taxonomy.tree import Taxonomy
 
 # Every constant of the tagger. A match gives evidence in units of -ln(1 - p), so that evidence adds up as a noisy-or:
@@ -39,27 +36,22 @@ UPWARDS = 0.9
 RIVALRY = 1.5
 # A title says what the post is about; a first sentence longer than this is no title.
 LEAD_CHARACTERS = 40
-MATCHES_SHOWN = 3
 
 SENTENCE_END = re.compile("[。！？!?\n】]")
 
 
 @dataclass
 class _Hits:
-    """Matches of a table, column by column; `wordings` is a place among all wordings of the table, or -1."""
+    """Matches of a table, column by column."""
 
     rows: list[int] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-    wordings: list[int] = field(default_factory=list)
 
-    def add(self, row: int, word: int, weight: float, kind: str, wording: int) -> None:
+    def add(self, row: int, word: int, weight: float) -> None:
         self.rows.append(row)
         self.words.append(word)
         self.weights.append(weight)
-        self.kinds.append(kind)
-        self.wordings.append(wording)
 
 
 class RulesTagger:
@@ -98,56 +90,6 @@ class RulesTagger:
             evidence = csr_matrix(evidence + given @ self._upwards)
         return self._settle(evidence)
 
-    def evidence(self, table: pa.Table, tags: csr_matrix) -> pa.Array:
-        """Return list<EVIDENCE> per post: for each tag that `tags` (posts x tags) holds, what spoke most for it."""
-        hits = self._find(table)
-        flat = _flatten_wordings(table)
-        by_row: dict[int, list[int]] = defaultdict(list)
-        for at, row in enumerate(hits.rows):
-            by_row[row].append(at)
-        channel_of = dict(zip(*self._find_channels(table), strict=True))
-        channels = table["channel"].to_pylist()
-        ancestors = {tag: {tag, *self.taxonomy.ancestors(tag)} for tag in set(channel_of.values())}
-        lists = []
-        for row in range(len(table)):
-            chosen = tags.indices[tags.indptr[row] : tags.indptr[row + 1]]
-            chosen = chosen[np.argsort(-tags.data[tags.indptr[row] : tags.indptr[row + 1]], kind="stable")]
-            spoken = self._rank(hits, by_row.get(row, []), set(chosen.tolist()))
-            listed: list[dict[str, Any]] = []
-            for tag in chosen.tolist():
-                tag_id = self.taxonomy.ids[tag]
-                shown = []
-                if row in channel_of and tag in ancestors[channel_of[row]]:
-                    shown.append({"tag_id": tag_id, "kind": "channel", "word": channels[row]})
-                for at in spoken.get(tag, []):
-                    entry = {"tag_id": tag_id, "kind": hits.kinds[at], "word": self._words[hits.words[at]]}
-                    wording = hits.wordings[at]
-                    if wording >= 0:
-                        entry |= {"media_id": flat["media_id"][wording], "box": flat["box"][wording]}
-                    shown.append(entry)
-                listed += shown[:MATCHES_SHOWN]
-            lists.append(listed)
-        return pa.array(lists, pa.list_(EVIDENCE))
-
-    def _rank(self, hits: _Hits, places: Iterable[int], chosen: set[int]) -> dict[int, list[int]]:
-        """Return, per chosen tag, the hits that spoke for it, strongest first, each word of a kind once."""
-        strengths: dict[int, dict[tuple[str, int], tuple[float, int]]] = defaultdict(dict)
-        for at in places:
-            word = hits.words[at]
-            low, high = self._weights.indptr[word], self._weights.indptr[word + 1]
-            for tag, weight in zip(
-                self._weights.indices[low:high].tolist(), self._weights.data[low:high].tolist(), strict=True
-            ):
-                if tag in chosen:
-                    strength = weight * hits.weights[at]
-                    key = hits.kinds[at], word
-                    if strength > strengths[tag].get(key, (0.0, 0))[0]:
-                        strengths[tag][key] = strength, at
-        return {
-            tag: [at for _, at in sorted(found.values(), key=lambda pair: (-pair[0], pair[1]))]
-            for tag, found in strengths.items()
-        }
-
     def _find(self, table: pa.Table) -> _Hits:
         hits = _Hits()
         for row, text in enumerate(table["text"].to_pylist()):
@@ -156,16 +98,14 @@ class RulesTagger:
         for row, author in enumerate(table["author"].to_pylist()):
             if author:
                 for word, _, _ in self._matcher.find(fold(author)):
-                    hits.add(row, word, AUTHOR, "author", -1)
+                    hits.add(row, word, AUTHOR)
         flat = _flatten_wordings(table)
-        for at, (row, said, kind, score) in enumerate(
-            zip(flat["row"], flat["word"], flat["kind"], flat["score"], strict=True)
-        ):
+        for row, said, kind, score in zip(flat["row"], flat["word"], flat["kind"], flat["score"], strict=True):
             place = WORDING_PLACES.get(kind)
             if place and said:
                 weight = place * (1.0 if score is None else score)
                 for word, _, _ in self._matcher.find(fold(said)):
-                    hits.add(row, word, weight, kind, at)
+                    hits.add(row, word, weight)
         return hits
 
     def _find_in_text(self, row: int, written: str, hits: _Hits) -> None:
@@ -182,7 +122,7 @@ class RulesTagger:
             # An even number of # before it means that the # on its left closes another hashtag.
             if tagged and start and end < last and text[start - 1] == "#" == text[end] and text.count("#", 0, start) % 2:
                 weight = HASHTAG
-            hits.add(row, word, weight, "text", -1)
+            hits.add(row, word, weight)
 
     def _find_channels(self, table: pa.Table) -> tuple[list[int], list[int]]:
         """Return rows whose channel is a tag's id, name or alias, and those tags."""
@@ -265,7 +205,7 @@ def _index_channels(taxonomy: Taxonomy) -> dict[str, int]:
 
 def _flatten_wordings(table: pa.Table) -> dict[str, list[Any]]:
     """Return the wordings of all rows as columns, with their row."""
-    names = ("word", "kind", "score", "media_id", "box")
+    names = ("word", "kind", "score")
     if "wordings" not in table.column_names:
         return {name: [] for name in ("row", *names)}
     column = table["wordings"].combine_chunks()
