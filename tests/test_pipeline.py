@@ -30,7 +30,6 @@ ROOT = Path(__file__).parents[1]
 POSTS = ROOT / "examples" / "posts.csv"
 TAXONOMY = ROOT / "taxonomies" / "weibo.csv"
 TEXTS = ["梅西进球了", "皇马夺冠", "", "口红试色", "红烧肉怎么做", "足球直播", "面膜好用", "去清迈旅游", "猫", "手机发布会"]
-QUICK: dict[str, Any] = {"ocr": {"max_side": 480}}
 # Looks at files like the real one, but a file of that name takes the worker down.
 DEADLY = """
 import os, signal
@@ -57,12 +56,12 @@ def model(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(source: PostsSource, out: Path, store: Path, valid: str | None = None) -> dict[str, Any]:
-    return train_model(source, load(TAXONOMY), out, Pipeline(**QUICK), valid=valid, tune_seconds=0, store=store, quiet=True)
+    return train_model(source, load(TAXONOMY), out, Pipeline(), valid=valid, tune_seconds=0, store=store, quiet=True)
 
 
 def tag(posts: PostsSource | Path, out: Path, store: Path, model: Path | None = None, **options: Any) -> dict[str, Any]:
     choice, settings = choose_tagger(model, None if model else TAXONOMY, options.pop("route", None), None)
-    settings = settings.model_copy(update={**QUICK, **options.pop("settings", {})})
+    settings = settings.model_copy(update=options.pop("settings", {}))
     source = posts if isinstance(posts, PostsSource) else PostsSource(str(posts))
     return pipeline.tag(source, str(out), choice, settings, store=store, quiet=True, **options)
 

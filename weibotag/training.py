@@ -77,6 +77,7 @@ def train_model(
     out: Path,
     pipeline: Pipeline,
     *,
+    tagger: str = "fast",
     valid: str | None = None,
     tune_seconds: float = 120,
     threads: int = 1,
@@ -84,7 +85,7 @@ def train_model(
     workers: int | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train the fast tagger on labelled posts and write the model folder `out`; return what model.json says.
+    """Train a tagger (fast is the one there is) on labelled posts and write the model folder `out`; return what model.json says.
 
     Hyper-parameters, calibration and thresholds are chosen on the rows where the expression `valid` is true, else on a
     tenth of the posts of each first tag, taken by a hash of the id. Hyper-parameters are tried for `tune_seconds` at most.
@@ -115,7 +116,7 @@ def train_model(
         model = settle(network, settings, held, taxonomy, codebook, keywords)
         model.about.update(
             {
-                "tagger": "fast",
+                "tagger": tagger,
                 "version": __version__,
                 "packages": {name: version(name) for name in PACKAGES},
                 "stages": {name: stage.config.model_dump(mode="json") for name, stage in looking.stages.items()},  # type: ignore[attr-defined]

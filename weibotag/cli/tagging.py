@@ -33,11 +33,20 @@ class Route(StrEnum):
     fast = "fast"
 
 
+class Trained(StrEnum):
+    """Taggers that can be trained."""
+
+    fast = "fast"
+
+
 def train_command(
     posts: PostsArgument,
     taxonomy: Annotated[Path, typer.Option("--taxonomy", "-t", help="The tag tree: CSV, JSON or YAML.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the model.")],
     pipeline: PipelineOption = None,
+    tagger: Annotated[
+        Trained, typer.Option("--tagger", help="Tagger to train: fastText on characters and wordings.")
+    ] = Trained.fast,
     valid: Annotated[
         str | None,
         typer.Option("--valid", metavar="EXPR", help="Rows that thresholds are chosen on.", show_default="a tenth"),
@@ -70,6 +79,7 @@ def train_command(
         load(taxonomy),
         out,
         read_pipeline(pipeline),
+        tagger=tagger.value,
         valid=valid,
         tune_seconds=tune_seconds,
         threads=threads,
