@@ -11,7 +11,6 @@ import csv
 import json
 import os
 import platform
-import random
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,13 @@ SECTIONS = ("quality", "rules", "speed")
 # Which channels of taxonomies/weibo.csv count as right for a channel of the labelled Weibo posts; all others are wrong.
 CHANNELS = {"体育": {"体育", "健身", "电竞"}, "旅游": {"旅游"}, "科技": {"科技", "数码", "科普"}}
 ROUNDS = 3
+DRAW = """
+import csv, random, sys, pyarrow as pa, pyarrow.parquet as pq
+texts = [row["text"] for row in csv.DictReader(open(sys.argv[1], encoding="utf-8", newline=""))]
+draw, count = random.Random(0), int(sys.argv[3])
+ids = [str(5 * 10**18 + at) for at in range(count)]
+pq.write_table(pa.table({"post_id": ids, "text": draw.choices(texts, k=count)}), sys.argv[2])
+"""
 BARE = """
 import sys, time, fasttext, pyarrow.parquet as pq
 network = fasttext.load_model(sys.argv[1])
@@ -130,6 +136,8 @@ def print_looks(looks: dict[str, Any], store: Path) -> None:
     print_table(["stage", "pictures/s per process", "share of look time"], rows)
     first = looks["tag"]["seconds"]
     files = looks["tag"]["pictures"]["files"]
+    shares = ", ".join(f"{name} {seconds / sum(first.values()):.1%}" for name, seconds in first.items())
+    print(f"\nShare of the run's time per step: {shares}.")
     print(
         f"\n{files:,} pictures in {first['look']:.1f} s = {files / first['look']:.1f} pictures/s; "
         f"the whole run {looks['seconds']:.1f} s, peak memory of one process {looks['memory']:.0f} MB."
@@ -186,21 +194,17 @@ def show_channels() -> dict[str, str]:
 
 def measure_speed(rows: list[dict[str, str]], taxonomy: Path, folder: Path, count: int) -> None:
     """Tag text-only posts from Parquet to Parquet and print posts/s against a bare fastText loop, and peak memory."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     texts = [row for row in rows if row["text"] and row.get("source", "weibo") == "weibo"] or rows
     store = folder / "store"
     labelled, model = folder / "labelled.csv", folder / "text.model"
     write_rows(texts, labelled, ("images", "author", "channel"))
     train = ["train", str(labelled), "-t", str(taxonomy), "-o", str(model), "--where", "split = 'train'"]
     run([*train, "--valid", "split = 'valid'", "--tune-seconds", "0", "--quiet"], store)
-    draw = random.Random(0)
     peaks = {}
     for number in (count // 5, count):
         posts = folder / f"{number}.parquet"
-        drawn = [draw.choice(texts)["text"] for _ in range(number)]
-        pq.write_table(pa.table({"post_id": [str(5 * 10**18 + at) for at in range(number)], "text": drawn}), posts)
+        # Not in this process: a child's peak memory is at least what its parent held when it was made.
+        subprocess.run([sys.executable, "-c", DRAW, str(labelled), str(posts), str(number)], check=True)
         ours, bare = [], []
         for _ in range(ROUNDS):
             command = ["tag", str(posts), "-m", str(model), "-o", str(folder / "tags.parquet"), "--json", "--workers", "0"]
@@ -218,6 +222,12 @@ def measure_speed(rows: list[dict[str, str]], taxonomy: Path, folder: Path, coun
                 ["ratio", f"{statistics.median(ratios):.2f}", ", ".join(f"{value:.2f}" for value in ratios)],
             ],
         )
+    before = os.times()
+    for _ in range(5):
+        subprocess.run([sys.executable, "-m", "weibotag", "--help"], capture_output=True, check=True, cwd=ROOT)
+    after = os.times()
+    spent = (after.children_user + after.children_system - before.children_user - before.children_system) / 5
+    print(f"\n`weibotag --help`: {spent:.2f} s of CPU time (mean of five).")
     small, large = peaks.values()
     print(f"\nPeak memory: {small:.0f} MB for {count // 5:,} posts, {large:.0f} MB for {count:,}: {large / small - 1:+.1%}.")
 

@@ -215,7 +215,7 @@ def test_a_file_without_rows_converts_to_one(tmp_path: Path, source: str) -> Non
 def test_columns_of_json_keep_their_kind(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     rows = [
-        {"post_id": "1", "i": 1, "f": 1, "b": True, "s": "x", "m": 1, "big": 2**70},
+        {"post_id": "1", "tags": [], "i": 1, "f": 1, "b": True, "s": "x", "m": 1, "big": 2**70},
         {"post_id": "2", "i": None, "f": 0.5, "b": None, "m": "y"},
     ]
     path.write_text("\n".join(map(json.dumps, rows)))

@@ -157,11 +157,12 @@ def test_calibration_turns_scores_into_shares() -> None:
 
 
 def test_a_tenth_of_each_tag_is_held_out_and_stays_held_out() -> None:
-    ids = [str(at) for at in range(300)]
-    strata = ["a"] * 200 + ["b"] * 95 + ["c"] * 5
-    drawn = draw_valid(ids, strata)
-    assert [int(drawn[:200].sum()), int(drawn[200:295].sum())] == [20, 10]
-    turned = draw_valid(ids[::-1], strata[::-1])
+    ids = [str(at) for at in range(360)]
+    strata = ["a"] * 200 + ["b"] * 100 + [f"rare {at // 3}" for at in range(30)] + [""] * 30
+    labelled = np.array([bool(stratum) for stratum in strata])
+    drawn = draw_valid(ids, strata, labelled)
+    assert [int(drawn[:200].sum()), int(drawn[200:300].sum()), int(drawn[300:330].sum())] == [20, 10, 3]
+    turned = draw_valid(ids[::-1], strata[::-1], labelled[::-1])
     assert np.array_equal(turned[::-1], drawn)
 
 
@@ -175,3 +176,9 @@ def test_half_of_the_posts_whisper() -> None:
     silent = sum(author == "" for author in table["author"].to_pylist())
     assert 150 < silent < 250
     assert [author == "" for author in table["author"].to_pylist()] == [c == "" for c in table["channel"].to_pylist()]
+
+
+def test_a_parent_keeps_its_own_score() -> None:
+    scores = csr_matrix(np.array([[0.55, 0.31, 0, 0]], np.float32))
+    chosen = thresholds.decide(scores, np.array([0.6, 0.3, 0.5, 0.5], np.float32), TREE).toarray()
+    assert np.allclose(chosen, [[0.55, 0.31, 0, 0]])

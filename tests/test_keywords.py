@@ -54,11 +54,12 @@ def test_a_word_in_two_places_scores_more_than_in_one() -> None:
     assert two["口红"]["source"] == "text"
 
 
-def test_what_a_text_marks_is_a_keyword() -> None:
-    (found,) = keywords_of(posts("看完《三体》，#科幻周# 换了RTX4090"))
-    assert {"三体", "科幻周", "RTX4090"} <= set(found)
-    marked = find_marked(pa.chunked_array([["买了iPhone"]]), WORDS)
-    assert marked[1] == []  # the vocabulary knows it
+def test_what_a_text_or_a_picture_marks_is_a_keyword() -> None:
+    wordings = [[], [wording("v64_1", "code"), wording("《流浪地球》热映", "ocr")]]
+    first, second = keywords_of(posts("看完《三体》，#科幻周# 《口红》", "去看", wordings=wordings))
+    assert {"三体", "科幻周", "口红"} == set(first)
+    assert second["流浪地球"]["source"] == "ocr"
+    assert find_marked(["《口红》"], WORDS)[1] == []  # the vocabulary knows it
 
 
 def test_latin_words_keep_their_borders() -> None:

@@ -60,7 +60,7 @@ def train(source: PostsSource, out: Path, store: Path, valid: str | None = None)
 
 
 def tag(posts: PostsSource | Path, out: Path, store: Path, model: Path | None = None, **options: Any) -> dict[str, Any]:
-    choice, settings = choose_tagger(model, None if model else TAXONOMY, options.pop("route", None), None)
+    choice, settings = choose_tagger(model, None if model else TAXONOMY, options.pop("route", None), Pipeline())
     settings = settings.model_copy(update=options.pop("settings", {}))
     source = posts if isinstance(posts, PostsSource) else PostsSource(str(posts))
     return pipeline.tag(source, str(out), choice, settings, store=store, quiet=True, **options)
@@ -130,7 +130,8 @@ def test_where_picks_the_rows_to_train_on_and_valid_those_held_out(model: Path, 
     # The rows that `valid` names are held out whether `where` picks them too or not.
     first = json.loads((model / "model.json").read_text("utf-8"))
     assert first["posts"] == about["posts"]
-    assert first["files"] == about["files"] if "files" in about else True
+    again = json.loads((tmp_path / "both" / "model.json").read_text("utf-8"))
+    assert first["files"] == again["files"]
     assert (tmp_path / "both" / "fasttext.bin").read_bytes() == (model / "fasttext.bin").read_bytes()
 
 

@@ -42,6 +42,8 @@ def find_format(path: Path) -> str:
     """Return parquet, csv or jsonl by the suffix of a tags file ("-": jsonl); raises RequestError for any other."""
     if path == STDOUT:
         return "jsonl"
+    if path.is_dir():
+        raise RequestError(f"{path}: is a folder; expected the name of a file")
     if path.suffix.lower() not in FORMATS:
         raise RequestError(f"{path}: unknown kind of file; expected a name that ends in {', '.join(FORMATS)}, or -")
     return FORMATS[path.suffix.lower()]
@@ -207,16 +209,17 @@ def read_table(path: Path) -> Iterator[pa.Table]:
     return _read_csv(path) if form == "csv" else _read_json(path)
 
 
-def _need_id(path: Path, names: list[str]) -> None:
-    if "post_id" not in names:
-        raise RequestError(f"{path} has no column post_id; found {', '.join(names) or 'none'}; expected a file of tags")
+def _need_tags(path: Path, names: list[str]) -> None:
+    for name in ("post_id", "tags"):
+        if name not in names:
+            raise RequestError(f"{path} has no column {name}; found {', '.join(names) or 'none'}; expected a file of tags")
 
 
 def _read_parquet(path: Path) -> Iterator[pa.Table]:
     try:
         with readable(path), pq.ParquetFile(path) as file:
             found = file.schema_arrow
-            _need_id(path, found.names)
+            _need_tags(path, found.names)
             others = [field for field in found if field.name not in TAGS.names]
             complete = pa.schema([*TAGS, *others])
             batches = chain(file.iter_batches(batch_size=READ_ROWS), [pa.RecordBatch.from_pylist([], found)])
@@ -245,7 +248,7 @@ def _read_csv(path: Path) -> Iterator[pa.Table]:
     file = open_file(path, "csv")
     records = read_records(file, find_delimiter(file))
     _, names, _ = next(records, (0, [], None))
-    _need_id(path, names)
+    _need_tags(path, names)
     complete = pa.schema([*TAGS, *((name, pa.string()) for name in names if name not in TAGS.names)])
     yielded = False
     while part := list(islice(records, READ_ROWS)):
@@ -270,7 +273,7 @@ def _read_json(path: Path) -> Iterator[pa.Table]:
     if not kinds:
         yield TAGS.empty_table()
         return
-    _need_id(path, list(kinds))
+    _need_tags(path, list(kinds))
     others = {name: JSON_TYPES.get(frozenset(found), pa.string()) for name, found in kinds.items() if name not in TAGS.names}
     complete = pa.schema([*TAGS, *others.items()])
     with open_lines(file) as lines:

@@ -257,7 +257,7 @@ def open_image(data: bytes, kind: str, limits: MediaLimits) -> ImageFile:
     try:
         image = Image.open(BytesIO(data), formats=[kind])
     except Image.DecompressionBombError as error:
-        raise NotAPictureError(f"too many pixels: the limit is {limits.max_pixels:,} ({error})") from error
+        raise NotAPictureError(f"too many pixels: the limit is {limits.max_pixels:,}") from error
     except Image.UnidentifiedImageError as error:
         raise ValueError("its header can't be read") from error
     check_pixels(image.size, limits)

@@ -194,6 +194,6 @@ def list_tags(chosen: csr_matrix, taxonomy: Taxonomy) -> pa.Array:
     """Return list<TAG> per post: highest score first, of equal ones the parent first, then in file order."""
     posts = np.repeat(np.arange(chosen.shape[0]), np.diff(chosen.indptr))
     order = np.lexsort((chosen.indices, taxonomy.depth[chosen.indices], -chosen.data, posts))
-    ids = pa.array(taxonomy.ids, pa.string()).take(pa.array(chosen.indices[order]))
+    ids = taxonomy.id_array.take(pa.array(chosen.indices[order]))
     structs = pa.StructArray.from_arrays([ids, pa.array(chosen.data[order])], fields=list(TAG))
     return pa.ListArray.from_arrays(pa.array(chosen.indptr, pa.int32()), structs)

@@ -32,7 +32,7 @@ from weibotag.store import Store, default_root
 PART_ROWS = 20_000
 CHANGED = "it changed or vanished after it was found"
 # Posts whose pictures' findings are in memory at once.
-GATHER_ROWS = 2_000
+GATHER_ROWS = 5_000
 
 log = logging.getLogger(__name__)
 Coder = Callable[[pa.Table], dict[str, list[str]]]
@@ -284,8 +284,7 @@ def write_output(run: Run, parts: Iterable[str], out: str, quiet: bool) -> int:
     with bar(None, f"writing {out}", quiet) as progress:
 
         def tables() -> Iterator[pa.Table]:
-            for part in done:
-                table = pq.read_table(run.path("tags", part))
+            for table in work_ahead(pq.read_table(run.path("tags", part)) for part in done):
                 yield table
                 progress.advance(len(table))
 

@@ -22,6 +22,7 @@ from weibotag.rows import EXACT_FLOAT, INEXACT_ID, POSTS, Bad, Chunk, Layout, la
 from weibotag.textfiles import KINDS, NUL, STDIN, find_kind
 
 LIST = pa.list_(pa.string())
+ROUNDED_ID = r"^\s*\d(\.\d+)?[eE]\+\d+\s*$"
 LISTS = ("images", "videos", "tags", "keywords")
 
 
@@ -212,6 +213,9 @@ def _flags(array: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def _inexact(ids: pa.ChunkedArray) -> np.ndarray:
+    if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type):
+        # 5.03E+18 is what a spreadsheet makes of a long id: its last digits are lost.
+        return _flags(pc.match_substring_regex(ids, ROUNDED_ID).fill_null(False))
     if not pa.types.is_floating(ids.type):
         return np.zeros(len(ids), dtype=bool)
     numbers = ids.cast(pa.float64()).to_numpy()

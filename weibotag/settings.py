@@ -9,8 +9,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from weibotag.errors import RequestError
-from weibotag.registry import load
+from weibotag.registry import load, names
 from weibotag.stages.stage import Stage
+
+# The keys of a pipeline that decide how pictures are looked at.
+LOOKS = ("stages", "ocr", "faces", "embed", "media")
 
 
 class Strict(BaseModel):
@@ -84,6 +87,14 @@ class Pipeline(Strict):
         except ValidationError as error:
             raise RequestError(_explain(error, config_class, f"[{name}]")) from error
 
+    def look_alike(self, other: "Pipeline") -> "Pipeline":
+        """Return this pipeline with all that decides how pictures are looked at taken from another."""
+        return self.model_copy(update={name: getattr(other, name) for name in LOOKS})
+
+    def says_how_to_look(self) -> bool:
+        """Tell whether anything that decides how pictures are looked at was given."""
+        return bool(self.model_fields_set.intersection(LOOKS))
+
     def worker_count(self) -> int:
         """Return how many child processes look at pictures."""
         return len(os.sched_getaffinity(0)) if self.workers.count is None else self.workers.count
@@ -107,7 +118,7 @@ def read_pipeline(name: str | None) -> Pipeline:
         pipeline = Pipeline(**data)
     except ValidationError as error:
         raise RequestError(_explain(error, Pipeline, name)) from error
-    for stage in pipeline.stages:
+    for stage in dict.fromkeys([*pipeline.stages, *(name for name in names("stage") if getattr(pipeline, name, None))]):
         pipeline.make_stage(stage)
     if pipeline.store is None:
         return pipeline
@@ -116,7 +127,8 @@ def read_pipeline(name: str | None) -> Pipeline:
 
 def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """Return the first fault in one line, with the nearest known key for an unknown one."""
-    fault = error.errors()[0]
+    # A key that is missing may only be misspelt.
+    fault = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     place = [str(step) for step in fault["loc"]]
     for step in place[:-1]:
         inner = model.model_fields[step].annotation if step in model.model_fields else None

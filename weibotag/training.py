@@ -29,16 +29,19 @@ from weibotag.runs import Run
 from weibotag.settings import Pipeline
 from weibotag.taggers import calibration, thresholds
 from weibotag.taggers.fast import FastTagger, Settings, blend, train, write_documents
-from weibotag.taggers.model import Model
+from weibotag.taggers.model import Model, refuse_stranger
 from weibotag.taggers.rules import RulesTagger
 from weibotag.taggers.tagger import mark_right, raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
 VALID_SHARE = 0.1
+FEWEST_OF_STRATUM = 10
 # In training, half of the posts don't say author and channel, so that the model does without them where they are absent.
 WHISPER_SHARE = 0.5
 # fastText's hashed n-grams: about a hundred new ones a post, within these bounds.
 BUCKETS = (100_000, 2_000_000)
+# Of the n-grams' vectors: more would not leave a tagger its place in 1.5 GB.
+MOST_BYTES = 600_000_000
 # What is tried after the defaults, in this order: a factor on one setting of the best so far, or another value for it,
 # until the time is up.
 TRIALS: tuple[tuple[str, float | str], ...] = (
@@ -85,13 +88,14 @@ def train_model(
     workers: int | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train a tagger (fast is the one there is) on labelled posts and write the model folder `out`; return what model.json says.
+    """Train a tagger (fast is the one there is) on labelled posts, write the folder `out`, return what model.json says.
 
     Hyper-parameters, calibration and thresholds are chosen on the rows where the expression `valid` is true, else on a
     tenth of the posts of each first tag, taken by a hash of the id. Hyper-parameters are tried for `tune_seconds` at most.
     """
+    refuse_stranger(out)
     if valid is not None and source.where is not None:
-        source = replace(source, where=f"({source.where}) OR ({valid})")
+        source = replace(source, where=f"(\n{source.where}\n) OR (\n{valid}\n)")
     refuse_outputs(source, out, Path(f"{out}.run"))
     looking = make_looking(pipeline, store, workers, quiet)
     request = {
@@ -125,6 +129,7 @@ def train_model(
                 "settings": asdict(settings),
                 "trials": trials,
                 "posts": {"train": trained.gold.shape[0], "valid": held.gold.shape[0]},
+                "rejects": (run.plan or {}).get("rejects", 0),
                 "pictures": {"files": looking.files, "reused": looking.reused, "failed": looking.failed},
                 "seconds": round(perf_counter() - started, 1),
                 "seconds_per_stage": {name: round(value, 3) for name, value in looking.seconds.items()},
@@ -141,6 +146,8 @@ def mark_valid(run: Run, parts: Sequence[str], valid: str | None, taxonomy: Taxo
 
     Raises RequestError when no post with a tag of the taxonomy is held out, or none is left to train on.
     """
+    if not parts:
+        raise RequestError("no post to train on: the input, or what --where leaves of it, has no row that can be used")
     tables = {part: pq.read_table(run.path("posts", part)) for part in parts}
     labelled = {part: np.diff(gold_matrix([table], taxonomy).indptr) > 0 for part, table in tables.items()}
     _warn_of_unknown(tables.values(), taxonomy)
@@ -149,11 +156,7 @@ def mark_valid(run: Run, parts: Sequence[str], valid: str | None, taxonomy: Taxo
     else:
         ids = [post_id for table in tables.values() for post_id in table["post_id"].to_pylist()]
         strata = [tags[0] if tags else "" for table in tables.values() for tags in table["tags"].to_pylist()]
-        every = np.concatenate([np.empty(0, bool), *labelled.values()])
-        drawn = draw_valid(ids, strata)
-        if not (drawn & every).any():
-            # No tag has posts enough for a tenth of its own.
-            drawn = draw_valid(ids, ["labelled" if one else "" for one in every])
+        drawn = draw_valid(ids, strata, np.concatenate(list(labelled.values())))
         marks = dict(zip(tables, np.split(drawn, np.cumsum([len(table) for table in tables.values()])[:-1]), strict=True))
     held = sum(int((marks[part] & labelled[part]).sum()) for part in tables)
     left = sum(int((~marks[part] & labelled[part]).sum()) for part in tables)
@@ -168,21 +171,30 @@ def mark_valid(run: Run, parts: Sequence[str], valid: str | None, taxonomy: Taxo
 
 def _warn_of_unknown(tables: Iterable[pa.Table], taxonomy: Taxonomy) -> None:
     """Say which tags of the posts the taxonomy does not have: their posts are trained on without them."""
-    known = pa.array(taxonomy.ids, pa.string())
     unknown: Counter[str] = Counter()
     for table in tables:
         tags = pc.list_flatten(table["tags"])
-        unknown.update(tags.filter(pc.invert(pc.is_in(tags, known))).to_pylist())
+        unknown.update(tags.filter(pc.invert(pc.is_in(tags, taxonomy.id_array))).to_pylist())
     if unknown:
         first = ", ".join(f"{tag} ({count})" for tag, count in unknown.most_common(3))
         log.warning("%s tags of the posts are not in the taxonomy and count for nothing: %s …", f"{len(unknown):,}", first)
 
 
-def draw_valid(post_ids: Sequence[str], strata: Sequence[str]) -> np.ndarray:
-    """Return a bool per post: a tenth of each stratum (at least one of ten), those whose ids have the lowest hashes."""
-    hashes = np.array([hashlib.blake2b(post_id.encode(), digest_size=8).hexdigest() for post_id in post_ids])
-    order = np.lexsort((hashes, np.array(strata)))
-    names = np.array(strata)[order]
+def draw_valid(post_ids: Sequence[str], strata: Sequence[str], labelled: np.ndarray) -> np.ndarray:
+    """Return a bool per post: a tenth of each stratum, those whose ids have the lowest hashes.
+
+    The unlabelled are a stratum of their own, and the labelled posts of all strata of fewer than ten are one together.
+    """
+    hashes = np.array([blake(post_id) for post_id in post_ids])
+    sizes = Counter(stratum for stratum, one in zip(strata, labelled, strict=True) if one)
+    groups = [
+        (0, "") if not one else (2, stratum) if sizes[stratum] >= FEWEST_OF_STRATUM else (1, "")
+        for stratum, one in zip(strata, labelled, strict=True)
+    ]
+    numbers = {group: number for number, group in enumerate(sorted(set(groups)))}
+    names = np.array([numbers[group] for group in groups])
+    order = np.lexsort((hashes, names))
+    names = names[order]
     starts = np.flatnonzero(np.append(True, names[1:] != names[:-1])) if len(names) else np.empty(0, int)
     lengths = np.diff(np.append(starts, len(names)))
     rank = np.arange(len(names)) - np.repeat(starts, lengths)
@@ -196,7 +208,7 @@ def gold_matrix(tables: Sequence[pa.Table], taxonomy: Taxonomy) -> csr_matrix:
     blocks = []
     for table in tables:
         offsets, values = list_parts(pc.fill_null(table["tags"], []).combine_chunks())
-        numbers = pc.index_in(values, pa.array(taxonomy.ids, pa.string())).fill_null(-1).to_numpy(zero_copy_only=False)
+        numbers = pc.index_in(values, taxonomy.id_array).fill_null(-1).to_numpy(zero_copy_only=False)
         rows = np.repeat(np.arange(len(table)), np.diff(offsets))
         known = numbers >= 0
         shape = (len(table), len(taxonomy))
@@ -315,7 +327,8 @@ def tune(
             old = getattr(best, name)
             value: Any = change if isinstance(change, str) else type(old)(round(old * change, 4))
             settings = replace(best, **{name: value})
-            if trials and perf_counter() - started + pace * settings.epoch * settings.dim > seconds:
+            late = perf_counter() - started + pace * settings.epoch * settings.dim > seconds
+            if trials and (late or 4 * settings.bucket * settings.dim > MOST_BYTES):
                 continue
             begun = perf_counter()
             if settings.spacing not in lines:
@@ -353,7 +366,8 @@ def settle(
     """Return the model with rules share, calibration and thresholds chosen on the held-out rows, and its figures there."""
     plain = FastTagger(taxonomy, network)
     raw = plain.raw_scores(held.write_lines(settings.spacing))
-    rules = csr_matrix(vstack([RulesTagger(taxonomy).scores(table) for table in held.tables]))
+    by_rules = RulesTagger(taxonomy)
+    rules = csr_matrix(vstack([by_rules.scores(table) for table in held.tables]))
     share, score = 0.0, measure(plain.settle(raw), held.gold, taxonomy) + WORTHWHILE
     for other in RULES_SHARES:
         value = measure(plain.settle(blend(raw, rules, other)), held.gold, taxonomy)

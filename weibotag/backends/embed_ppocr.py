@@ -28,6 +28,7 @@ class PpocrBackbone:
 
     def __init__(self) -> None:
         self._session: Any = None
+        self.errors: tuple[type[Exception], ...] = ()
 
     @staticmethod
     def weights() -> list[Path]:
@@ -40,7 +41,9 @@ class PpocrBackbone:
         """Load the detector with its inner stages as outputs; `threads` is what one picture may use."""
         import onnx
         import onnxruntime
+        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
+        self.errors = (cv2.error, Fail, InvalidArgument, RuntimeException, ValueError)
         model = onnx.load(str(self.weights()[0]))
         del model.graph.output[:]
         for name in STAGE_OUTPUTS:

@@ -15,7 +15,7 @@ from weibotag.cli.export import export_command
 from weibotag.cli.stages import STAGES, make_stage_command, wordings_command
 from weibotag.cli.tagging import run_command, status_command, tag_command, train_command
 from weibotag.cli.taxonomy import app as taxonomy_app
-from weibotag.errors import WeibotagError
+from weibotag.errors import RequestError, WeibotagError
 
 INTERRUPTED = 130
 # What a shell shows for a program that SIGPIPE ended.
@@ -39,6 +39,10 @@ class Commands(TyperGroup):
             # Python flushes stdout once more at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(PIPE_CLOSED) from error
+        except OSError as error:
+            # A full disk, lost rights: nothing of the request, but nothing that trying again at once would mend either.
+            typer.echo(f"error: {error.filename or 'the machine'}: {error.strerror or error}", err=True)
+            raise typer.Exit(RequestError.exit_code) from error
 
 
 app = typer.Typer(

@@ -1,7 +1,5 @@
 """Options that several commands share."""
 
-import re
-
 import typer
 
 from weibotag.errors import RequestError
@@ -28,14 +26,6 @@ def parse_columns(pairs: list[str] | None) -> tuple[tuple[str, str], ...]:
             raise RequestError(f"--column {pair!r}: expected NAME=THEIRS, as in --column text=content")
         parsed.append((ours.strip(), theirs.strip()))
     return tuple(parsed)
-
-
-def parse_size(text: str) -> int:
-    """Return bytes for sizes like 4GB, 500M or 1024; raises RequestError for others."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", text.strip().lower())
-    if match is None:
-        raise RequestError(f"{text!r} is no size: expected one like 4GB or 500M")
-    return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
 
 
 def check_stdout(out: str, as_json: bool) -> None:

@@ -106,7 +106,7 @@ def choose_codes(model: Path | None, pipeline: str | None) -> tuple[dict[str, An
     from weibotag.settings import read_pipeline
 
     if model is not None:
-        return choose_tagger(model, None, None, pipeline)
+        return choose_tagger(model, None, None, read_pipeline(pipeline))
     settings = read_pipeline(pipeline)
     # Vectors become words only by a model's codebook.
     return None, settings.model_copy(update={"stages": tuple(stage for stage in settings.stages if stage != "embed")})

@@ -119,9 +119,10 @@ def tag_command(
     """
     from weibotag.pipeline import tag
     from weibotag.posts import PostsSource
+    from weibotag.settings import read_pipeline
 
     check_stdout(out, as_json)
-    choice, settings = choose_tagger(model, taxonomy, None if route is None else str(route), pipeline)
+    choice, settings = choose_tagger(model, taxonomy, None if route is None else str(route), read_pipeline(pipeline))
     summary = tag(
         PostsSource(posts, parse_columns(column), where, limit),
         out,
@@ -137,7 +138,7 @@ def tag_command(
 
 
 def run_command(
-    pipeline: Annotated[Path, typer.Argument(help="Pipeline file (TOML) with a [train] or [tag] table, or both.")],
+    pipeline: Annotated[Path, typer.Argument(help="Pipeline file (TOML) with a table \\[train] or \\[tag], or both.")],
     quiet: bool = Quiet,
     as_json: bool = Json,
 ) -> None:
@@ -187,13 +188,16 @@ def status_command(
 
 
 def choose_tagger(
-    model: Path | None, taxonomy: Path | None, route: str | None, pipeline: str | None
+    model: Path | None, taxonomy: Path | None, route: str | None, settings: "Pipeline"
 ) -> tuple[dict[str, Any], "Pipeline"]:
-    """Return what tags (route, place, digest) and how pictures are looked at: as the model was trained, unless told."""
+    """Return what tags (route, place, digest) and how pictures are looked at: as the model was trained.
+
+    Raises ModelError where `settings` say how to look and it is not how the model was trained.
+    """
     import hashlib
 
     from weibotag.errors import ModelError
-    from weibotag.settings import Pipeline, read_pipeline
+    from weibotag.settings import Pipeline
 
     if (model is None) == (taxonomy is None):
         raise RequestError("give one of --model MODEL and --taxonomy TAXONOMY")
@@ -202,7 +206,6 @@ def choose_tagger(
 
         if route == "fast":
             raise RequestError("--route fast needs a trained model: give --model, or train one with: weibotag train")
-        settings = read_pipeline(pipeline)
         # Without a model nothing reads picture vectors.
         looks = tuple(stage for stage in settings.stages if stage != "embed")
         tagger = {"route": "rules", "place": str(taxonomy), "digest": load(taxonomy).digest}
@@ -213,19 +216,21 @@ def choose_tagger(
     about = read_about(model)
     digest = hashlib.sha256((model / ABOUT).read_bytes()).hexdigest()
     tagger = {"route": route or "fast", "place": str(model), "digest": digest}
-    settings = read_pipeline(pipeline) if pipeline else Pipeline()
-    as_trained = {"stages": tuple(about["stages"]), **about["stages"], "media": about["media"]}
-    trained = Pipeline(**as_trained, workers=settings.workers, store=settings.store)
-    if pipeline is None:
+    trained = settings.look_alike(Pipeline(stages=tuple(about["stages"]), **about["stages"], media=about["media"]))
+    if not settings.says_how_to_look():
         settings = trained
-    if tagger["route"] == "fast":
-        for name, fingerprint in about["fingerprints"].items():
-            found = settings.make_stage(name).fingerprint() if name in settings.stages else "absent"
-            if found != fingerprint:
-                raise ModelError(
-                    f"{model}: was trained on {name}-{fingerprint}, here it is {found}: "
-                    "use the pipeline and package versions of the training, or train again"
-                )
+    if tagger["route"] == "rules":
+        looks = tuple(stage for stage in settings.stages if stage != "embed")
+        return tagger, settings.model_copy(update={"stages": looks})
+    if settings.media != trained.media:
+        raise ModelError(f"{model}: was trained with {trained.media!r}, here it is {settings.media!r}: use the same [media]")
+    for name, fingerprint in about["fingerprints"].items():
+        found = settings.make_stage(name).fingerprint() if name in settings.stages else "absent"
+        if found != fingerprint:
+            raise ModelError(
+                f"{model}: was trained on {name}-{fingerprint}, here it is {found}: "
+                "use the pipeline and package versions of the training, or train again"
+            )
     return tagger, settings
 
 
@@ -254,16 +259,12 @@ def run_tagging(settings: "Pipeline", table: "TagSettings", base: Path, quiet: b
 
     model = None if table.model is None else base / table.model
     taxonomy = None if table.taxonomy is None else base / table.taxonomy
-    choice, as_trained = choose_tagger(model, taxonomy, table.route, None)
-    if model is None:
-        looks: dict[str, Any] = {"stages": tuple(name for name in settings.stages if name in as_trained.stages)}
-    else:
-        looks = {name: getattr(as_trained, name) for name in (*as_trained.stages, "stages", "media")}
+    choice, settings = choose_tagger(model, taxonomy, table.route, settings)
     return tag(
         PostsSource(place(base, table.posts), tuple(table.columns.items()), table.where),
         str(base / table.out),
         choice,
-        settings.model_copy(update=looks),
+        settings,
         run_folder=None if table.run is None else base / table.run,
         store=settings.store,
         max_rejects=table.max_rejects,
@@ -295,7 +296,8 @@ def describe_model(about: dict[str, Any]) -> str:
     posts, valid = about["posts"], about["valid"]
     return (
         f"trained on {posts['train']:,} posts, {about['pictures']['files']:,} pictures; "
-        f"on {posts['valid']:,} held-out posts micro-F1 {valid['micro_f1']:.3f}, ECE {valid['ece']:.3f}; "
+        f"on the {posts['valid']:,} held out to choose thresholds on "
+        f"micro-F1 {valid['micro_f1']:.3f}, ECE {valid['ece']:.3f}; "
         f"{about['seconds']:.0f} s"
     )
 
@@ -306,4 +308,6 @@ def describe_run(summary: dict[str, Any]) -> str:
     seconds = sum(summary["seconds"].values())
     rejects = f", {summary['rejects']:,} rows rejected (see {summary['run']}/rejects.csv)" if summary["rejects"] else ""
     seen = f", {pictures['files']:,} pictures ({pictures['reused']:,} known before)" if pictures["files"] else ""
-    return f"{summary['out']}: {summary['posts']:,} posts, {summary['tagged']:,} with tags{seen}{rejects}; {seconds:.1f} s"
+    faults = f", {summary['with_errors']:,} posts with pictures that could not be used (column error)"
+    posts = f"{summary['posts']:,} posts, {summary['tagged']:,} with tags"
+    return f"{summary['out']}: {posts}{seen}{faults if summary['with_errors'] else ''}{rejects}; {seconds:.1f} s"

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from weibotag.keywords.matching import find_rows, fold, spell_out
+from weibotag.keywords.matching import fold
 from weibotag.keywords.mentions import SOURCES, Mentions, Vocabulary, rank_in_runs
 from weibotag.posts import list_parts
 from weibotag.schema import KEYWORD
@@ -19,11 +19,9 @@ MOST_KEYWORDS = 20
 # A word is learnt as if three more posts had mentioned it, half of them with it as a keyword.
 PRIOR_POSTS, PRIOR_TRUST = 3.0, 0.5
 LENGTHS = range(2, 21)
-# 《title》, #hashtag#, and Latin names that a capital inside or a digit marks: iPhone 15, RTX4090, NBA.
-MARKED = re.compile(
-    r"《([^《》\n]{1,30})》|#([^#\n]{1,30})#|(?<![A-Za-z0-9])([A-Za-z][A-Za-z0-9+\-]*[A-Z0-9][A-Za-z0-9+\-]*)"
-)
-MARKED_TRUST = (0.6, 0.6, 0.4)
+# What a text itself marks as a name: 《title》, #hashtag#.
+MARKED = re.compile(r"《([^《》\n]{1,30})》|#([^#\n]{1,30})#")
+MARKED_TRUST = 0.6
 LEARNT = pa.schema([("keyword", pa.string()), ("score", pa.float32())])
 
 
@@ -33,13 +31,21 @@ def find_keywords(table: pa.Table, vocabulary: Vocabulary, mentions: Mentions) -
     A word's score is the noisy-or of its mentions: its trust, less for print in pictures than for text.
     """
     words = vocabulary.words
-    marked_posts, marked_words, marked_trust = find_marked(table["text"], vocabulary)
-    posts = np.concatenate([mentions.posts, marked_posts])
+    marked_posts, marked_words = find_marked(table["text"].to_pylist(), vocabulary)
+    marked_sources = np.zeros(len(marked_posts), np.int64)
+    if "wordings" in table.column_names:
+        offsets, values = list_parts(table["wordings"].combine_chunks())
+        printed = np.flatnonzero(pc.equal(values.field("kind"), "ocr").to_numpy(zero_copy_only=False))
+        lines, line_words = find_marked(values.field("word").take(pa.array(printed)).to_pylist(), vocabulary)
+        marked_posts = np.append(marked_posts, np.searchsorted(offsets, printed[lines], side="right") - 1)
+        marked_words += line_words
+        marked_sources = np.append(marked_sources, np.full(len(lines), SOURCES.index("ocr")))
     fresh = {word: number for number, word in enumerate(dict.fromkeys(marked_words), start=len(words))}
+    posts = np.concatenate([mentions.posts, marked_posts])
     numbers = np.concatenate([mentions.words, np.array([fresh[word] for word in marked_words], np.int64)])
     names = np.concatenate([words, np.array(list(fresh), dtype=object)])
-    sources = np.concatenate([mentions.sources, np.zeros(len(marked_posts), np.int64)])
-    trust = np.concatenate([vocabulary.trust[mentions.words], marked_trust]) * PLACES[sources]
+    sources = np.concatenate([mentions.sources, marked_sources])
+    trust = np.concatenate([vocabulary.trust[mentions.words], np.full(len(marked_words), MARKED_TRUST)]) * PLACES[sources]
 
     keys = posts * len(names) + numbers
     order = np.lexsort((-trust, keys))
@@ -60,30 +66,19 @@ def find_keywords(table: pa.Table, vocabulary: Vocabulary, mentions: Mentions) -
     return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(KEYWORD)))
 
 
-def find_marked(texts: pa.ChunkedArray, vocabulary: Vocabulary) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Return post, word and trust of names that the texts themselves mark and that the vocabulary does not know."""
-    posts, words, trusts = [], [], []
-    all_texts = texts.to_pylist()
-    for post in _with_marks(all_texts).tolist():
-        text = all_texts[post]
+def find_marked(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarray, list[str]]:
+    """Return places in `texts` and names that these mark and the vocabulary does not know, ordered by place."""
+    rows, words = [], []
+    for row, text in enumerate(texts):
+        # Most texts have no mark, and looking for one is faster than matching.
+        if "《" not in text and "#" not in text:
+            continue
         for match in MARKED.finditer(text):
-            group = match.lastindex or 1
-            word = match[group].strip()
+            word = (match[1] or match[2]).strip()
             if len(word) >= LENGTHS.start and fold(word) not in vocabulary.numbers:
-                posts.append(post)
+                rows.append(row)
                 words.append(word)
-                trusts.append(MARKED_TRUST[group - 1])
-    return np.array(posts, np.int64), words, np.array(trusts)
-
-
-def _with_marks(texts: Sequence[str]) -> np.ndarray:
-    """Return the places of the texts in which `MARKED` may find something: most have nothing, and it is slow."""
-    codes = spell_out("\n".join(texts))
-    letters = ((codes | 32) >= ord("a")) & ((codes | 32) <= ord("z"))
-    named = ((codes >= ord("A")) & (codes <= ord("Z"))) | ((codes >= ord("0")) & (codes <= ord("9")))
-    marks = (codes == ord("《")) | (codes == ord("#"))
-    marks[:-1] |= (letters[:-1] | (codes[:-1] == ord("-")) | (codes[:-1] == ord("+"))) & named[1:]
-    return np.unique(find_rows(texts, np.flatnonzero(marks)))
+    return np.array(rows, np.int64), words
 
 
 def learn_keywords(tables: Sequence[pa.Table], vocabulary: Vocabulary) -> pa.Table:

@@ -56,7 +56,6 @@ class Vocabulary:
         self.words = np.array(["", *(spelled[word] for word in trust)], dtype=object)
         self.trust = np.array([0.0, *trust.values()])
         self.numbers = {word: number for number, word in enumerate(trust, start=1)}
-        self._tag_ids = pa.array(taxonomy.ids, pa.string())
         self._matcher = Matcher(list(trust))
         pairs = [(self.numbers[word], tag) for word, tags in owners.items() if word for tag in sorted(tags)]
         rows, tags = np.array(pairs, np.int64).reshape(-1, 2).T
@@ -116,7 +115,7 @@ class Vocabulary:
         else:
             media, box = pa.nulls(len(at), pa.string()), pa.nulls(len(at), EVIDENCE.field("box").type)
         fields = [
-            self._tag_ids.take(pa.array(tags)),
+            self._taxonomy.id_array.take(pa.array(tags)),
             pa.array(SOURCES).take(pa.array(mentions.sources[at])),
             pa.array(self.words[mentions.words[at]], pa.string()),
             media,

@@ -53,8 +53,7 @@ class Model:
         """
         from safetensors.numpy import save_file
 
-        if folder.exists() and not (folder / ABOUT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise ModelError(f"{folder}: exists and is no model; give another folder with -o")
+        refuse_stranger(folder)
         fresh = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}.tmp")
         fresh.mkdir(parents=True)
         self.tagger.save(fresh / NETWORK)
@@ -78,6 +77,12 @@ class Model:
         for left in folder.parent.glob(f".{glob.escape(folder.name)}-{'[0-9a-f]' * 32}.*"):
             if left.suffix in (".tmp", ".old"):
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def refuse_stranger(folder: Path) -> None:
+    """Raise ModelError when a file, or a folder of something else than a model, stands where a model is to be written."""
+    if folder.exists() and not (folder / ABOUT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ModelError(f"{folder}: exists and is no model; give another folder with -o")
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from weibotag.taggers.tagger import collect_highest, raise_parents
+from weibotag.taggers.tagger import collect_highest, mark_right, raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
 GRID = np.round(np.arange(0.06, 0.71, 0.02), 2)
@@ -45,11 +45,16 @@ def micro_f1(chosen: csr_matrix, gold: csr_matrix) -> float:
 
 
 def decide(scores: csr_matrix, thresholds: np.ndarray, taxonomy: Taxonomy) -> csr_matrix:
-    """Return the scores of the tags that reach their threshold, and of their ancestors, whatever theirs."""
+    """Return the scores of the tags that reach their threshold, and of their ancestors, whatever theirs.
+
+    `scores` are closed: every tag has at least the highest score below it.
+    """
     rows = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
     passed = scores.data >= thresholds[scores.indices]
     chosen = collect_highest(rows[passed], scores.indices[passed].astype(np.int64), scores.data[passed], scores.shape)
-    return raise_parents(chosen, taxonomy)
+    kept = mark_right(scores, raise_parents(chosen, taxonomy))
+    indptr = np.concatenate([[0], np.cumsum(kept)])[scores.indptr]
+    return csr_matrix((scores.data[kept], scores.indices[kept], indptr), shape=scores.shape)
 
 
 def _best_own(data: np.ndarray, right: np.ndarray, positives: int) -> float:

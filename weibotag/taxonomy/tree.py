@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from scipy.sparse import csr_matrix
 
 from weibotag.errors import TaxonomyError
@@ -48,6 +49,11 @@ class Taxonomy:
         self._by_parent = np.argsort(self.parents, kind="stable")
         self._sorted_parents = self.parents[self._by_parent]
 
+    @cached_property
+    def id_array(self) -> pa.StringArray:
+        """Return the ids, in order, for work on Arrow columns."""
+        return pa.array(self.ids, pa.string())
+
     def __len__(self) -> int:
         return len(self.tags)
 
@@ -63,6 +69,17 @@ class Taxonomy:
         low, high = np.searchsorted(self._sorted_parents, [number, number + 1])
         return tuple(self._by_parent[low:high].tolist())
 
+    def expand(self, ids: Iterable[str]) -> set[str]:
+        """Return ids with all their ancestors; an id that the taxonomy does not have stands for itself."""
+        expanded: set[str] = set()
+        for tag_id in ids:
+            here: str | None = tag_id
+            while here is not None and here not in expanded:
+                expanded.add(here)
+                number = self.index.get(here)
+                here = None if number is None else self.tags[number].parent_id
+        return expanded
+
     def closure_matrix(self) -> csr_matrix:
         """Return the bool matrix (tags x tags) whose row i has i and its ancestors."""
         starts, ends = [], []
@@ -76,17 +93,6 @@ class Taxonomy:
         columns = np.concatenate(ends) if ends else end
         shape = (len(self.tags), len(self.tags))
         return csr_matrix((np.ones(len(rows), dtype=bool), (rows, columns)), shape=shape)
-
-    def expand(self, ids: Iterable[str]) -> set[str]:
-        """Return ids with all their ancestors; an id that the taxonomy does not have stands for itself."""
-        expanded: set[str] = set()
-        for tag_id in ids:
-            here: str | None = tag_id
-            while here is not None and here not in expanded:
-                expanded.add(here)
-                number = self.index.get(here)
-                here = None if number is None else self.tags[number].parent_id
-        return expanded
 
     @cached_property
     def digest(self) -> str:
