@@ -1,5 +1,6 @@
 """The order of things: read the posts, look at their pictures, tag them, write the answer."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +26,7 @@ from weibotag.progress import bar
 from weibotag.runs import Run, reject_parts
 from weibotag.schema import arrow_schema
 from weibotag.settings import Pipeline
-from weibotag.stages.stage import Stage
+from weibotag.stages.stage import FINGERPRINT_LENGTH, Stage
 from weibotag.stages.wordings import collect_wordings
 from weibotag.store import Store, default_root
 
@@ -85,7 +86,8 @@ def make_looking(pipeline: Pipeline, store: Path | None = None, workers: int | N
 def open_run(
     command: str, source: PostsSource, out: str, looking: Looking, folder: Path | None, tagger: dict[str, Any] | None
 ) -> Run:
-    """Take the run folder (`OUT.run` unless given) for a request that is all that the output depends on.
+    """Take the run folder for a request that is all that the output depends on: `OUT.run` unless given; for stdout one
+    in the store.
 
     The folder of the output is made. Raises RequestError, before any work, when the output can't be written.
     """
@@ -103,7 +105,11 @@ def open_run(
         "media": looking.media,
         "out": out,
     }
-    folder = folder or Path("stdout.run" if out == "-" else f"{out}.run")
+    if folder is None and out == "-":
+        # Beside no output: in the store, by what is asked for, so that two pipes don't meet and the same one goes on.
+        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        folder = looking.store.root / "runs" / digest[:FINGERPRINT_LENGTH]
+    folder = folder or Path(f"{out}.run")
     refuse_outputs(source, folder, *(() if out == "-" else (Path(out),)))
     run = Run.open(folder, request)
     if run.resumed and not looking.quiet:

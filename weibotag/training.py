@@ -28,7 +28,7 @@ from weibotag.progress import bar
 from weibotag.runs import Run
 from weibotag.settings import Pipeline
 from weibotag.taggers import calibration, thresholds
-from weibotag.taggers.fast import FastTagger, Settings, blend, train, write_documents
+from weibotag.taggers.fast import DivergedError, FastTagger, Settings, blend, train, write_documents
 from weibotag.taggers.model import Model, refuse_stranger
 from weibotag.taggers.rules import RulesTagger
 from weibotag.taggers.tagger import mark_right, raise_parents
@@ -328,18 +328,27 @@ def tune(
             value: Any = change if isinstance(change, str) else type(old)(round(old * change, 4))
             settings = replace(best, **{name: value})
             late = perf_counter() - started + pace * settings.epoch * settings.dim > seconds
-            if trials and (late or 4 * settings.bucket * settings.dim > MOST_BYTES):
+            if best_network is not None and (late or 4 * settings.bucket * settings.dim > MOST_BYTES):
                 continue
             begun = perf_counter()
             if settings.spacing not in lines:
                 lines[settings.spacing] = trained.write_lines(settings.spacing)
-            network = train(lines[settings.spacing], trained.gold, settings, threads)
+            try:
+                network = train(lines[settings.spacing], trained.gold, settings, threads)
+            except DivergedError:
+                trials.append({name: value, "micro_f1": None, "seconds": round(perf_counter() - begun, 2)})
+                # Nothing has worked yet: the next trials begin with half the learning rate.
+                if best_network is None:
+                    best = replace(best, lr=best.lr / 2)
+                continue
             score = measure(plain_scores(network, settings, held, taxonomy), held.gold, taxonomy)
             spent = perf_counter() - begun
             pace = max(pace, spent / (settings.epoch * settings.dim))
             trials.append({name: getattr(settings, name), "micro_f1": round(score, 4), "seconds": round(spent, 2)})
             if score > best_score:
                 best, best_network, best_score = settings, network, score
+    if best_network is None:
+        raise DivergedError("fastText ran away with every learning rate tried: are labels or texts of the posts broken?")
     return best_network, best, trials
 
 

@@ -28,6 +28,10 @@ MOST_OCR_CHARACTERS = 300
 SEED = 1
 
 
+class DivergedError(RequestError):
+    """Training with these settings ran away: a lower learning rate is needed."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Hyper-parameters of fastText, by its own names, `bucket` the number of hashed n-grams; and what a word is.
@@ -103,7 +107,7 @@ def _spell_wordings(words: Sequence[str], kinds: Sequence[str], spacing: str) ->
 def train(lines: Sequence[str], gold: csr_matrix, settings: Settings, threads: int = 1) -> Any:
     """Return a fastText model of lines and their gold tags (posts x tags, ancestors included).
 
-    With one thread the same input gives the same model. Raises RequestError where training breaks down.
+    With one thread the same input gives the same model. Raises DivergedError where training breaks down.
     """
     import fasttext
 
@@ -122,7 +126,7 @@ def train(lines: Sequence[str], gold: csr_matrix, settings: Settings, threads: i
                 str(path), loss="ova", minCount=1, thread=threads, seed=SEED, verbose=0, **numbers
             )
         except RuntimeError as error:
-            raise RequestError(f"fastText could not train with {settings}: {error}") from error
+            raise DivergedError(f"fastText could not train with {settings}: {error}") from error
 
 
 class FastTagger:
