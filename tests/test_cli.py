@@ -249,6 +249,44 @@ def test_status_tells_of_a_finished_run(folder: Path) -> None:
     assert (state["state"], state["kinds"]["tags"]["done"], state["summary"]["posts"]) == ("finished", 1, 3)
 
 
+def test_an_output_that_is_a_folder_is_refused_before_any_work(folder: Path) -> None:
+    (folder / "out.csv").mkdir()
+    refused = ask("tag", "posts.csv", "-t", "tree.csv", "-o", "out.csv", "-q")
+    assert refused.exit_code == 2
+    assert "is a folder" in refused.stderr
+    assert not (folder / "out.csv.run").exists()
+
+
+def test_a_file_without_tags_is_no_output_to_judge(folder: Path) -> None:
+    (folder / "bare.csv").write_text("post_id,text\n1,字\n", encoding="utf-8")
+    for words in (("evaluate", "bare.csv", "posts.csv", "-t", "tree.csv"), ("export", "bare.csv", "-o", "b.jsonl")):
+        refused = ask(*words)
+        assert refused.exit_code == 2
+        assert "no column tags" in refused.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_one_line(folder: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        stopped = subprocess.run(
+            [sys.executable, "-m", "weibotag", "tag", "posts.csv", "-t", "tree.csv", "-o", "-", "-q"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            timeout=120,
+        )
+    assert stopped.returncode == 2
+    assert stopped.stderr.startswith("error: No space left on device")
+    assert "Traceback" not in stopped.stderr
+
+
+def test_a_post_id_that_a_spreadsheet_rounded_is_rejected(folder: Path) -> None:
+    (folder / "round.csv").write_text("post_id,text\n5.07E+18,蛋糕\n5070000000000000001,蛋糕\n", encoding="utf-8")
+    assert ask("tag", "round.csv", "-t", "tree.csv", "-o", "out.csv", "-q").exit_code == 0
+    assert "5.07E+18" in (folder / "out.csv.run" / "rejects.csv").read_text(encoding="utf-8")
+    assert "5070000000000000001" in (folder / "out.csv").read_text(encoding="utf-8")
+
+
 # Exit 3 and 4
 
 

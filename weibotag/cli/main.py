@@ -41,7 +41,8 @@ class Commands(TyperGroup):
             raise typer.Exit(PIPE_CLOSED) from error
         except OSError as error:
             # A full disk, lost rights: nothing of the request, but nothing that trying again at once would mend either.
-            typer.echo(f"error: {error.filename or 'the machine'}: {error.strerror or error}", err=True)
+            place = f"{error.filename}: " if error.filename else ""
+            typer.echo(f"error: {place}{error.strerror or error}", err=True)
             raise typer.Exit(RequestError.exit_code) from error
 
 
