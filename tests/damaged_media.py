@@ -4,11 +4,15 @@ import os
 import random
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 
+import av
 import numpy as np
+from av.audio.stream import AudioStream
+from av.video.stream import VideoStream
 from PIL import Image, ImageDraw
 
 HTML = b"<!DOCTYPE html>\n<html><head><title>404</title></head><body>Not Found</body></html>"
@@ -40,6 +44,37 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
 def animate(frames: list[Image.Image], kind: str = "GIF", duration: int = 100) -> bytes:
     """Return the bytes of an animation."""
     return encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=duration, loop=0)
+
+
+def film(
+    frames: Iterable[Image.Image], container: str = "mp4", codec: str = "mpeg4", rate: int = 10, **options: str
+) -> bytes:
+    """Return the bytes of a clip without sound; the same ones every time."""
+    out = BytesIO()
+    with av.open(out, "w", format=container, options={"fflags": "bitexact"}) as clip:
+        stream = clip.add_stream(codec, rate=rate, options={"threads": "1", **options})
+        assert isinstance(stream, VideoStream)
+        for image in frames:
+            if not stream.codec_context.is_open:
+                stream.width, stream.height, stream.pix_fmt = *image.size, "yuv420p"
+            clip.mux(stream.encode(av.VideoFrame.from_image(image)))
+        clip.mux(stream.encode())
+    return out.getvalue()
+
+
+def hum(container: str = "mp4", codec: str = "aac") -> bytes:
+    """Return the bytes of a file that holds a second of sound and nothing to see."""
+    out = BytesIO()
+    with av.open(out, "w", format=container, options={"fflags": "bitexact"}) as clip:
+        stream = clip.add_stream(codec, rate=44100, layout="mono")
+        assert isinstance(stream, AudioStream)
+        wave = np.sin(np.arange(44032) * 0.05).astype(np.float32).reshape(1, -1)
+        for place in range(0, wave.shape[1], 1024):
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave[:, place : place + 1024]), "fltp", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = 44100, place, Fraction(1, 44100)
+            clip.mux(stream.encode(frame))
+        clip.mux(stream.encode())
+    return out.getvalue()
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -96,6 +131,11 @@ def spoil_middle(data: bytes, rng: random.Random) -> bytes:
     return data[:middle] + rng.randbytes(len(data) - middle)
 
 
+def film_scenes(rng: random.Random, container: str = "mp4") -> bytes:
+    """Return a clip of five scenes, each of which starts with a key frame."""
+    return film((scene for _ in range(5) for scene in [draw_scene(rng)] * 4), container, g="4", qmin="4", qmax="4")
+
+
 KINDS: dict[str, Callable[[random.Random], bytes]] = {
     "cut.jpg": lambda rng: cut(encode(draw_scene(rng), "JPEG"), rng),
     "cut-with-end.jpg": lambda rng: cut(encode(draw_scene(rng), "JPEG"), rng) + b"\xff\xd9",
@@ -132,6 +172,14 @@ KINDS: dict[str, Callable[[random.Random], bytes]] = {
     "moving.webp": lambda rng: animate([draw_scene(rng) for _ in range(4)], "WEBP"),
     "moving.png": lambda rng: animate([draw_scene(rng) for _ in range(4)], "PNG"),
     "broken-later.gif": lambda rng: spoil_middle(animate([draw_scene(rng) for _ in range(6)]), rng),
+    "moving.mp4": film_scenes,
+    "moving.avi": lambda rng: film_scenes(rng, "avi"),
+    "cut.mp4": lambda rng: cut(film_scenes(rng), rng),
+    "cut.mkv": lambda rng: cut(film_scenes(rng, "matroska"), rng),
+    "bits.mp4": lambda rng: flip_bits(film_scenes(rng), rng),
+    "broken-later.avi": lambda rng: spoil_middle(film_scenes(rng, "avi"), rng),
+    "sound.mp4": lambda rng: hum(),
+    "page.mp4": lambda rng: HTML,
     "thin.png": lambda rng: encode(draw_scene(rng, (3000, 1)), "PNG"),
     "dot.png": lambda rng: encode(Image.new("RGB", (1, 1), "red"), "PNG"),
 }

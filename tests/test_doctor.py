@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from weibotag import doctor, registry
-from weibotag.backends.faces_opencv import MODELS_VARIABLE
 from weibotag.cli.main import app
+from weibotag.models import VARIABLE as MODELS_VARIABLE
 from weibotag.registry import REGISTRY
 from weibotag.schema import arrow_schema
 from weibotag.store import Store
@@ -50,7 +50,7 @@ def test_everything_is_there_and_lite_runs() -> None:
 def test_the_tables_say_the_same() -> None:
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
-    for expected in ("rapidocr", "PP-OCRv6_det_small.onnx", "haarcascade", "weibotag[paddle]", "the pipeline lite runs"):
+    for expected in ("rapidocr", "PP-OCRv6_det_small.onnx", "haarcascade", "weibotag[cuda]", "the pipeline lite runs"):
         assert expected in result.stdout
 
 

@@ -1,7 +1,13 @@
+from random import Random
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from weibotag.backends.embed_ppocr import BLOCK_WIDTHS, PpocrBackbone
+from weibotag.errors import RequestError
 from weibotag.media import Frame, frames_table
 from weibotag.stages.embed import Embed
 
@@ -27,14 +33,20 @@ def test_a_vector_has_blocks_of_unit_length(stage: Embed) -> None:
         assert np.allclose([np.linalg.norm(block) for block in blocks], 1, atol=0.01)
 
 
-def test_a_vector_is_a_function_of_its_picture_alone(stage: Embed) -> None:
-    frames = [Frame(str(seed), picture(50 + seed, 70, seed)) for seed in range(4)]
-    together = stage.process(frames_table(frames))["embed_vector"].to_pylist()
-    alone = [stage.process(frames_table([frame]))["embed_vector"].to_pylist()[0] for frame in reversed(frames)]
-    assert together == alone[::-1]
+@settings(max_examples=15, deadline=None)
+@given(sizes=st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=2, max_size=5), draw=st.randoms())
+def test_a_vector_is_a_function_of_its_picture_alone(stage: Embed, sizes: list[tuple[int, int]], draw: Random) -> None:
+    pictures = [picture(*size, seed) for seed, size in enumerate(sizes)]
+    order = list(range(len(pictures)))
+    draw.shuffle(order)
+    together = np.stack(stage._backend.look(pictures))
+    alone = np.stack([stage._backend.look([one])[0] for one in pictures])
+    shuffled = np.stack(stage._backend.look([pictures[place] for place in order]))
+    assert np.array_equal(together, alone)
+    assert np.array_equal(together[order], shuffled)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 2), (17, 400)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 2), (17, 400), (30, 9000), (4096, 4096)])
 def test_odd_shapes_have_vectors_too(stage: Embed, size: tuple[int, int]) -> None:
     (vector,) = stage.process(frames_table([Frame("a", picture(*size))]))["embed_vector"].to_pylist()
     assert np.isfinite(vector).all()
@@ -51,10 +63,27 @@ def test_colours_tell_red_from_blue(stage: Embed) -> None:
     assert red @ other_red > red @ blue + 0.5
 
 
-def test_a_picture_that_the_library_refuses_is_a_reason(stage: Embed, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(rgb: np.ndarray) -> np.ndarray:
-        raise ValueError("no such picture")
+def test_a_picture_that_the_library_refuses_is_a_reason_in_its_row_only(
+    stage: Embed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = stage._backend._embed
 
-    monkeypatch.setattr(stage._backend, "embed", refuse)
-    (row,) = stage.process(frames_table([Frame("a", picture(9, 9))])).to_pylist()
-    assert row == {"media_id": "a", "embed_vector": None, "embed_error": "no such picture"}
+    def refuse_small(rgb: np.ndarray) -> np.ndarray:
+        if len(rgb) < 10:
+            raise ValueError("no such picture")
+        return embed(rgb)
+
+    monkeypatch.setattr(stage._backend, "_embed", refuse_small)
+    table = stage.process(frames_table([Frame("a", picture(9, 9)), Frame("b", picture(20, 20))]))
+    assert table["embed_vector"].is_valid().to_pylist() == [False, True]
+    assert "no such picture" in table["embed_error"][0].as_py()
+    assert table["embed_error"][1].as_py() is None
+
+
+def test_ppocr_knows_no_model_and_no_precision() -> None:
+    assert len(Embed(Embed.Config()).fingerprint()) == 12
+    asked: Any
+    for asked in ({"model": "other"}, {"precision": "float16"}):
+        with pytest.raises(RequestError, match="is no setting of the backend 'ppocr'"):
+            Embed(Embed.Config(**asked)).fingerprint()
+    assert not Embed(Embed.Config()).reads_texts

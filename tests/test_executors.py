@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from weibotag.executors.local import run_parts
+from weibotag.executors.local import Limits, run_parts
 
 CHORES = '''
 import json, os, signal, subprocess, sys, time
@@ -50,6 +50,20 @@ def die(job):
             time.sleep(600)
         os.kill(os.getpid(), signal.SIGKILL)
     return {"times": times}
+
+def plod(job):
+    """Be slow, with a sign of life now and then."""
+    from weibotag.executors.worker import alive
+    for _ in range(job["steps"]):
+        time.sleep(0.3)
+        alive()
+    return {}
+
+def eat(job):
+    if job["n"] == 1:
+        eaten = [b"x" * 2**20 for _ in range(job["megabytes"])]
+        time.sleep(600)
+    return {}
 
 def wait(job):
     (Path(job["marks"]) / str(os.getpid())).touch()
@@ -106,7 +120,7 @@ def test_one_worker_keeps_the_order(workers: int) -> None:
 
 
 def test_workers_are_replaced_after_their_share() -> None:
-    pids = [receipt["pid"] for receipt in run_parts("chores:square", jobs(5), 1, recycle=2)]
+    pids = [receipt["pid"] for receipt in run_parts("chores:square", jobs(5), 1, Limits(recycle=2))]
     assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]
     assert not any(lives(pid) for pid in pids)
 
@@ -135,7 +149,7 @@ def test_chatter_on_stdout_does_not_spoil_the_receipts(capfd: pytest.CaptureFixt
 def test_a_part_that_kills_its_worker_once_is_done_by_a_fresh_one(tmp_path: Path, how: str) -> None:
     mixed = [{**job, "how": how, "marks": str(tmp_path), "deaths": int(job["n"] == 1)} for job in jobs(3)]
     # Long enough for a start on a busy machine, as only the one that hangs must exceed it.
-    receipts = list(run_parts("chores:die", mixed, 1, time_limit=2 if how == "hang" else None))
+    receipts = list(run_parts("chores:die", mixed, 1, Limits(silence=2 if how == "hang" else None)))
     assert [(receipt["part"], receipt["status"], receipt["times"]) for receipt in receipts] == [
         ("part-0", "ok", 1),
         ("part-1", "ok", 2),
@@ -149,17 +163,31 @@ def test_a_part_that_kills_its_worker_once_is_done_by_a_fresh_one(tmp_path: Path
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("kill", "worker killed by signal 9 twice"),
-        ("exit", "worker exited with 3 twice; it last said: something is wrong"),
-        ("hang", "worker took more than 2 s twice"),
+        ("kill", "worker killed by signal 9, 2 times"),
+        ("exit", "worker exited with 3, 2 times; it last said: something is wrong"),
+        ("hang", "worker gave no sign of life for 2 s, 2 times"),
     ],
 )
 def test_a_part_that_kills_its_worker_twice_is_set_aside(tmp_path: Path, how: str, said: str) -> None:
     mixed = [{**job, "how": how, "marks": str(tmp_path), "deaths": 2 * int(job["n"] == 1)} for job in jobs(4)]
-    receipts = {r["part"]: r for r in run_parts("chores:die", mixed, 2, time_limit=2 if how == "hang" else None)}
+    receipts = {r["part"]: r for r in run_parts("chores:die", mixed, 2, Limits(silence=2 if how == "hang" else None))}
     assert receipts.pop("part-1") == {"part": "part-1", "status": "set_aside", "error": said}
     assert [receipt["status"] for receipt in receipts.values()] == ["ok"] * 3
     assert (tmp_path / "part-1").read_text().count("\n") == 2
+
+
+def test_a_slow_job_that_gives_signs_of_life_is_left_alone() -> None:
+    slow = [{**job, "steps": 8} for job in jobs(1)]
+    assert [receipt["status"] for receipt in run_parts("chores:plod", slow, 1, Limits(silence=1.5))] == ["ok"]
+    (receipt,) = run_parts("chores:plod", slow, 0)
+    assert receipt["status"] == "ok"
+
+
+def test_a_worker_that_eats_memory_is_killed_before_the_machine_suffers() -> None:
+    hungry = [{**job, "megabytes": 400} for job in jobs(3)]
+    receipts = {r["part"]: r for r in run_parts("chores:eat", hungry, 1, Limits(memory=300 * 2**20, lives=1))}
+    assert receipts.pop("part-1")["error"] == "worker took more than 300 MB of memory"
+    assert [receipt["status"] for receipt in receipts.values()] == ["ok", "ok"]
 
 
 def test_a_worker_that_is_killed_from_outside_costs_nothing() -> None:

@@ -46,7 +46,7 @@ def test_a_stage_alone_gives_a_row_for_each_picture_of_each_post(pictures: Path,
     assert rows[0]["media_id"] == rows[0]["file_id"] != rows[4]["file_id"]
     assert rows[2]["media_error"]
     assert rows[3]["link_error"] == "no such file"
-    assert rows[6]["link_error"] == "clips are not looked at"
+    assert rows[6]["link_error"] == "no such file"
     assert all(row[f"{stage}_error"] is None for row in rows)
     assert (rows[0]["format"], rows[0]["width"], rows[0]["height"]) == ("PNG", 320, 160)
     if stage == "ocr":

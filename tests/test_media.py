@@ -1,5 +1,6 @@
-"""Bytes to frames: every file is a frame or a reason, whatever is in it."""
+"""Files to frames: every file is a frame or a reason, whatever is in it."""
 
+import hashlib
 import os
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFile, features
 
-from weibotag.media import Frame, MediaLimits, frame_pixels, frames_table, hash_file, read_media
+from weibotag.media import WATCHED_FRAMES, Frame, MediaLimits, frame_pixels, frames_table, hash_file, read_file, read_media
 from weibotag.schema import arrow_schema
 
 LIMITS = MediaLimits()
@@ -31,7 +32,7 @@ def reason_of(data: bytes, limits: MediaLimits = LIMITS) -> str:
     return rows[0]["media_error"]
 
 
-def check_account(rows: list[dict], frames: list[Frame], limits: MediaLimits = LIMITS) -> None:
+def check_account(rows: list[dict], frames: list[Frame], limits: MediaLimits = LIMITS, file_id: str = "id") -> None:
     assert rows and all(set(row) == MEDIA_COLUMNS for row in rows)
     if rows[0]["media_error"] is not None:
         assert len(rows) == 1 and not frames
@@ -39,12 +40,11 @@ def check_account(rows: list[dict], frames: list[Frame], limits: MediaLimits = L
         return
     assert 1 <= len(frames) <= limits.max_frames
     assert [row["media_id"] for row in rows] == [frame.media_id for frame in frames]
-    assert rows[0]["frame"] == 0
     assert [row["frame"] for row in rows] == sorted({row["frame"] for row in rows})
     for row, frame in zip(rows, frames, strict=True):
         assert frame.rgb.dtype == np.uint8
         assert frame.rgb.shape == (row["height"], row["width"], 3)
-        assert row["media_id"] == (f"id#{row['frame']}" if row["frame"] else "id")
+        assert row["media_id"] == (f"{file_id}#{row['frame']}" if row["frame"] else file_id)
 
 
 def test_damaged_files_give_a_frame_or_a_reason(tmp_path: Path) -> None:
@@ -57,12 +57,12 @@ def test_damaged_files_give_a_frame_or_a_reason(tmp_path: Path) -> None:
         if kind in {"folder.jpg", "missing.jpg", "empty.jpg"}:
             assert reason
             continue
-        rows, frames = read_media(path.read_bytes(), "id", LIMITS)
-        check_account(rows, frames)
+        rows, frames = read_file(path, str(file_id), LIMITS) or ([], [])
+        check_account(rows, frames, file_id=str(file_id))
         frames_seen += len(frames)
         if kind in damaged_media.SOUND:
             assert frames, (path.name, rows)
-        if kind in {"page.jpg", "answer.png", "bomb.png", "bomb.gif", "cut-progressive.jpg"}:
+        if kind in {"page.jpg", "page.mp4", "sound.mp4", "answer.png", "bomb.png", "bomb.gif", "cut-progressive.jpg"}:
             assert not frames, path.name
     assert frames_seen > len(paths) // 4
 
@@ -87,6 +87,9 @@ SOUND_FILES = {
     kind: damaged_media.encode(damaged_media.draw_scene(damaged_media.random.Random(1), (48, 40)), kind)
     for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 }
+
+
+SOUND_CLIP = damaged_media.film_scenes(damaged_media.random.Random(1))
 
 
 @settings(max_examples=150, deadline=None)
@@ -135,7 +138,6 @@ def test_truncated_pictures_are_refused_even_where_another_library_allows_them(m
         (b"%PDF-1.7 ...", "not a picture: looks like PDF"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG, a drawing without pixels: convert it to PNG"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, which Pillow can't read: convert it to JPEG"),
-        (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", "not a picture: looks like an MP4 or MOV clip"),
     ],
 )
 def test_what_is_no_picture_says_what_it_looks_like(data: bytes, reason: str) -> None:
@@ -258,12 +260,17 @@ def colours(*names: str) -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_an_animation_gives_its_most_different_frames_in_time_order(kind: str) -> None:
-    frames = colours("black", "#101010", "#202020", "white", "#303030", "#808080")
+def test_an_animation_gives_frames_that_differ_in_time_order(kind: str) -> None:
+    frames = colours("black", "#060606", "white", "#060606", "#404040", "white", "#808080")
     rows, found = read_media(damaged_media.animate(frames, kind, duration=50), "id", LIMITS)
     check_account(rows, found)
-    assert [(row["frame"], row["time_ms"]) for row in rows] == [(0, 0), (3, 150), (5, 250)]
-    assert [int(frame.rgb.mean()) for frame in found] == pytest.approx([0, 255, 128], abs=4)
+    assert [(row["frame"], row["time_ms"]) for row in rows] == [(3, 150), (4, 200), (5, 250), (6, 300)]
+    assert [int(frame.rgb.mean()) for frame in found] == pytest.approx([6, 64, 255, 128], abs=4)
+
+
+def test_the_first_frame_has_the_name_of_its_file() -> None:
+    rows, _ = read_media(damaged_media.animate(colours("black", "white")), "id", LIMITS)
+    assert [row["media_id"] for row in rows] == ["id", "id#1"]
 
 
 def test_an_animation_that_hardly_moves_is_one_frame() -> None:
@@ -290,7 +297,7 @@ def test_a_very_long_animation_is_watched_in_part() -> None:
     many = whole[:start] + whole[start:-1] * 5000 + b";"
     rows, frames = read_media(many, "id", LIMITS)
     check_account(rows, frames)
-    assert len(frames) == 2 and rows[1]["frame"] < 2000
+    assert len(frames) == 2 and rows[1]["frame"] < WATCHED_FRAMES
 
 
 def test_large_pictures_are_reduced_and_long_ones_stay_readable() -> None:
@@ -300,6 +307,35 @@ def test_large_pictures_are_reduced_and_long_ones_stay_readable() -> None:
     assert rows[0]["width"] * rows[0]["height"] <= 4096 * 4096
     assert rows[0]["width"] / rows[0]["height"] == pytest.approx(1.2, abs=0.01)
     assert read_one(damaged_media.encode(Image.new("L", (700, 9000)), "PNG")).shape == (9000, 700, 3)
+
+
+def test_what_a_file_is_its_bytes_say(tmp_path: Path) -> None:
+    names = {"clip.jpg": SOUND_CLIP, "moving.mp4": SOUND_FILES["GIF"], "picture.mp4": SOUND_FILES["PNG"]}
+    for name, data in names.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        rows, frames = read_file(path, hashlib.sha256(data).hexdigest(), LIMITS) or ([], [])
+        assert frames, rows
+    assert rows[0]["format"] == "PNG" and rows[0]["time_ms"] is None
+
+
+@pytest.mark.parametrize("data", [SOUND_FILES["PNG"], SOUND_CLIP], ids=["picture", "clip"])
+def test_a_file_that_is_no_longer_what_was_hashed_is_left_alone(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(data)
+    file_id = str(hash_file(path, LIMITS)[0])
+    assert read_file(path, file_id, LIMITS) is not None
+    path.write_bytes(data + b"\0")
+    assert read_file(path, file_id, LIMITS) is None
+    path.unlink()
+    assert read_file(path, file_id, LIMITS) is None
+
+
+def test_clips_may_be_larger_than_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(SOUND_CLIP)
+    assert hash_file(path, MediaLimits(max_bytes=100))[1] is None
+    assert "too large" in str(hash_file(path, MediaLimits(max_clip_bytes=100))[1])
 
 
 def test_frames_go_through_a_table_and_back() -> None:

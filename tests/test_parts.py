@@ -52,7 +52,7 @@ def posts(folder: Path, *images: list[str], videos: tuple[list[str], ...] = ()) 
 
 def job(store: Path, fingerprint: str, files: list[dict[str, Any]]) -> dict[str, Any]:
     stages = [{"name": "faces", "config": CONFIG, "fingerprint": fingerprint}]
-    return {"part": "000000", "store": str(store), "limits": {}, "stages": stages, "files": files}
+    return {"part": "000000", "store": str(store), "limits": {}, "stages": stages, "threads": 1, "files": files}
 
 
 def file_of(path: Path, **more: object) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def test_more_than_nine_pictures_and_clips_keep_their_places(tmp_path: Path) -> 
     rows = [(row["post_id"], row["position"], Path(row["path"]).name, row["link_error"]) for row in table.to_pylist()]
     pictures = [("0", place, name, None) for place, name in enumerate(images)]
     clips = [("0", 18, "a.mp4"), ("1", 0, "b.mp4"), ("1", 1, "c.mp4")]
-    assert rows == [*pictures, *((*clip, "clips are not looked at") for clip in clips)]
+    assert rows == [*pictures, *((*clip, "no such file") for clip in clips)]
 
 
 def test_posts_without_media_have_no_links(tmp_path: Path) -> None:

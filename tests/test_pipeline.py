@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from reading import read
 
-from weibotag import parts, pipeline
+from weibotag import looks, parts, pipeline
 from weibotag.cli.tagging import choose_tagger
 from weibotag.errors import PartialError, RequestError, TooManyRejectsError
 from weibotag.evaluate import evaluate
@@ -32,12 +32,15 @@ TAXONOMY = ROOT / "taxonomies" / "weibo.csv"
 TEXTS = ["梅西进球了", "皇马夺冠", "", "口红试色", "红烧肉怎么做", "足球直播", "面膜好用", "去清迈旅游", "猫", "手机发布会"]
 # Looks at files like the real one, but a file of that name takes the worker down.
 DEADLY = """
-import os, signal
+import os, signal, time
 from weibotag import parts
 
 def look_at_files(job):
     if any("deadly" in file["path"] for file in job["files"]):
-        os.kill(os.getpid(), signal.SIGKILL)
+        if os.environ["DEADLY"] == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        eaten = [b"x" * 2**20 for _ in range(2000 if os.environ["DEADLY"] == "eat" else 0)]
+        time.sleep(600)
     return parts.look_at_files(job)
 """
 
@@ -311,7 +314,17 @@ def test_a_part_that_fails_costs_only_itself_and_is_tried_again(
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
-def test_a_picture_that_kills_its_workers_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("kill", "worker killed by signal 9"),
+        ("hang", "worker gave no sign of life for 4 s"),
+        ("eat", "worker took more than 1,200 MB of memory"),
+    ],
+)
+def test_a_picture_that_takes_its_workers_down_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, said: str
+) -> None:
     (tmp_path / "deadly.py").write_text(DEADLY)
     images = sorted((ROOT / "examples" / "images").glob("n*.png"))[:6]
     for number, path in enumerate(images):
@@ -320,15 +333,19 @@ def test_a_picture_that_kills_its_workers_costs_only_itself(tmp_path: Path, monk
     rows = [{"post_id": f"p{n}", "text": "", "images": name} for n, name in enumerate(names)]
     rows.append({"post_id": "both", "text": "皇马", "images": "deadly2.png;5.png"})
     posts, out = write_posts(tmp_path / "posts.csv", rows), tmp_path / "out.csv"
-    settings = {"workers": WorkerSettings(count=2, part_files=3), "stages": ("faces",)}
+    workers = WorkerSettings(count=2, part_files=3, picture_seconds=4 if how == "hang" else 60, memory_mb=1200)
+    settings = {"workers": workers, "stages": ("faces",)}
     store = tmp_path / "store"
+    monkeypatch.setenv("DEADLY", how)
     tag(posts, tmp_path / "whole.csv", tmp_path / "other", settings=settings)
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
-        patch.setattr(pipeline, "run_parts", lambda _, *asked: run_parts("deadly:look_at_files", *asked))
-        for _ in range(2):
-            with pytest.raises(PartialError, match=r"1 pictures .*deadly2\.png: worker killed by signal 9 twice"):
+        patch.setattr(looks, "run_parts", lambda _, *asked: run_parts("deadly:look_at_files", *asked))
+        for _ in range(1 if how == "hang" else 2):
+            with pytest.raises(PartialError, match=rf"1 pictures .*deadly2\.png: {said}"):
                 tag(posts, out, store, settings=settings)
+            kept = [json.loads(path.read_text()) for path in sorted(Path(f"{out}.run").glob("receipts/*looks/*.json"))]
+            assert [receipt["error"] for receipt in kept if receipt["status"] != "ok"] == [said] * 2
             (table,) = read_table(out)
             errors = dict(zip(table["post_id"].to_pylist(), table["error"].to_pylist(), strict=True))
             assert [post for post, error in errors.items() if error] == ["p2", "both"]
@@ -373,10 +390,10 @@ def test_every_distinct_picture_is_looked_at_once(tmp_path: Path) -> None:
     posts = write_posts(tmp_path / "posts.csv", rows)
     settings = {"stages": ("faces",)}
     first = tag(posts, tmp_path / "a.csv", tmp_path / "store", settings=settings, workers=0)
-    assert first["pictures"] == {"files": 2, "reused": 0, "failed": 0}
+    assert first["pictures"] == {"files": 2, "reused": 0, "failed": 0, "setbacks": 0, "first_setbacks": []}
     assert first["frames_per_stage"] == {"faces": 2}
     again = tag(posts, tmp_path / "b.csv", tmp_path / "store", settings=settings, workers=0)
-    assert again["pictures"] == {"files": 2, "reused": 2, "failed": 0}
+    assert again["pictures"] == {"files": 2, "reused": 2, "failed": 0, "setbacks": 0, "first_setbacks": []}
     assert again["frames_per_stage"] == {}
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 

@@ -1,3 +1,8 @@
 """Tag social posts (text, pictures) with hierarchical tags and keywords, in batches."""
 
+import os
+
 __version__ = "0.1.0"
+
+# onnxruntime sends usage data over the network unless told otherwise before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

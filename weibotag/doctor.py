@@ -96,6 +96,7 @@ def read_numbers(version: str) -> list[int]:
 
 def list_backends() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the backends (stage, name, licence, fault) and the files of weights of those that are ready."""
+    from weibotag.models import without_fetching
     from weibotag.registry import REGISTRY, load
 
     backends: list[dict[str, Any]] = []
@@ -106,7 +107,8 @@ def list_backends() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         fault: str | None = None
         try:
             backend: Any = load(kind, name)
-            files: list[Path] = backend().weights()
+            with without_fetching():
+                files: list[Path] = backend().weights()
         except (WeibotagError, ImportError) as error:
             fault, files = str(error), []
         absent = [str(path) for path in files if not path.is_file()]

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 
 from weibotag.errors import PartialError
 from weibotag.export import write_tables
-from weibotag.pipeline import Coder, Looking, coder_of, gather_part, ingest, link, look, make_looking, open_run
+from weibotag.gather import Coder, coder_of, gather_part, read_found
+from weibotag.looks import Looking, link, look, make_looking, read_links
+from weibotag.pipeline import ingest, open_run
 from weibotag.posts import PostsSource
 from weibotag.progress import bar
 from weibotag.runs import Run
@@ -43,7 +45,7 @@ def look_only(
     """
     started = perf_counter()
     looking = make_looking(pipeline, store, workers, quiet)
-    coder = None if tagger is None else coder_of(tagger)
+    coder = None if tagger is None else coder_of(tagger, looking)
     with open_run(answer, source, out, looking, run_folder, tagger) as run:
         parts = ingest(run, source, None, quiet, answer)
         link(run, parts, looking.limits, quiet)
@@ -54,10 +56,8 @@ def look_only(
             "rows": rows,
             "posts": sum(pq.read_metadata(run.path("posts", part)).num_rows for part in parts),
             "rejects": (run.plan or {}).get("rejects", 0),
-            "pictures": {"files": looking.files, "reused": looking.reused, "failed": looking.failed},
-            "frames_per_stage": looking.frames,
+            **looking.summary(),
             "seconds": round(perf_counter() - started, 3),
-            "seconds_per_stage": {name: round(value, 3) for name, value in looking.seconds.items()},
             "out": out,
             "run": str(run.folder),
         }
@@ -87,11 +87,11 @@ def _list_findings(run: Run, parts: list[str], answer: str, looking: Looking, co
 
 def list_found(run: Run, part: str, looking: Looking, stage: str) -> Iterator[pa.Table]:
     """Give what a stage found in the pictures of a part's posts, as tables of `pictures_schema`."""
-    links = pq.read_table(run.path("links", part))
+    links = read_links(run, part)
     for start in range(0, len(links), PICTURE_ROWS):
         some = links.slice(start, PICTURE_ROWS)
         media = looking.store.read("media", looking.media, some["file_id"].drop_null())
-        found = looking.store.read(stage, looking.fingerprints[stage], media["media_id"].drop_null())
+        found = read_found(stage, media["media_id"].drop_null(), looking)
         yield list_pictures(some, media, found, stage, looking.unseen)
 
 

@@ -1,4 +1,4 @@
-"""Bytes to RGB frames: what is a picture is found from the bytes, and what is none becomes a reason."""
+"""Files to RGB frames: what is a picture or a clip is found from the bytes, and what is none becomes a reason."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from weibotag.clips import LONGEST_MS, Still, read_clip
+from weibotag.formats import HEAD_BYTES, NotAPictureError, check_pixels, find_clip, find_picture
+from weibotag.scenes import THUMBNAIL, Sample, pick_samples
 from weibotag.schema import arrow_schema
 
 if TYPE_CHECKING:
@@ -26,49 +29,26 @@ FRAME_PIXELS = 4096 * 4096
 # Data that ends too early leaves the rest of a JPEG at zero, which is this grey.
 ZERO_GREY = 128
 ANIMATED = frozenset({"GIF", "WEBP", "PNG"})
-SAMPLES = 32
-GOLDEN = (5**0.5 - 1) / 2
-THUMBNAIL = (24, 24)
-# Root mean square difference of grey thumbnails, 0 to 255, below which two frames show the same: dithering gives < 1.
-DIFFERENT = 3.0
 # An animation is watched until one of these is spent, so that ten thousand frames cost no more than a long clip.
 WATCHED_FRAMES = 2000
 WATCHED_PIXELS = 100_000_000
-LONGEST_MS = 2**31 - 1
 EXIF_ORIENTATION = 0x0112
 # What Pillow raises on damaged later frames and EXIF blocks, which leave the first picture usable.
 DAMAGE = (EOFError, OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
-
-MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-)
-OTHERS: tuple[tuple[bytes, str], ...] = (
-    (b"%PDF", "PDF"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "gzip"),
-    (b"\x1aE\xdf\xa3", "a Matroska or WebM clip"),
-    (b"FLV", "a Flash clip"),
-)
-HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
-HTML = re.compile(rb"<(!doctype html|html|head|body|script|meta|title)\b", re.IGNORECASE)
 WEB_ADDRESS = re.compile(r"^(https?|ftp):/", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """What is refused: files above `max_bytes`, pictures of `max_pixels` or more; and how many frames a file gives."""
+    """What is refused: files above `max_bytes` (clips: `max_clip_bytes`), frames of `max_pixels` or more.
+
+    A file gives at most `max_frames` frames.
+    """
 
     max_bytes: int = 50_000_000
     max_pixels: int = 50_000_000
-    max_frames: int = 3
+    max_frames: int = 4
+    max_clip_bytes: int = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -77,10 +57,6 @@ class Frame:
 
     media_id: str
     rgb: np.ndarray
-
-
-class NotAPictureError(Exception):
-    """Why bytes give no picture, in one line; it never leaves this file."""
 
 
 def hash_file(path: Path, limits: MediaLimits) -> tuple[str | None, str | None]:
@@ -95,9 +71,11 @@ def hash_file(path: Path, limits: MediaLimits) -> tuple[str | None, str | None]:
             return None, "not a regular file"
         if state.st_size == 0:
             return None, "an empty file (0 bytes)"
-        if state.st_size > limits.max_bytes:
-            return None, too_large(state.st_size, limits)
         with path.open("rb") as file:
+            limit = limits.max_bytes if find_clip(file.read(HEAD_BYTES)) is None else limits.max_clip_bytes
+            if state.st_size > limit:
+                return None, too_large(state.st_size, limit)
+            file.seek(0)
             return hashlib.file_digest(file, "sha256").hexdigest(), None
     except FileNotFoundError:
         return None, "no such file"
@@ -107,25 +85,69 @@ def hash_file(path: Path, limits: MediaLimits) -> tuple[str | None, str | None]:
         return None, f"not a usable path: {error}"
 
 
+def read_file(path: Path, file_id: str, limits: MediaLimits) -> tuple[list[dict[str, Any]], list[Frame]] | None:
+    """Return rows of schema `media` and the frames of a picture or clip; None when its sha256 is not `file_id` any more.
+
+    A bad file is one row with a reason, no frame. A clip gives the frames that `clips.read_clip` picks.
+    """
+    try:
+        with path.open("rb") as file:
+            kind = find_clip(file.read(HEAD_BYTES))
+            file.seek(0)
+            if kind is None:
+                data = file.read(limits.max_bytes + 1)
+                return read_media(data, file_id, limits) if hashlib.sha256(data).hexdigest() == file_id else None
+            if hashlib.file_digest(file, "sha256").hexdigest() != file_id:
+                return None
+    except OSError:
+        return None
+    try:
+        return account(file_id, kind, read_clip(path, kind, limits.max_frames, limits.max_pixels))
+    except NotAPictureError as error:
+        return refuse(file_id, kind, str(error))
+    # PyAV raises what FFmpeg and its own reading of damaged headers give; it becomes the reason in the row.
+    except Exception as error:  # noqa: BLE001
+        return refuse(file_id, kind, f"damaged {kind}: {last_line(error)}")
+
+
 def read_media(data: bytes, file_id: str, limits: MediaLimits) -> tuple[list[dict[str, Any]], list[Frame]]:
-    """Return rows of schema `media` and the frames of a file's bytes; a bad file is one row with a reason, no frame.
+    """Return rows of schema `media` and the frames of a picture's bytes; a bad one is one row with a reason, no frame.
 
     EXIF rotation is applied, transparency put on white, every mode brought to 8-bit RGB. A picture of more than 16.8
     megapixels (4096 x 4096) is reduced to that area; `width` and `height` are those of the frame's pixels, so that
-    boxes fit. An animation gives its first frame and those that differ most from it and from each other; of a TIFF the
-    first page is read.
+    boxes fit. Of an animation the frames that `scenes.pick_samples` picks are given, of a TIFF the first page.
     """
     kind = None
     try:
-        kind = find_format(data)
-        return decode(data, kind, file_id, limits)
+        kind = find_picture(data)
+        return account(file_id, kind, decode(data, kind, limits))
     except NotAPictureError as error:
-        reason = str(error)
+        return refuse(file_id, kind, str(error))
     # Pillow's decoders raise anything on damaged bytes; whatever it is, it becomes the reason in the row.
     except Exception as error:  # noqa: BLE001
-        reason = damage_reason(data, kind, error)
-    row = media_row(file_id, 0, None, kind, None)
-    return [row | {"media_error": reason}], []
+        return refuse(file_id, kind, damage_reason(data, kind, error))
+
+
+def account(file_id: str, kind: str, stills: list[Still]) -> tuple[list[dict[str, Any]], list[Frame]]:
+    """Return rows and frames of the pictures that a file gave."""
+    rows, frames = [], []
+    for number, time_ms, pixels in stills:
+        rgb = shrink(pixels)
+        row = media_row(file_id, kind) | {"frame": number, "time_ms": time_ms, "width": rgb.shape[1], "height": rgb.shape[0]}
+        row["media_id"] = f"{file_id}#{number}" if number else file_id
+        rows.append(row)
+        frames.append(Frame(row["media_id"], rgb))
+    return rows, frames
+
+
+def refuse(file_id: str, kind: str | None, reason: str) -> tuple[list[dict[str, Any]], list[Frame]]:
+    """Return the row of a file that gave no picture."""
+    return [media_row(file_id, kind) | {"media_error": reason}], []
+
+
+def media_row(file_id: str, kind: str | None) -> dict[str, Any]:
+    """Return a row of schema `media` in which nothing is known but the file and its format."""
+    return dict.fromkeys(arrow_schema("media").names) | {"file_id": file_id, "media_id": file_id, "frame": 0, "format": kind}
 
 
 def frames_table(frames: list[Frame]) -> pa.Table:
@@ -145,63 +167,20 @@ def frame_pixels(table: pa.Table, row: int) -> np.ndarray:
     return np.frombuffer(table["rgb"][row].as_buffer(), np.uint8).reshape(height, width, 3)
 
 
-def too_large(size: int, limits: MediaLimits) -> str:
+def too_large(size: int, limit: int) -> str:
     """Return the reason for a file of too many bytes."""
-    return f"too large: {size:,} bytes, the limit is {limits.max_bytes:,}"
+    return f"too large: {size:,} bytes, the limit is {limit:,}"
 
 
-def find_format(data: bytes) -> str:
-    """Return the Pillow name of the format that the first bytes say; raises NotAPictureError for everything else."""
-    for magic, kind in MAGIC:
-        if data.startswith(magic):
-            return kind
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data[4:8] == b"ftyp":
-        return find_brand(data)
-    if not data:
-        raise NotAPictureError("an empty file (0 bytes)")
-    for magic, name in OTHERS:
-        if data.startswith(magic):
-            raise NotAPictureError(f"not a picture: looks like {name}")
-    raise NotAPictureError(name_text(data[:2048]))
-
-
-def find_brand(data: bytes) -> str:
-    """Return AVIF for an ISO file that says so; raises NotAPictureError for HEIC and clips."""
-    brands = {data[8:12], *(data[start : start + 4] for start in range(16, min(int.from_bytes(data[:4]), 256), 4))}
-    if brands & {b"avif", b"avis"}:
-        from PIL import features
-
-        if features.check("avif"):
-            return "AVIF"
-        raise NotAPictureError("AVIF, which this Pillow can't read: convert it to JPEG, or install a newer Pillow")
-    if brands & HEIF_BRANDS:
-        raise NotAPictureError("HEIC, which Pillow can't read: convert it to JPEG")
-    raise NotAPictureError("not a picture: looks like an MP4 or MOV clip")
-
-
-def name_text(head: bytes) -> str:
-    """Return the reason for bytes that are no known binary format, by what the text in them looks like."""
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if b"<svg" in start and start.startswith(b"<"):
-        return "SVG, a drawing without pixels: convert it to PNG"
-    if HTML.search(start) and start.startswith(b"<"):
-        return "not a picture: looks like HTML"
-    # A cut multi-byte letter at the end of the head is no reason to call a text binary.
-    letters = start.decode("utf-8", errors="ignore")
-    if len(letters.encode()) < len(start) - 3 or not start or any(ord(letter) < 9 for letter in letters):
-        return f"not a picture: first bytes {head[:8].hex(' ')}"
-    if start.startswith(b"<?xml"):
-        return "not a picture: looks like XML"
-    if start.startswith((b"{", b"[")):
-        return "not a picture: looks like JSON"
-    return "not a picture: looks like text"
+def last_line(error: Exception) -> str:
+    """Return what an error says, in one short line."""
+    message = getattr(error, "strerror", None) or str(error)
+    return (message.strip().splitlines() or [type(error).__name__])[-1][:200]
 
 
 def damage_reason(data: bytes, kind: str | None, error: Exception) -> str:
     """Return the reason for a file whose decoder gave up: `truncated` where its end is missing, else `damaged`."""
-    message = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+    message = last_line(error)
     ends = {
         "PNG": b"IEND" in data[-64:],
         "GIF": data.rstrip(b"\0").endswith(b";"),
@@ -211,41 +190,21 @@ def damage_reason(data: bytes, kind: str | None, error: Exception) -> str:
     return f"{'truncated' if cut else 'damaged'} {kind}: {message}"
 
 
-def decode(data: bytes, kind: str, file_id: str, limits: MediaLimits) -> tuple[list[dict[str, Any]], list[Frame]]:
-    """Return rows and frames of a picture of format `kind`; raises NotAPictureError, or whatever Pillow raises."""
+def decode(data: bytes, kind: str, limits: MediaLimits) -> list[Still]:
+    """Return the frames of a picture of format `kind`; raises NotAPictureError, or whatever Pillow raises."""
     if len(data) > limits.max_bytes:
-        raise NotAPictureError(too_large(len(data), limits))
+        raise NotAPictureError(too_large(len(data), limits.max_bytes))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with open_image(data, kind, limits) as image:
             image.load()
             if kind == "JPEG" and ends_grey(image) and is_padded(data, image):
                 raise NotAPictureError("truncated JPEG: its data ends before its picture does")
-            first = turn_upright(to_rgb(image), image)
             # A GIF says only by its later frames that it has some; the others say so in their header.
-            animated = kind == "GIF" or (kind in ANIMATED and getattr(image, "is_animated", False))
-        chosen = choose_frames(data, kind, limits) if animated and limits.max_frames > 1 else {}
-    rows, frames = [], []
-    for number, (time_ms, rgb) in {0: (0, first), **chosen}.items():
-        pixels = np.asarray(shrink(rgb))
-        row = media_row(file_id, number, time_ms, kind, pixels)
-        rows.append(row)
-        frames.append(Frame(row["media_id"], pixels))
-    return rows, frames
-
-
-def media_row(file_id: str, number: int, time_ms: int | None, kind: str | None, pixels: np.ndarray | None) -> dict[str, Any]:
-    """Return a row of schema `media` for frame `number` of a file."""
-    return {
-        "file_id": file_id,
-        "media_id": f"{file_id}#{number}" if number else file_id,
-        "frame": number,
-        "time_ms": time_ms,
-        "format": kind,
-        "width": None if pixels is None else pixels.shape[1],
-        "height": None if pixels is None else pixels.shape[0],
-        "media_error": None,
-    }
+            if kind != "GIF" and not (kind in ANIMATED and getattr(image, "is_animated", False)):
+                return [(0, None, np.asarray(turn_upright(to_rgb(image), image)))]
+        samples = pick_samples(watch_frames(data, kind, limits), limits.max_frames)
+    return [(sample.number, sample.time_ms, np.asarray(sample.picture)) for sample in samples]
 
 
 def open_image(data: bytes, kind: str, limits: MediaLimits) -> ImageFile:
@@ -260,14 +219,8 @@ def open_image(data: bytes, kind: str, limits: MediaLimits) -> ImageFile:
         raise NotAPictureError(f"too many pixels: the limit is {limits.max_pixels:,}") from error
     except Image.UnidentifiedImageError as error:
         raise ValueError("its header can't be read") from error
-    check_pixels(image.size, limits)
+    check_pixels(image.size, limits.max_pixels)
     return image
-
-
-def check_pixels(size: tuple[int, int], limits: MediaLimits) -> None:
-    """Raise NotAPictureError for a size of too many pixels."""
-    if size[0] * size[1] >= limits.max_pixels:
-        raise NotAPictureError(f"too many pixels: {size[0]} x {size[1]}, the limit is {limits.max_pixels:,}")
 
 
 def ends_grey(image: Image) -> bool:
@@ -335,85 +288,34 @@ def turn_upright(rgb: Image, image: Image) -> Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def shrink(rgb: Image) -> Image:
-    """Return a picture of at most `FRAME_PIXELS` pixels, its sides in proportion."""
-    from PIL.Image import Resampling
+def shrink(pixels: np.ndarray) -> np.ndarray:
+    """Return a picture of at most `FRAME_PIXELS` pixels, its sides in proportion; uint8 (height, width, 3)."""
+    from PIL import Image
 
-    ratio = (FRAME_PIXELS / (rgb.width * rgb.height)) ** 0.5
+    height, width = pixels.shape[:2]
+    ratio = (FRAME_PIXELS / (width * height)) ** 0.5
     if ratio >= 1:
-        return rgb
-    return rgb.resize((max(1, int(rgb.width * ratio)), max(1, int(rgb.height * ratio))), Resampling.BOX)
+        return pixels
+    size = max(1, int(width * ratio)), max(1, int(height * ratio))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
 
 
-def choose_frames(data: bytes, kind: str, limits: MediaLimits) -> dict[int, tuple[int, Image]]:
-    """Return {frame number: (time in ms, picture)} of the later frames that are worth a look, in time order."""
-    samples = sample_frames(data, kind, limits)
-    picked = pick_different([grey for _, _, grey in samples], limits.max_frames)
-    times = {samples[place][0]: samples[place][1] for place in picked}
-    times.pop(0, None)
-    if not times:
-        return {}
-    return {
-        number: (time_ms, to_rgb(image))
-        for number, time_ms, image in watch_frames(data, kind, limits, max(times))
-        if number in times
-    }
-
-
-def sample_frames(data: bytes, kind: str, limits: MediaLimits) -> list[tuple[int, int, np.ndarray]]:
-    """Return (frame number, time in ms, grey thumbnail) of at most `SAMPLES` frames, evenly over the animation.
-
-    How many frames there are is known only at the end. Multiples of the golden ratio spread evenly over 0 to 1 wherever
-    one stops, so the frames of the least ones are kept: no blinking falls into step with them. The first is always one.
-    """
+def watch_frames(data: bytes, kind: str, limits: MediaLimits) -> Iterator[Sample]:
+    """Yield the frames of an animation, until they end, are damaged, or cost too much."""
     from PIL.Image import Resampling
 
-    samples: list[tuple[float, int, int, np.ndarray]] = []
-    for number, time_ms, image in watch_frames(data, kind, limits, WATCHED_FRAMES - 1):
-        rank = number * GOLDEN % 1
-        if len(samples) == SAMPLES:
-            last = max(range(SAMPLES), key=lambda place: samples[place][0])
-            if rank > samples[last][0]:
-                continue
-            del samples[last]
-        grey = to_rgb(image).convert("L").resize(THUMBNAIL, Resampling.BOX)
-        samples.append((rank, number, time_ms, np.asarray(grey, np.float32)))
-    return [(number, time_ms, grey) for _, number, time_ms, grey in samples]
-
-
-def watch_frames(data: bytes, kind: str, limits: MediaLimits, last: int) -> Iterator[tuple[int, int, Image]]:
-    """Yield (frame number, time in ms, picture) up to frame `last`, until frames end, are damaged, or cost too much.
-
-    The picture is Pillow's own and changes with the next frame.
-    """
     time_ms, pixels = 0.0, 0
     with open_image(data, kind, limits) as image:
-        for number in range(last + 1):
+        for number in range(WATCHED_FRAMES):
             try:
                 image.seek(number)
-                check_pixels(image.size, limits)
-                image.load()
+                check_pixels(image.size, limits.max_pixels)
+                rgb = to_rgb(image)
             except (*DAMAGE, NotAPictureError):
                 return
-            yield number, min(int(time_ms), LONGEST_MS), image
+            thumbnail = np.asarray(rgb.resize(THUMBNAIL, Resampling.BOX))
+            yield Sample(number, min(int(time_ms), LONGEST_MS), thumbnail, rgb)
             time_ms += image.info.get("duration") or 0
             pixels += image.size[0] * image.size[1]
             if pixels > WATCHED_PIXELS:
                 return
-
-
-def pick_different(greys: list[np.ndarray], count: int) -> list[int]:
-    """Return the places of the first picture and of those farthest from all picked before it, `count` at most."""
-    stack = np.stack(greys)
-    picked = [0]
-    distance = differ(stack, stack[0])
-    while len(picked) < count and distance.max() >= DIFFERENT:
-        farthest = int(distance.argmax())
-        picked.append(farthest)
-        distance = np.minimum(distance, differ(stack, stack[farthest]))
-    return picked
-
-
-def differ(stack: np.ndarray, grey: np.ndarray) -> np.ndarray:
-    """Return the root mean square difference of each picture of `stack` (n, height, width) from `grey`, shape (n,)."""
-    return np.sqrt(np.square(stack - grey).mean(axis=(1, 2)))

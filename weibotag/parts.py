@@ -1,7 +1,7 @@
 """The functions that workers run: paths in, receipt out."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -13,9 +13,11 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
 from weibotag.executors.ahead import work_ahead
+from weibotag.executors.worker import alive
 from weibotag.keywords.keywords import find_keywords
 from weibotag.keywords.mentions import Vocabulary
-from weibotag.media import Frame, MediaLimits, frames_table, hash_file, read_media
+from weibotag.media import Frame, MediaLimits, frames_table, hash_file, read_file
+from weibotag.near import take_print
 from weibotag.registry import load
 from weibotag.schema import TAG, arrow_schema
 from weibotag.stages.stage import Stage
@@ -29,8 +31,11 @@ from weibotag.taxonomy.tree import load as load_taxonomy
 
 # Files decoded ahead of the model's work: more would only fill memory.
 AHEAD = 3
-MEDIA_VERSION = 1
-CLIP = "clips are not looked at"
+MEDIA_VERSION = 2
+# Frames that stages look at together, and their pixels (three bytes each).
+TOGETHER = 16
+TOGETHER_PIXELS = 16_000_000
+Decoded = tuple[dict[str, Any], list[dict[str, Any]] | None, list[Frame], float]
 
 
 def media_fingerprint(limits: MediaLimits) -> str:
@@ -39,18 +44,19 @@ def media_fingerprint(limits: MediaLimits) -> str:
 
 
 @lru_cache(maxsize=8)
-def open_stage(name: str, config: str) -> Stage:
+def open_stage(name: str, config: str, threads: int) -> Stage:
     """Return a stage that is open; one per worker and settings (canonical JSON)."""
     stage_class: Any = load("stage", name)
     stage = stage_class(stage_class.Config.model_validate_json(config))
-    stage.open()
+    stage.open(threads)
+    alive()
     return stage
 
 
 def look_at_files(job: dict[str, Any]) -> dict[str, Any]:
     """Look at the files of a part and keep what every stage found in the store.
 
-    `job`: part; store: its folder; limits: of `MediaLimits`; stages: name, config (JSON), fingerprint; files: path,
+    `job`: part; store: its folder; limits: of `MediaLimits`; stages: name, config (JSON), fingerprint; threads; files: path,
     file_id, stages (names of those that have not seen it), known (whether the store has its media rows).
     The receipt counts files and frames and has seconds per stage; `changed` names files that are no longer what was hashed.
     """
@@ -63,23 +69,24 @@ def look_at_files(job: dict[str, Any]) -> dict[str, Any]:
     media_rows: list[dict[str, Any]] = []
     changed: list[str] = []
     frames_seen = 0
-    decoded = work_ahead((_decode(file, limits) for file in job["files"]), AHEAD)
-    for file, (rows, frames, spent) in zip(job["files"], decoded, strict=True):
-        seconds["decode"] += spent
-        if rows is None:
-            changed.append(file["path"])
-            continue
-        if not file["known"]:
-            media_rows += rows
-        frames_seen += len(frames)
-        if not frames:
-            continue
-        table = frames_table(frames)
-        for name in file["stages"]:
+    for batch in take_together(work_ahead((_decode(file, limits) for file in job["files"]), AHEAD)):
+        for file, rows, frames, spent in batch:
+            seconds["decode"] += spent
+            frames_seen += len(frames)
+            if rows is None:
+                changed.append(file["path"])
+            elif not file["known"]:
+                media_rows += rows
+        for name, entry in stages.items():
+            frames = [frame for file, _, frames, _ in batch if name in file["stages"] for frame in frames]
+            if not frames:
+                continue
             start = perf_counter()
-            found[name].append(open_stage(name, stages[name]["config"]).process(table))
+            stage = open_stage(name, entry["config"], job["threads"])
+            found[name].append(stage.process(frames_table(frames)))
             seconds[name] += perf_counter() - start
             counts[name] += len(frames)
+            alive()
     for name, tables in found.items():
         if tables:
             store.write(name, stages[name]["fingerprint"], pa.concat_tables(tables))
@@ -97,25 +104,55 @@ def look_at_files(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _decode(file: dict[str, Any], limits: MediaLimits) -> tuple[list[dict[str, Any]] | None, list[Frame], float]:
-    """Return media rows (None when the file is not what it was), frames, and the seconds it took."""
+def take_prints(job: dict[str, Any]) -> dict[str, Any]:
+    """Keep the prints of a part's files in the store; `job`: part, store, limits, files (path, file_id)."""
+    limits = MediaLimits(**job["limits"])
+    rows = []
+    for file in job["files"]:
+        _, _, frames, _ = _decode(file, limits)
+        row = {"file_id": file["file_id"]}
+        # An animation is more than its first frame.
+        if len(frames) == 1:
+            taken = take_print(frames[0].rgb)
+            row |= {"near_hash": taken.hash, "near_ratio": taken.ratio, "near_thumbnail": taken.thumbnail}
+        rows.append(row)
+        alive()
+    table = pa.Table.from_pylist(rows, schema=arrow_schema("near"))
+    Store(Path(job["store"])).write("near", media_fingerprint(limits), table)
+    return {"part": job["part"], "files": len(rows)}
+
+
+def take_together(decoded: Iterable[Decoded]) -> Iterator[list[Decoded]]:
+    """Give the files in order, as many at a time as make a batch for the stages; one that is larger is alone."""
+    batch: list[Decoded] = []
+    frames = pixels = 0
+    for file in decoded:
+        more = sum(frame.rgb.shape[0] * frame.rgb.shape[1] for frame in file[2])
+        if batch and (frames + len(file[2]) > TOGETHER or pixels + more > TOGETHER_PIXELS):
+            yield batch
+            batch, frames, pixels = [], 0, 0
+        batch.append(file)
+        frames += len(file[2])
+        pixels += more
+    if batch:
+        yield batch
+
+
+def _decode(file: dict[str, Any], limits: MediaLimits) -> Decoded:
+    """Return the file with its media rows (None when it is not what it was), its frames, and the seconds it took."""
     start = perf_counter()
-    try:
-        data = Path(file["path"]).read_bytes()
-    except OSError:
-        return None, [], perf_counter() - start
-    if hashlib.sha256(data).hexdigest() != file["file_id"]:
-        return None, [], perf_counter() - start
-    rows, frames = read_media(data, file["file_id"], limits)
-    return rows, frames, perf_counter() - start
+    found = read_file(Path(file["path"]), file["file_id"], limits)
+    rows, frames = (None, []) if found is None else found
+    return file, rows, frames, perf_counter() - start
 
 
 def link_files(table: pa.Table, limits: MediaLimits, known: dict[str, tuple[str | None, str | None]]) -> pa.Table:
-    """Return a row of schema "links" for each picture of a posts table; `known` remembers the files already hashed."""
+    """Return a row of schema "links" for each file that a posts table names; `known` remembers those already hashed."""
     with_media = table.filter(pc.or_(*(pc.greater(pc.list_value_length(table[name]), 0) for name in ("images", "videos"))))
     rows = []
     for post in with_media.select(["post_id", "images", "videos", "folder"]).to_pylist():
-        for position, name in enumerate(post["images"]):
+        # Its bytes say whether a file is a picture or a clip, not the column.
+        for position, name in enumerate([*post["images"], *post["videos"]]):
             path = name if "://" in name else str(Path(post["folder"]) / name)
             if path not in known:
                 known[path] = hash_file(Path(path), limits)
@@ -123,8 +160,6 @@ def link_files(table: pa.Table, limits: MediaLimits, known: dict[str, tuple[str 
             rows.append(
                 {"post_id": post["post_id"], "position": position, "path": path, "file_id": file_id} | {"link_error": reason}
             )
-        for position, name in enumerate(post["videos"], start=len(post["images"])):
-            rows.append({"post_id": post["post_id"], "position": position, "path": name, "link_error": CLIP})
     return pa.Table.from_pylist(rows, schema=arrow_schema("links"))
 
 
@@ -135,20 +170,20 @@ def open_model(folder: str, digest: str) -> Model:
 
 
 @lru_cache(maxsize=1)
+def open_taxonomy(place: str, digest: str) -> Taxonomy:
+    """Return the taxonomy of a model's folder, or that of a file; `digest` is the model's or the taxonomy's own."""
+    return open_model(place, digest).taxonomy if (Path(place) / ABOUT).is_file() else load_taxonomy(Path(place))
+
+
+@lru_cache(maxsize=1)
 def open_words(route: str, place: str, digest: str) -> tuple[Vocabulary, Tagger, np.ndarray]:
     """Return the vocabulary, the tagger and the thresholds of a route."""
     if route == "fast":
         model = open_model(place, digest)
         return Vocabulary(model.taxonomy, model.keywords), model.tagger, model.thresholds
-    if (Path(place) / ABOUT).is_file():
-        model = open_model(place, digest)
-        return Vocabulary(model.taxonomy, model.keywords), *_make_rules(model.taxonomy)
-    taxonomy = load_taxonomy(Path(place))
-    return Vocabulary(taxonomy), *_make_rules(taxonomy)
-
-
-def _make_rules(taxonomy: Taxonomy) -> tuple[Tagger, np.ndarray]:
-    return RulesTagger(taxonomy), np.full(len(taxonomy), THRESHOLD, np.float32)
+    taxonomy = open_taxonomy(place, digest)
+    keywords = open_model(place, digest).keywords if (Path(place) / ABOUT).is_file() else None
+    return Vocabulary(taxonomy, keywords), RulesTagger(taxonomy), np.full(len(taxonomy), THRESHOLD, np.float32)
 
 
 def tag_posts(tables: Iterable[pa.Table], tagger: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:

@@ -20,12 +20,30 @@ class Entry:
 
 REGISTRY: dict[tuple[str, str], Entry] = {
     ("ocr", "rapidocr"): Entry("weibotag.backends.ocr_rapidocr:RapidOcr", ("rapidocr", "onnxruntime"), None, "Apache-2.0"),
+    ("ocr", "paddleocr"): Entry(
+        "weibotag.backends.ocr_paddleocr:PaddleOcr", ("paddleocr", "rapidocr", "onnxruntime"), "paddle", "Apache-2.0"
+    ),
+    ("detect", "ultralytics"): Entry(
+        "weibotag.backends.detect_ultralytics:Ultralytics", ("ultralytics", "torch", "torchvision"), "yolo", "AGPL-3.0"
+    ),
+    ("detect", "transformers"): Entry(
+        "weibotag.backends.detect_transformers:Transformers", ("transformers", "torch", "torchvision"), "hf", "Apache-2.0"
+    ),
     ("faces", "haar"): Entry("weibotag.backends.faces_opencv:Haar", ("cv2",), None, "Apache-2.0"),
-    ("faces", "yunet"): Entry("weibotag.backends.faces_opencv:YuNet", ("cv2",), None, "Apache-2.0 (weights MIT)"),
+    ("faces", "yunet"): Entry(
+        "weibotag.backends.faces_opencv:YuNet", ("cv2", "onnxruntime", "onnx"), None, "Apache-2.0 (weights MIT)"
+    ),
     ("embed", "ppocr"): Entry(
         "weibotag.backends.embed_ppocr:PpocrBackbone", ("rapidocr", "onnxruntime", "onnx", "cv2"), None, "Apache-2.0"
     ),
+    ("embed", "transformers"): Entry(
+        "weibotag.backends.embed_transformers:TransformersVision", ("transformers", "torch"), "hf", "Apache-2.0"
+    ),
+    ("embed", "chineseclip"): Entry(
+        "weibotag.backends.embed_chineseclip:ChineseClip", ("transformers", "torch"), "hf", "Apache-2.0"
+    ),
     ("stage", "ocr"): Entry("weibotag.stages.ocr:Ocr", (), None, "Apache-2.0"),
+    ("stage", "detect"): Entry("weibotag.stages.detect:Detect", (), None, "Apache-2.0"),
     ("stage", "faces"): Entry("weibotag.stages.faces:Faces", (), None, "Apache-2.0"),
     ("stage", "embed"): Entry("weibotag.stages.embed:Embed", (), None, "Apache-2.0"),
 }

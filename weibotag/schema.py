@@ -18,9 +18,18 @@ class Column:
 STRINGS = pa.list_(pa.string())
 BOX = pa.list_(pa.float32())
 OCR_LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", BOX)])
-FACE = pa.struct([("score", pa.float32()), ("box", BOX), ("landmarks", BOX), ("name", pa.string())])
+VECTOR = pa.list_(pa.float16())
+FACE = pa.struct([("score", pa.float32()), ("box", BOX), ("landmarks", BOX), ("vector", VECTOR), ("name", pa.string())])
+OBJECT = pa.struct([("label", pa.string()), ("label_zh", pa.string()), ("score", pa.float32()), ("box", BOX)])
 WORDING = pa.struct(
-    [("word", pa.string()), ("kind", pa.string()), ("score", pa.float32()), ("media_id", pa.string()), ("box", BOX)]
+    [
+        ("word", pa.string()),
+        ("kind", pa.string()),
+        ("score", pa.float32()),
+        ("count", pa.int32()),
+        ("media_id", pa.string()),
+        ("box", BOX),
+    ]
 )
 TAG = pa.struct([("id", pa.string()), ("score", pa.float32())])
 KEYWORD = pa.struct([("keyword", pa.string()), ("score", pa.float32()), ("source", pa.string())])
@@ -57,11 +66,11 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "media": (
         Column("file_id", pa.string(), "media", "sha256 of the file's bytes, hex"),
         Column("media_id", pa.string(), "media", "one picture or frame: file_id, or file_id#k for frame k > 0"),
-        Column("frame", pa.int32(), "media", "number of the frame in the file, from 0"),
+        Column("frame", pa.int32(), "media", "number of the frame in the file (of a clip: its time times its rate), from 0"),
         Column("time_ms", pa.int32(), "media", "when the frame is shown, milliseconds from the start"),
-        Column("format", pa.string(), "media", "file format found in the bytes (JPEG, PNG, GIF …)"),
-        Column("width", pa.int32(), "media", "width after EXIF rotation, pixels"),
-        Column("height", pa.int32(), "media", "height after EXIF rotation, pixels"),
+        Column("format", pa.string(), "media", "file format found in the bytes (JPEG, PNG, GIF, MP4 …)"),
+        Column("width", pa.int32(), "media", "width after rotation, pixels"),
+        Column("height", pa.int32(), "media", "height after rotation, pixels"),
         Column("media_error", pa.string(), "media", "why there is no picture; null when there is one"),
     ),
     "frames": (
@@ -86,13 +95,36 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "faces_found",
             pa.list_(FACE),
             "faces",
-            "faces; score 0 to 1; box: x y width height, landmarks: five x y pairs or empty, pixels; name or null",
+            "faces; score 0 to 1; box: x y width height, landmarks: five x y pairs or empty, pixels; unit vector or null; "
+            "name by the gallery or null",
         ),
         Column("faces_error", pa.string(), "faces", "why there are no faces; null when the picture was looked at"),
     ),
+    "detect": (
+        Column("media_id", pa.string(), "media", "one picture or frame"),
+        Column(
+            "detect_objects",
+            pa.list_(OBJECT),
+            "detect",
+            "objects, best first; label: the model's, label_zh: in Chinese or null; score 0 to 1; "
+            "box: x y width height, pixels",
+        ),
+        Column("detect_error", pa.string(), "detect", "why there are no objects; null when the picture was looked at"),
+    ),
+    "near": (
+        Column("file_id", pa.string(), "media", "sha256 of the file's bytes, hex"),
+        Column("near_hash", pa.uint64(), "near", "perceptual hash; null when the file is not one picture"),
+        Column("near_ratio", pa.float32(), "near", "width over height"),
+        Column("near_thumbnail", pa.binary(), "near", "64 x 64 bytes of grey"),
+    ),
+    "same": (
+        Column("file_id", pa.string(), "near", "sha256 of a file that was not looked at, hex"),
+        Column("same_as", pa.string(), "near", "sha256 of the file whose findings it was given, hex"),
+        Column("same_checked", pa.bool_(), "near", "whether it was looked at all the same, to see whether that was right"),
+    ),
     "embed": (
         Column("media_id", pa.string(), "media", "one picture or frame"),
-        Column("embed_vector", pa.list_(pa.float16()), "embed", "picture vector, unit length in each of its blocks"),
+        Column("embed_vector", VECTOR, "embed", "picture vector, unit length in each of its blocks"),
         Column("embed_error", pa.string(), "embed", "why there is no vector; null when there is one"),
     ),
     "wordings": (
@@ -101,7 +133,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "wordings",
             pa.list_(WORDING),
             "wordings",
-            "what the post's pictures say; kind: ocr, object, face, code; score 0 to 1; box as its stage gave it",
+            "what the post's pictures say; kind: ocr, object, face, code, clip; score 0 to 1; count: frames of the file "
+            "that say it; box as its stage gave it",
         ),
         Column("wordings_error", pa.string(), "wordings", "pictures that could not be used, with reasons; else null"),
     ),
@@ -112,7 +145,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "keywords",
             pa.list_(KEYWORD),
             "keywords",
-            "keywords, highest score (0 to 1) first; source: text, ocr, object, face",
+            "keywords, highest score (0 to 1) first; source: text, ocr, object, face, clip",
         ),
         Column("route", pa.string(), "tag", "tagger that answered: rules, fast"),
         Column("evidence", pa.list_(EVIDENCE), "tag", "words that spoke for a tag, and where they stood"),

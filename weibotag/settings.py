@@ -1,6 +1,5 @@
 """Pipeline files (TOML) to settings; every default is that of the embedded pipeline `lite`."""
 
-import os
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,8 +11,10 @@ from weibotag.errors import RequestError
 from weibotag.registry import load, names
 from weibotag.stages.stage import Stage
 
+# Pipelines that have a name; `lite` is what every default says.
+NAMED = ("full", "gpu")
 # The keys of a pipeline that decide how pictures are looked at.
-LOOKS = ("stages", "ocr", "faces", "embed", "media")
+LOOKS = ("stages", "ocr", "detect", "faces", "embed", "media")
 
 
 class Strict(BaseModel):
@@ -23,20 +24,26 @@ class Strict(BaseModel):
 
 
 class MediaSettings(Strict):
-    """Which files are read: bytes and pixels at most, and how many frames of an animation are looked at."""
+    """Which files are read: bytes and pixels at most, and how many frames of an animation or a clip are looked at."""
 
     max_bytes: int = Field(default=50_000_000, ge=1)
+    max_clip_bytes: int = Field(default=1_000_000_000, ge=1)
     max_pixels: int = Field(default=50_000_000, ge=1)
-    max_frames: int = Field(default=3, ge=1, le=16)
+    max_frames: int = Field(default=4, ge=1, le=16)
 
 
 class WorkerSettings(Strict):
-    """Child processes: how many (null: one per core), how many parts each lives for, files per part, seconds per part."""
+    """Child processes: how many (null: by cores and memory), how many parts each lives for, files per part.
+
+    A worker that gives no sign of life for `picture_seconds`, or takes more than `memory_mb` (null: by the machine), is
+    replaced; its pictures are looked at again one by one.
+    """
 
     count: int | None = Field(default=None, ge=0)
     recycle: int = Field(default=50, ge=1)
     part_files: int = Field(default=32, ge=1)
-    part_seconds: float = Field(default=600, gt=0)
+    picture_seconds: float = Field(default=60, gt=0)
+    memory_mb: int | None = Field(default=None, ge=100)
 
 
 class TrainSettings(Strict):
@@ -70,11 +77,14 @@ class Pipeline(Strict):
 
     stages: tuple[str, ...] = ("ocr", "faces", "embed")
     ocr: dict[str, Any] = {}
+    detect: dict[str, Any] = {}
     faces: dict[str, Any] = {}
     embed: dict[str, Any] = {}
     media: MediaSettings = MediaSettings()
     workers: WorkerSettings = WorkerSettings()
     store: Path | None = None
+    reuse: Literal["exact", "near"] = "exact"
+    gallery: Path | None = None
     train: TrainSettings | None = None
     tag: TagSettings | None = None
 
@@ -83,9 +93,24 @@ class Pipeline(Strict):
         stage: Any = load("stage", name)
         config_class = stage.Config
         try:
-            return stage(config_class(**getattr(self, name, {})))
+            return stage(config_class(**getattr(self, name)))
         except ValidationError as error:
             raise RequestError(_explain(error, config_class, f"[{name}]")) from error
+
+    def with_stage(self, name: str, said: dict[str, Any]) -> "Pipeline":
+        """Return a pipeline of one stage, with these settings of it before its own."""
+        return self.model_copy(update={"stages": (name,), name: complete({**getattr(self, name), **said}, Path.cwd())})
+
+    def with_looks(self, gallery: Path | None, reuse: str | None) -> "Pipeline":
+        """Return this pipeline with another gallery and another answer to which pictures are the same, where given."""
+        given = {"gallery": gallery, "reuse": reuse if reuse is None else str(reuse)}
+        return self.model_copy(update={name: value for name, value in given.items() if value is not None})
+
+    def for_rules(self) -> "Pipeline":
+        """Return this pipeline without picture vectors, unless they say something without a codebook."""
+        if "embed" not in self.stages or getattr(self.make_stage("embed"), "reads_texts", False):
+            return self
+        return self.model_copy(update={"stages": tuple(stage for stage in self.stages if stage != "embed")})
 
     def look_alike(self, other: "Pipeline") -> "Pipeline":
         """Return this pipeline with all that decides how pictures are looked at taken from another."""
@@ -95,21 +120,20 @@ class Pipeline(Strict):
         """Tell whether anything that decides how pictures are looked at was given."""
         return bool(self.model_fields_set.intersection(LOOKS))
 
-    def worker_count(self) -> int:
-        """Return how many child processes look at pictures."""
-        return len(os.sched_getaffinity(0)) if self.workers.count is None else self.workers.count
-
 
 def read_pipeline(name: str | None) -> Pipeline:
-    """Return the pipeline called `lite` (also for None), or the one in a TOML file.
+    """Return the pipeline called `lite` (also for None), `full` or `gpu`, or the one in a TOML file.
 
     Raises RequestError for a file that is absent or is no TOML, and for a key or value that does not fit.
     """
     if name is None or name == "lite":
         return Pipeline()
-    path = Path(name)
+    here = Path(__file__).parent
+    # Beside the code where it was installed, above it in a clone.
+    own = [folder / "pipelines" / f"{name}.toml" for folder in (here, here.parent)]
+    path = next((path for path in own if name in NAMED and path.is_file()), Path(name))
     if not path.is_file():
-        raise RequestError(f"{name}: no such pipeline; expected lite or the path of a TOML file")
+        raise RequestError(f"{name}: no such pipeline; expected lite, {', '.join(NAMED)} or the path of a TOML file")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -118,11 +142,28 @@ def read_pipeline(name: str | None) -> Pipeline:
         pipeline = Pipeline(**data)
     except ValidationError as error:
         raise RequestError(_explain(error, Pipeline, name)) from error
+    folder = path.resolve().parent
+    said = {name: complete(getattr(pipeline, name), folder) for name in names("stage") if getattr(pipeline, name)}
+    pipeline = pipeline.model_copy(update=said)
     for stage in dict.fromkeys([*pipeline.stages, *(name for name in names("stage") if getattr(pipeline, name, None))]):
         pipeline.make_stage(stage)
-    if pipeline.store is None:
-        return pipeline
-    return pipeline.model_copy(update={"store": path.resolve().parent / pipeline.store})
+    given = {name: folder / getattr(pipeline, name) for name in ("store", "gallery") if getattr(pipeline, name)}
+    return pipeline.model_copy(update=given)
+
+
+def complete(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return settings of a stage made whole: paths from `folder`, and the classes of a `branch` of a `taxonomy`."""
+    whole = dict(settings)
+    model, mark, digest = str(whole.get("model", "")).partition("#")
+    if model and (folder / model).exists():
+        whole["model"] = f"{folder / model}{mark}{digest}"
+    if "branch" in whole:
+        from weibotag.taxonomy.classes import list_classes
+        from weibotag.taxonomy.tree import load as load_taxonomy
+
+        classes = list_classes(load_taxonomy(folder / whole.pop("taxonomy", "")), whole.pop("branch"))
+        whole["classes"] = tuple(f"{prompt}={label}" for prompt, label in classes)
+    return whole
 
 
 def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:

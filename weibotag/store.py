@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from weibotag.files import TEMPORARY, atomic, write_parquet
 if TYPE_CHECKING:
     import duckdb
 
-KEYS = {"media": ("file_id", "frame")}
+KEYS = {"media": ("file_id", "frame"), "near": ("file_id",)}
 ROW_GROUP = 1024
 # Keys and vectors do not repeat: a dictionary makes no part smaller, and reading vectors four times slower.
 DICTIONARY = False
@@ -97,6 +97,19 @@ class Store:
                 return schema.arrow_schema(stage).empty_table()
             found = self._query(query, asked, parts)["found"].combine_chunks()
             return _take(stage, found.field("filename").to_pylist(), found.field("row").to_pylist())
+
+        return self._retry(stage, fingerprint, take)
+
+    def scan(self, stage: str, fingerprint: str, columns: Sequence[str]) -> pa.Table:
+        """Return some columns of all rows of a stage, each row once, ordered by them."""
+        names = ", ".join(columns)
+
+        def take(parts: list[Path]) -> pa.Table:
+            if not parts:
+                return schema.arrow_schema(stage).empty_table().select(columns)
+            return self._query(
+                f"SELECT DISTINCT {names} FROM {{parts}} ORDER BY ALL", _number(pa.array([], pa.string())), parts
+            )
 
         return self._retry(stage, fingerprint, take)
 

@@ -18,11 +18,13 @@ from scipy.sparse import csr_matrix, vstack
 
 from weibotag import __version__
 from weibotag.errors import RequestError
+from weibotag.gather import gather_part, join_coders, say_codes, zero_shot_of
 from weibotag.keywords import codes
 from weibotag.keywords.keywords import learn_keywords
 from weibotag.keywords.mentions import Vocabulary
+from weibotag.looks import Looking, link, look, make_looking, read_links
 from weibotag.metrics import expected_calibration_error
-from weibotag.pipeline import Looking, gather_part, ingest, link, look, make_looking
+from weibotag.pipeline import ingest
 from weibotag.posts import PostsSource, describe_input, list_parts, matches, refuse_outputs
 from weibotag.progress import bar
 from weibotag.runs import Run
@@ -103,8 +105,7 @@ def train_model(
         "version": __version__,
         "input": describe_input(source),
         "taxonomy": taxonomy.digest,
-        "fingerprints": looking.fingerprints,
-        "media": looking.media,
+        **looking.request(),
     }
     started = perf_counter()
     with Run.open(Path(f"{out}.run"), request) as run:
@@ -123,17 +124,15 @@ def train_model(
                 "tagger": tagger,
                 "version": __version__,
                 "packages": {name: version(name) for name in PACKAGES},
-                "stages": {name: stage.config.model_dump(mode="json") for name, stage in looking.stages.items()},  # type: ignore[attr-defined]
+                "stages": {name: stage.config.model_dump(mode="json") for name, stage in looking.stages.items()},
                 "fingerprints": looking.fingerprints,
                 "media": pipeline.media.model_dump(mode="json"),
                 "settings": asdict(settings),
                 "trials": trials,
                 "posts": {"train": trained.gold.shape[0], "valid": held.gold.shape[0]},
                 "rejects": (run.plan or {}).get("rejects", 0),
-                "pictures": {"files": looking.files, "reused": looking.reused, "failed": looking.failed},
+                **looking.summary(),
                 "seconds": round(perf_counter() - started, 1),
-                "seconds_per_stage": {name: round(value, 3) for name, value in looking.seconds.items()},
-                "frames_per_stage": looking.frames,
             }
         )
         model.save(out)
@@ -230,7 +229,7 @@ def learn_codes(
         posts = posts.filter(pa.array(~is_valid[part]))
         gold = gold_matrix([posts], taxonomy)
         place = {post_id: row for row, post_id in enumerate(posts["post_id"].to_pylist())}
-        for link_row in pq.read_table(run.path("links", part), columns=["post_id", "file_id"]).to_pylist():
+        for link_row in read_links(run, part).select(["post_id", "file_id"]).to_pylist():
             row = place.get(link_row["post_id"])
             if row is None or link_row["file_id"] is None or gold.indptr[row] == gold.indptr[row + 1]:
                 continue
@@ -265,10 +264,11 @@ def read_rows(
 ) -> tuple[Rows, Rows]:
     """Return the labelled posts to train on and those held out."""
 
-    def code(table: pa.Table) -> dict[str, list[str]]:
+    def say_learnt(table: pa.Table) -> dict[str, list[tuple[str, str, float]]]:
         new = table.filter(pc.invert(pc.is_in(table["media_id"], pa.array(list(learnt_codes), pa.string()))))
-        return (codebook.code_table(new) if codebook else {}) | learnt_codes
+        return say_codes((codebook.code_table(new) if codebook else {}) | learnt_codes)
 
+    code = join_coders([coder for coder in (zero_shot_of(taxonomy, looking), say_learnt) if coder is not None])
     sides: tuple[list[pa.Table], list[pa.Table]] = [], []
     for part in parts:
         start = 0

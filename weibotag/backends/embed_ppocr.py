@@ -4,13 +4,18 @@ Early and middle stages of a text detector answer to edges, texture and print, w
 apart well enough to cluster; a HSV histogram adds what such stages throw away.
 """
 
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-# Outputs of five stages of PP-OCRv6_det_small: 48 and 96 channels at a quarter and an eighth of the size, 192 twice, 384.
+from weibotag.backends.onnx_session import open_session, session_errors
+from weibotag.errors import RequestError
+
+DETECTOR = "PP-OCRv6_det_small.onnx"
+# Outputs of its five stages: 48 and 96 channels at a quarter and an eighth of the size, 192 twice, 384.
 STAGE_OUTPUTS = ("Add.33", "Add.65", "Add.87", "Add.121", "Add.143")
 SIDE = 256
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -27,38 +32,43 @@ class PpocrBackbone:
     width = sum(BLOCK_WIDTHS)
 
     def __init__(self) -> None:
-        self._session: Any = None
         self.errors: tuple[type[Exception], ...] = ()
+        self._session: Any = None
 
-    @staticmethod
-    def weights() -> list[Path]:
-        """Return the file of weights: the text detector in the rapidocr wheel."""
-        import rapidocr
-
-        return [Path(rapidocr.__file__).parent / "models" / "PP-OCRv6_det_small.onnx"]
+    def weights(self) -> list[Path]:
+        """Return the file of weights: the text detector in the rapidocr wheel; RequestError when it is not there."""
+        spec = find_spec("rapidocr")
+        path = Path(spec.origin).parent / "models" / DETECTOR if spec is not None and spec.origin is not None else None
+        if path is None or not path.is_file():
+            raise RequestError(f"embed with ppocr found no {DETECTOR}: pip install 'rapidocr>=3.10,<3.11'")
+        return [path]
 
     def open(self, threads: int = 1) -> None:
-        """Load the detector with its inner stages as outputs; `threads` is what one picture may use."""
+        """Load the detector with its inner stages as outputs, to run on `threads` threads of the CPU."""
+        import cv2
         import onnx
-        import onnxruntime
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
-        self.errors = (cv2.error, Fail, InvalidArgument, RuntimeException, ValueError)
         model = onnx.load(str(self.weights()[0]))
         del model.graph.output[:]
         for name in STAGE_OUTPUTS:
             model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
         inner = onnx.utils.Extractor(model).extract_model([model.graph.input[0].name], list(STAGE_OUTPUTS))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(inner.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._session = open_session(inner.SerializeToString(), threads, "cpu")
         self._input = model.graph.input[0].name
+        self.errors = (cv2.error, *session_errors(), ValueError)
         cv2.setNumThreads(threads)
+        self.look([np.zeros((SIDE, SIDE, 3), np.uint8)])
 
-    def embed(self, rgb: np.ndarray) -> np.ndarray:
-        """Return the vector of one picture: (h, w, 3) uint8 RGB in, float16 of `width` out, each block of unit length."""
+    def look(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return a vector per picture, (h, w, 3) uint8 RGB: float16 of `width`, each of its blocks of unit length.
+
+        One by one: a batch takes as long or longer on a CPU.
+        """
+        return [self._embed(picture) for picture in pictures]
+
+    def _embed(self, rgb: np.ndarray) -> np.ndarray:
+        import cv2
+
         small = cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         # The detector was trained on BGR with the RGB constants in this order; the vector keeps to that.
         pixels = (small[:, :, ::-1].astype(np.float32) / 255 - MEAN) / DEVIATION
@@ -76,6 +86,8 @@ class PpocrBackbone:
 
 def colours(rgb: np.ndarray) -> list[np.ndarray]:
     """Return the HSV histogram of a picture (192 bins) and those of its quarters and its middle (5 x 72 bins)."""
+    import cv2
+
     hsv = cv2.cvtColor(cv2.resize(rgb, (COLOUR_SIDE, COLOUR_SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2HSV)
     half, quarter = COLOUR_SIDE // 2, COLOUR_SIDE // 4
     places = [hsv[y : y + half, x : x + half] for y in (0, half) for x in (0, half)]
@@ -85,6 +97,8 @@ def colours(rgb: np.ndarray) -> list[np.ndarray]:
 
 def histogram(hsv: np.ndarray, bins: tuple[int, int, int]) -> np.ndarray:
     """Return the share of pixels in each of the hue x saturation x value bins, float32."""
+    import cv2
+
     counts = cv2.calcHist([hsv], [0, 1, 2], None, list(bins), [0, 180, 0, 256, 0, 256])
     return counts.ravel() / (hsv.shape[0] * hsv.shape[1])
 

@@ -1,7 +1,7 @@
 """OpenCV's face finders: Haar cascades, which travel in its wheel, and YuNet, better, with a file of its own."""
 
-import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import exp
 from pathlib import Path
@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from weibotag.backends.faces_vectors import NO_VECTORS, FaceVectors
 from weibotag.errors import RequestError
+from weibotag.models import find_model
 
-MODELS_VARIABLE = "WEIBOTAG_MODELS"
-YUNET_FILE = "face_detection_yunet*.onnx"
+# Not the int8 files of OpenCV Zoo, whose names go on after the date.
+YUNET_FILE = "face_detection_yunet_20?????.onnx"
 # Long side that faces are searched at: the window of the cascade is 20 pixels, so it needs more of them.
 HAAR_SIDE = 960
 YUNET_SIDE = 640
@@ -34,17 +36,22 @@ OVERLAP = 0.3
 
 @dataclass(frozen=True)
 class Face:
-    """One face; score 0 to 1; box: x y width height; landmarks: eyes, nose, mouth: five x y pairs or none; pixels."""
+    """One face; score 0 to 1; box: x y width height; landmarks: eyes, nose, mouth: five x y pairs or none; pixels.
+
+    `vector` (unit length, values of float16) tells whose face it is; None without a model for it, or for a face too small.
+    """
 
     score: float
     box: tuple[float, ...]
-    landmarks: tuple[float, ...]
+    landmarks: tuple[float, ...] = ()
+    vector: tuple[float, ...] | None = None
 
 
 class Haar:
     """Frontal faces by OpenCV's cascade: no download, no landmarks."""
 
-    def __init__(self) -> None:
+    def __init__(self, min_score: float = 0.8) -> None:
+        self.min_score = min_score
         self.errors: tuple[type[Exception], ...] = ()
         self._cascade: Any = None
 
@@ -56,16 +63,19 @@ class Haar:
             raise RequestError("faces with haar needs OpenCV's cascades: pip install 'opencv-python-headless>=4.10,<5'")
         return [folder / "haarcascade_frontalface_alt2.xml"]
 
-    def open(self) -> None:
+    def open(self, threads: int = 1) -> None:
         """Load the cascade."""
         import cv2
 
-        cv2.setNumThreads(1)
+        cv2.setNumThreads(threads)
         self.errors = (cv2.error,)
         self._cascade = cv2.CascadeClassifier(str(self.weights()[0]))
 
-    def find(self, rgb: np.ndarray) -> list[Face]:
-        """Return the faces of a picture, uint8 (height, width, 3), best first; may raise what `errors` names."""
+    def look(self, pictures: Sequence[np.ndarray]) -> list[list[Face]]:
+        """Return the faces of each picture, uint8 RGB (height, width, 3), best first; may raise what `errors` names."""
+        return [best_first(self._find(picture), self.min_score) for picture in pictures]
+
+    def _find(self, rgb: np.ndarray) -> list[Face]:
         import cv2
 
         small, scale = reduce_picture(rgb, HAAR_SIDE)
@@ -76,12 +86,10 @@ class Haar:
         boxes, _, weights = self._cascade.detectMultiScale3(
             grey, scaleFactor=STEP, minNeighbors=NEIGHBOURS, minSize=(smallest, smallest), outputRejectLevels=True
         )
-        return sort_faces(
-            [
-                Face(score_weight(float(weight)), tuple(float(side) / scale for side in box), ())
-                for box, weight in zip(boxes, np.ravel(weights), strict=True)
-            ]
-        )
+        return [
+            Face(round(score_weight(float(weight)), 4), in_picture(box, scale))
+            for box, weight in zip(boxes, np.ravel(weights), strict=True)
+        ]
 
     def close(self) -> None:
         """Let the cascade go."""
@@ -89,36 +97,43 @@ class Haar:
 
 
 class YuNet:
-    """Faces with landmarks by OpenCV's YuNet, whose file is looked for in the folder that `WEIBOTAG_MODELS` names."""
+    """Faces with landmarks by OpenCV's YuNet; `vectors` names the ONNX model that tells whose face it is, or is "none"."""
 
-    def __init__(self) -> None:
+    def __init__(self, min_score: float = 0.8, vectors: str = NO_VECTORS, device: str = "auto") -> None:
+        self.min_score = min_score
         self.errors: tuple[type[Exception], ...] = ()
+        self._vectors = None if vectors == NO_VECTORS else FaceVectors(vectors, device)
         self._detector: Any = None
 
     def weights(self) -> list[Path]:
-        """Return the newest YuNet file at hand; RequestError when there is none."""
-        path = find_yunet()
-        if path is None:
-            folder = os.environ.get(MODELS_VARIABLE)
-            where = f"found none in {folder}" if folder else f"{MODELS_VARIABLE} is not set"
-            raise RequestError(
-                f"faces with yunet needs {YUNET_FILE} in the folder that {MODELS_VARIABLE} names ({where}): "
-                "take it from OpenCV Zoo, or choose backend haar"
-            )
-        return [path]
+        """Return the newest YuNet file and that of the vectors; RequestError when one can't be found or fetched."""
+        detector = find_model(YUNET_FILE)
+        return [detector] if self._vectors is None else [detector, self._vectors.path()]
 
-    def open(self) -> None:
-        """Load the network."""
+    def open(self, threads: int = 1) -> None:
+        """Load the networks."""
         import cv2
 
-        cv2.setNumThreads(1)
+        cv2.setNumThreads(threads)
         self.errors = (cv2.error,)
         self._detector = cv2.FaceDetectorYN.create(
             str(self.weights()[0]), "", (YUNET_SIDE, YUNET_SIDE), YUNET_FLOOR, OVERLAP, YUNET_MOST
         )
+        if self._vectors is not None:
+            self._vectors.open(threads)
+            self.errors += self._vectors.errors
 
-    def find(self, rgb: np.ndarray) -> list[Face]:
-        """Return the faces of a picture, uint8 (height, width, 3), best first; may raise what `errors` names."""
+    def look(self, pictures: Sequence[np.ndarray]) -> list[list[Face]]:
+        """Return the faces of each picture, uint8 RGB (height, width, 3), best first; may raise what `errors` names."""
+        found = [best_first(self._find(picture), self.min_score) for picture in pictures]
+        if self._vectors is None:
+            return found
+        return [
+            [replace(face, vector=self._vectors.embed(picture, face.landmarks)) for face in faces]
+            for picture, faces in zip(pictures, found, strict=True)
+        ]
+
+    def _find(self, rgb: np.ndarray) -> list[Face]:
         import cv2
 
         small, scale = reduce_picture(rgb, YUNET_SIDE)
@@ -128,28 +143,16 @@ class YuNet:
         padded = cv2.copyMakeBorder(small, 0, below, 0, beside, cv2.BORDER_CONSTANT)
         self._detector.setInputSize((padded.shape[1], padded.shape[0]))
         _, found = self._detector.detect(cv2.cvtColor(padded, cv2.COLOR_RGB2BGR))
-        if found is None:
-            return []
-        return sort_faces(
-            [
-                Face(
-                    min(1.0, float(row[14])),
-                    tuple(float(value) / scale for value in row[:4]),
-                    tuple(float(value) / scale for value in row[4:14]),
-                )
-                for row in found
-            ]
-        )
+        return [
+            Face(min(1.0, round(float(row[14]), 4)), in_picture(row[:4], scale), in_picture(row[4:14], scale))
+            for row in (() if found is None else found)
+        ]
 
     def close(self) -> None:
-        """Let the network go."""
+        """Let the networks go."""
         self._detector = None
-
-
-def find_yunet() -> Path | None:
-    """Return the last by name of the YuNet files in the folder that `WEIBOTAG_MODELS` names, or None."""
-    folder = os.environ.get(MODELS_VARIABLE)
-    return max(Path(folder).glob(YUNET_FILE), default=None) if folder else None
+        if self._vectors is not None:
+            self._vectors.close()
 
 
 def reduce_picture(rgb: np.ndarray, side: int) -> tuple[np.ndarray, float]:
@@ -168,6 +171,12 @@ def score_weight(weight: float) -> float:
     return 1 / (1 + exp((EVEN_WEIGHT - weight) / WEIGHT_SLOPE))
 
 
-def sort_faces(faces: list[Face]) -> list[Face]:
-    """Return the faces with the best first; equals by their place, so that the order is always the same."""
-    return sorted(faces, key=lambda face: (-face.score, face.box))
+def in_picture(numbers: Iterable[float], scale: float) -> tuple[float, ...]:
+    """Return places of the reduced picture as pixels of the whole one, to a hundredth."""
+    return tuple(round(float(number) / scale, 2) for number in numbers)
+
+
+def best_first(faces: Iterable[Face], min_score: float) -> list[Face]:
+    """Return the faces of `min_score` and more, best first; equals by their place, so that the order is always the same."""
+    kept = (face for face in faces if face.score >= min_score)
+    return sorted(kept, key=lambda face: (-face.score, face.box))

@@ -9,10 +9,13 @@ import typer
 from typer.core import TyperGroup
 
 from weibotag import __version__
+from weibotag.cli.detect import detect_train_command
 from weibotag.cli.doctor import doctor_command
 from weibotag.cli.evaluate import evaluate_command
 from weibotag.cli.export import export_command
-from weibotag.cli.stages import STAGES, make_stage_command, wordings_command
+from weibotag.cli.gallery import app as gallery_app
+from weibotag.cli.models import app as models_app
+from weibotag.cli.stages import StageGroup, detect_command, embed_command, faces_command, ocr_command, wordings_command
 from weibotag.cli.tagging import run_command, status_command, tag_command, train_command
 from weibotag.cli.taxonomy import app as taxonomy_app
 from weibotag.errors import RequestError, WeibotagError
@@ -61,10 +64,19 @@ app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("run")(run_command)
 app.command("status")(status_command)
-for stage, what in STAGES.items():
-    app.command(stage)(make_stage_command(stage, what))
+app.command("ocr")(ocr_command)
+detect_app = typer.Typer(cls=StageGroup, help="Find the objects in pictures; fine-tune a detector.")
+detect_app.command("posts")(detect_command)
+detect_app.command("train")(detect_train_command)
+app.add_typer(detect_app, name="detect")
+faces_app = typer.Typer(cls=StageGroup, help="Find the faces in pictures; a gallery gives them names.")
+faces_app.command("posts")(faces_command)
+faces_app.add_typer(gallery_app, name="gallery")
+app.add_typer(faces_app, name="faces")
+app.command("embed")(embed_command)
 app.command("wordings")(wordings_command)
 app.add_typer(taxonomy_app, name="taxonomy")
+app.add_typer(models_app, name="models")
 app.command("doctor")(doctor_command)
 
 

@@ -1,9 +1,28 @@
 """Options that several commands share."""
 
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from weibotag.errors import RequestError
 
+
+class Same(StrEnum):
+    """Which pictures are the same."""
+
+    exact = "exact"
+    near = "near"
+
+
+Gallery = Annotated[
+    Path | None, typer.Option("--gallery", help="Names for faces: a file that `weibotag faces gallery build` made.")
+]
+Reuse = Annotated[
+    Same | None,
+    typer.Option("--reuse", help="near: reposts that were resized or saved anew are not looked at.", show_default="exact"),
+]
 Where = typer.Option(None, "--where", metavar="EXPR", help="A DuckDB expression that picks rows: \"split = 'train'\".")
 Columns = typer.Option(None, "--column", metavar="NAME=THEIRS", help="Map a column: --column text=content. Repeatable.")
 Limit = typer.Option(None, "--limit", min=1, help="Stop after so many posts.")

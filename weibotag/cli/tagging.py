@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weibotag.cli.options import Columns, Json, Limit, Quiet, Store, Where, check_stdout, parse_columns
+from weibotag.cli.options import Columns, Gallery, Json, Limit, Quiet, Reuse, Store, Where, check_stdout, parse_columns
 from weibotag.errors import RequestError
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ PostsArgument = Annotated[
     str, typer.Argument(metavar="POSTS", help="Posts: a file, a folder, a quoted glob, or - (CSV or JSONL).")
 ]
 PipelineOption = Annotated[
-    str | None, typer.Option("--pipeline", "-p", help="lite, or a TOML file that says how pictures are looked at.")
+    str | None,
+    typer.Option("--pipeline", "-p", help="lite, full, gpu, or a TOML file that says how pictures are looked at."),
 ]
 WorkersOption = Annotated[
     int | None,
@@ -60,6 +61,8 @@ def train_command(
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="Threads of fastText; above 1 a model can't be made again exactly.")
     ] = 1,
+    gallery: Gallery = None,
+    reuse: Reuse = None,
     store: Path | None = Store,
     workers: WorkersOption = None,
     quiet: bool = Quiet,
@@ -78,7 +81,7 @@ def train_command(
         PostsSource(posts, parse_columns(column), where, limit),
         load(taxonomy),
         out,
-        read_pipeline(pipeline),
+        read_pipeline(pipeline).with_looks(gallery, reuse),
         tagger=tagger.value,
         valid=valid,
         tune_seconds=tune_seconds,
@@ -106,6 +109,8 @@ def tag_command(
         int | None, typer.Option("--max-rejects", min=0, help="Exit 3, tagging nothing, above so many rejected rows.")
     ] = None,
     run: RunOption = None,
+    gallery: Gallery = None,
+    reuse: Reuse = None,
     store: Path | None = Store,
     workers: WorkersOption = None,
     quiet: bool = Quiet,
@@ -122,7 +127,8 @@ def tag_command(
     from weibotag.settings import read_pipeline
 
     check_stdout(out, as_json)
-    choice, settings = choose_tagger(model, taxonomy, None if route is None else str(route), read_pipeline(pipeline))
+    settings = read_pipeline(pipeline).with_looks(gallery, reuse)
+    choice, settings = choose_tagger(model, taxonomy, None if route is None else str(route), settings)
     summary = tag(
         PostsSource(posts, parse_columns(column), where, limit),
         out,
@@ -206,10 +212,7 @@ def choose_tagger(
 
         if route == "fast":
             raise RequestError("--route fast needs a trained model: give --model, or train one with: weibotag train")
-        # Without a model nothing reads picture vectors.
-        looks = tuple(stage for stage in settings.stages if stage != "embed")
-        tagger = {"route": "rules", "place": str(taxonomy), "digest": load(taxonomy).digest}
-        return tagger, settings.model_copy(update={"stages": looks})
+        return {"route": "rules", "place": str(taxonomy), "digest": load(taxonomy).digest}, settings.for_rules()
     assert model is not None
     from weibotag.taggers.model import ABOUT, read_about
 
@@ -220,8 +223,7 @@ def choose_tagger(
     if not settings.says_how_to_look():
         settings = trained
     if tagger["route"] == "rules":
-        looks = tuple(stage for stage in settings.stages if stage != "embed")
-        return tagger, settings.model_copy(update={"stages": looks})
+        return tagger, settings.for_rules()
     if settings.media != trained.media:
         raise ModelError(f"{model}: was trained with {trained.media!r}, here it is {settings.media!r}: use the same [media]")
     for name, fingerprint in about["fingerprints"].items():

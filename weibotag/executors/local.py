@@ -1,40 +1,58 @@
-"""Parts run by child processes of this one; a child that dies costs one part, which is tried twice."""
+"""Parts run by child processes of this one; a child that dies, hangs or takes too much memory costs one part."""
 
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import psutil
+
 import weibotag
 from weibotag.executors.worker import perform
 
-LIVES = 2
 EXIT_SECONDS = 10.0
-THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+WATCH_SECONDS = 0.25
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a worker may: `recycle` jobs, `silence` seconds without a sign of life, `memory` bytes, `lives` for one job.
+
+    `threads` is what the numeric libraries of one worker may use.
+    """
+
+    recycle: int = 200
+    silence: float | None = None
+    memory: int | None = None
+    lives: int = 2
+    threads: int = 1
 
 
 def run_parts(
-    function: str, jobs: Iterable[dict[str, Any]], workers: int, recycle: int = 200, time_limit: float | None = None
+    function: str, jobs: Iterable[dict[str, Any]], workers: int, limits: Limits = Limits()
 ) -> Generator[dict[str, Any], None, None]:
     """Call `function` ("module:name") with each job and yield the receipts as they come.
 
     A job and what the function returns are dicts that JSON can hold; `job["part"]` names the job. A receipt is what the
     function returned with `part`, `status` ok and `seconds`, or it is `part`, `status` failed (the function raised) or
-    set_aside (its worker died, or took more than `time_limit` seconds, twice) and `error`. A worker is replaced after
-    `recycle` jobs; with no workers the jobs run in this process. `jobs` is read as workers become free, from other
-    threads. Closing the generator, or an error in it, kills the workers.
+    set_aside (its worker died, was silent or took memory beyond the limits, as often as a job has lives) and `error`.
+    Functions give signs of life by `worker.alive`. With no workers the jobs run in this process, without limits. `jobs` is
+    read as workers become free, from other threads. Closing the generator, or an error in it, kills the workers.
     """
     if not workers:
         for job in jobs:
             yield json.loads(perform(function, job))
         return
-    crew = _Crew(function, jobs, recycle, time_limit)
+    crew = _Crew(function, jobs, limits)
     try:
         yield from crew.work(workers)
     finally:
@@ -44,40 +62,43 @@ def run_parts(
 class _Child:
     """One child process; `last_words` are the last lines it wrote to stderr."""
 
-    def __init__(self, function: str) -> None:
+    def __init__(self, function: str, limits: Limits) -> None:
         self.asked = 0
-        self.overdue = False
         self.last_words: deque[str] = deque(maxlen=5)
+        # Why it was killed by this process; None: it was not.
+        self.killed: str | None = None
+        self._limits = limits
+        self._heard: float | None = None
         # -P: a json.py in the user's folder must not take the place of Python's own.
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "weibotag.executors.worker", function],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(),
+            env=_environment(limits.threads),
             encoding="utf-8",
             errors="replace",
         )
         self._echo = threading.Thread(target=self._pass_on, daemon=True)
         self._echo.start()
+        threading.Thread(target=self._watch, daemon=True).start()
 
-    def ask(self, line: str, time_limit: float | None) -> str | None:
+    def ask(self, line: str) -> str | None:
         """Return the receipt of a job, or None when the child died over it."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.asked += 1
-        timer = threading.Timer(time_limit, self._expire) if time_limit else None
-        if timer:
-            timer.start()
+        self._heard = time.monotonic()
         try:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
-            answer = self.process.stdout.readline()
+            # An empty line is a sign of life.
+            while (answer := self.process.stdout.readline()) == "\n":
+                self._heard = time.monotonic()
         except OSError:
             answer = ""
         finally:
-            if timer:
-                timer.cancel()
+            self._heard = None
         return answer if answer.endswith("\n") else None
 
     def end(self, seconds: float = EXIT_SECONDS) -> None:
@@ -97,16 +118,32 @@ class _Child:
         self._echo.join(1)
         self.process.stdout.close()
 
-    def describe_death(self, time_limit: float | None) -> str:
+    def describe_death(self) -> str:
         """Return how the child ended."""
-        if self.overdue:
-            return f"took more than {time_limit:g} s"
         code = self.process.returncode
-        return f"killed by signal {-code}" if code < 0 else f"exited with {code}"
+        return self.killed or (f"killed by signal {-code}" if code < 0 else f"exited with {code}")
 
-    def _expire(self) -> None:
-        self.overdue = True
-        self.process.kill()
+    def _watch(self) -> None:
+        """Kill the child when it goes beyond its limits."""
+        try:
+            seen = psutil.Process(self.process.pid)
+            while self.process.poll() is None:
+                self.killed = self._fault(seen)
+                if self.killed:
+                    self.process.kill()
+                    return
+                time.sleep(WATCH_SECONDS)
+        except psutil.Error:
+            # It ended between two looks.
+            return
+
+    def _fault(self, seen: psutil.Process) -> str | None:
+        limits, heard = self._limits, self._heard
+        if limits.silence and heard is not None and time.monotonic() - heard > limits.silence:
+            return f"gave no sign of life for {limits.silence:g} s"
+        if limits.memory and seen.memory_info().rss > limits.memory:
+            return f"took more than {limits.memory / 2**20:,.0f} MB of memory"
+        return None
 
     def _pass_on(self) -> None:
         assert self.process.stderr is not None
@@ -119,11 +156,10 @@ class _Child:
 class _Crew:
     """Threads that feed one child each from the same jobs."""
 
-    def __init__(self, function: str, jobs: Iterable[dict[str, Any]], recycle: int, time_limit: float | None) -> None:
+    def __init__(self, function: str, jobs: Iterable[dict[str, Any]], limits: Limits) -> None:
         self._function = function
         self._jobs = iter(jobs)
-        self._recycle = recycle
-        self._time_limit = time_limit
+        self._limits = limits
         self._taking = threading.Lock()
         self._hiring = threading.Lock()
         self._children: set[_Child] = set()
@@ -172,14 +208,14 @@ class _Crew:
             child = child or self._hire()
             if child is None:
                 return
-            answer = child.ask(json.dumps(job), self._time_limit)
-            used, fresh = child, answer is not None and not child.overdue and child.asked < self._recycle
+            answer = child.ask(json.dumps(job))
+            used, fresh = child, answer is not None and not child.killed and child.asked < self._limits.recycle
             if not fresh:
                 self._dismiss(child)
                 child = None
             if answer is None:
-                deaths.append(used.describe_death(self._time_limit))
-                if len(deaths) < LIVES:
+                deaths.append(used.describe_death())
+                if len(deaths) < self._limits.lives:
                     continue
             self._results.put(_set_aside(job, deaths, used.last_words) if answer is None else json.loads(answer))
             deaths = []
@@ -195,7 +231,7 @@ class _Crew:
         with self._hiring:
             if self._closed:
                 return None
-            child = _Child(self._function)
+            child = _Child(self._function, self._limits)
             self._children.add(child)
             return child
 
@@ -207,12 +243,14 @@ class _Crew:
 
 def _set_aside(job: dict[str, Any], deaths: list[str], last_words: Iterable[str]) -> dict[str, Any]:
     said = [word for word in last_words if word]
-    how = f"{deaths[0]} twice" if len(set(deaths)) == 1 else ", then ".join(deaths)
+    same = len(deaths) > 1 and len(set(deaths)) == 1
+    how = f"{deaths[0]}, {len(deaths)} times" if same else ", then ".join(deaths)
     error = f"worker {how}" + (f"; it last said: {said[-1]}" if said else "")
     return {"part": job["part"], "status": "set_aside", "error": error}
 
 
-def _environment() -> dict[str, str]:
-    """Return this process's environment, in which a child finds the same weibotag and keeps to one thread."""
+def _environment(threads: int) -> dict[str, str]:
+    """Return this process's environment, in which a child finds the same weibotag and keeps to so many threads."""
     paths = [str(Path(weibotag.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, **THREADS, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    limits = dict.fromkeys(THREADS, str(threads))
+    return {**os.environ, **limits, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -13,7 +13,7 @@ from weibotag.posts import list_parts
 from weibotag.schema import KEYWORD
 
 # What a mention counts by its source, in the order of SOURCES.
-PLACES = np.array([1.0, 0.8, 0.8, 0.9])
+PLACES = np.array([1.0, 0.8, 0.8, 0.9, 0.3])
 LEAST_SCORE = 0.2
 MOST_KEYWORDS = 20
 # A word is learnt as if three more posts had mentioned it, half of them with it as a keyword.

@@ -14,7 +14,7 @@ from weibotag.taxonomy.tree import Taxonomy
 
 # How far a word can be trusted to be a keyword of a post that mentions it, before labelled posts say more.
 NAME_TRUST, WORD_TRUST = 0.6, 0.4
-SOURCES = ("text", "ocr", "object", "face")
+SOURCES = ("text", "ocr", "object", "face", "clip")
 EVIDENCE_PER_TAG = 3
 
 
@@ -77,7 +77,12 @@ class Vocabulary:
         kinds = pc.index_in(values.field("kind"), pa.array(SOURCES)).fill_null(-1).to_numpy(zero_copy_only=False)
         # Visual codes are words for a classifier, not for people.
         spoken = np.flatnonzero(kinds >= 0)
-        said, said_words = self._matcher.find_all(values.field("word").take(pa.array(spoken)).to_pylist())
+        spelled = values.field("word").take(pa.array(spoken)).to_pylist()
+        said, said_words = self._matcher.find_all(spelled)
+        # Print is text; what pictures say otherwise names one thing, and is that word or none.
+        whole = np.fromiter((self.numbers.get(fold(word).strip(), -1) for word in spelled), np.int64, len(spelled))
+        meant = (kinds[spoken[said]] == SOURCES.index("ocr")) | (whole[said] == said_words)
+        said, said_words = said[meant], said_words[meant]
         places = spoken[said]
         posts = np.concatenate([posts, owner[places]])
         order = np.argsort(posts, kind="stable")

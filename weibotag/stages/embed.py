@@ -1,65 +1,60 @@
 """Pictures to vectors."""
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
-from weibotag.media import frame_pixels
-from weibotag.registry import load
 from weibotag.schema import arrow_schema
-from weibotag.stages.stage import fingerprint
+from weibotag.stages.stage import PictureStage, StageConfig
 
 
-class Embed:
+class Embed(PictureStage):
     """Frames in; one float16 vector per frame out."""
 
     name: ClassVar[str] = "embed"
-    version: ClassVar[int] = 1
-    key: ClassVar[str] = "media_id"
-    reads: ClassVar[tuple[str, ...]] = ("frames",)
+    version: ClassVar[int] = 2
     adds: ClassVar[pa.Schema] = arrow_schema("embed")
+    finds: ClassVar[str] = "embed_vector"
 
-    class Config(BaseModel):
-        """Which backend makes the vectors."""
+    class Config(StageConfig):
+        """`backend`: ppocr, transformers or chineseclip; the rest is for the latter two.
 
-        model_config = ConfigDict(extra="forbid", frozen=True)
+        `model`: a folder, or a name that the backend takes (null: its default); `precision`: auto is float16 on a GPU, on a
+        CPU bfloat16 where that has instructions for it, else float32.
+        """
 
         backend: str = "ppocr"
+        model: str | None = None
+        precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+        device: str = "auto"
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self._backend: Any = None
+        super().__init__(config)
+        if config.precision == "auto" and "precision" in self._settings():
+            from weibotag.backends.embed_transformers import choose_precision
 
-    def fingerprint(self) -> str:
-        """Return the name of this stage's answers; no model is loaded."""
-        return fingerprint(self.name, self.version, self.config, load("embed", self.config.backend)().weights())
+            # Chosen here, once: the fingerprint names it, and whoever tags with a model asks for that of its training.
+            self.config = config.model_copy(update={"precision": choose_precision(config.device)})
 
-    def open(self) -> None:
-        """Load the model, to run on one thread."""
-        self._backend = load("embed", self.config.backend)()
-        self._backend.open(threads=1)
+    @property
+    def reads_texts(self) -> bool:
+        """Tell whether the backend gives texts vectors in the space of its pictures' vectors."""
+        return hasattr(self._backend_class(), "encode_texts")
 
-    def process(self, table: pa.Table) -> pa.Table:
-        """Return a row of schema "embed" for each frame of `table`, in order."""
-        vectors: list[np.ndarray | None] = []
-        reasons: list[str | None] = []
-        for row in range(len(table)):
-            try:
-                vectors.append(self._backend.embed(frame_pixels(table, row)))
-                reasons.append(None)
-            except self._backend.errors as error:
-                vectors.append(None)
-                reasons.append(" ".join(str(error).split())[:200])
-        rows = {
-            "media_id": table["media_id"],
-            "embed_vector": pa.array(vectors, self.adds.field("embed_vector").type),
-            "embed_error": pa.array(reasons, pa.string()),
-        }
-        return pa.table(rows, schema=self.adds)
+    def describe(self, answer: np.ndarray) -> np.ndarray:
+        """Return the vector."""
+        return answer
 
-    def close(self) -> None:
-        """Let the model go."""
-        self._backend.close()
-        self._backend = None
+    def encode_texts(self, texts: Sequence[str], threads: int = 1) -> tuple[np.ndarray, float]:
+        """Return vectors of texts in the space of the pictures' vectors, (n, d) float32 of unit length.
+
+        With them comes what the model multiplies cosines with before a softmax. Loads the model for this call.
+        """
+        backend = self._make_backend()
+        backend.open(threads)
+        try:
+            return backend.encode_texts(texts), backend.scale
+        finally:
+            backend.close()

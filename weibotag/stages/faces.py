@@ -1,82 +1,70 @@
 """Faces in pictures."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from weibotag.media import frame_pixels
-from weibotag.registry import load
+from weibotag.backends.faces_opencv import YUNET_FILE
+from weibotag.backends.faces_vectors import NO_VECTORS, find_face_model
+from weibotag.errors import RequestError
+from weibotag.models import at_hand
 from weibotag.schema import arrow_schema
-from weibotag.stages.stage import fingerprint
+from weibotag.stages.stage import PictureStage, StageConfig
+
+AUTO = "auto"
 
 
-class Faces:
-    """Find the faces of each picture."""
+class Faces(PictureStage):
+    """Find the faces of each picture, with a vector each where there is a model for it."""
 
     name: ClassVar[str] = "faces"
-    version: ClassVar[int] = 1
-    key: ClassVar[str] = "media_id"
-    reads: ClassVar[tuple[str, ...]] = ("frames",)
+    version: ClassVar[int] = 2
     adds: ClassVar[pa.Schema] = arrow_schema("faces")
+    finds: ClassVar[str] = "faces_found"
+    own: ClassVar[frozenset[str]] = frozenset({"backend", "vectors"})
 
-    class Config(BaseModel):
+    class Config(StageConfig):
         """`backend`: haar, yunet, or auto (yunet where its file is at hand); `min_score`: faces below it are left out.
 
-        Below 0.8 YuNet takes plums and pears for faces; real ones score 0.85 and more.
+        Below 0.8 YuNet takes plums and pears for faces; real ones score 0.85 and more. `vectors`: the ONNX model that tells
+        whose face it is (a path or name), auto (one that is at hand) or none; they need the landmarks of yunet.
         """
 
-        model_config = ConfigDict(extra="forbid", frozen=True)
+        # The fingerprint has the hash of the file that makes the vectors; where it lies says nothing.
+        machine: ClassVar[frozenset[str]] = frozenset({"device", "vectors"})
 
-        backend: str = "auto"
+        backend: str = AUTO
         min_score: float = Field(default=0.8, ge=0, le=1)
+        vectors: str = AUTO
+        device: str = "auto"
 
     def __init__(self, config: Config) -> None:
-        # Chosen here, once: workers look for no files, and the fingerprint names the backend that answers.
-        self.config = config.model_copy(update={"backend": choose_backend()}) if config.backend == "auto" else config
-        self._backend: Any = None
-
-    def fingerprint(self) -> str:
-        """Return the name of this stage's answers; no model is loaded."""
-        return fingerprint(self.name, self.version, self.config, self._make_backend().weights())
-
-    def open(self) -> None:
-        """Load the model, to run on one thread."""
-        self._backend = self._make_backend()
-        self._backend.open()
-
-    def process(self, table: pa.Table) -> pa.Table:
-        """Return a table of schema `faces` for a table of schema `frames`."""
-        faces: list[list[dict[str, Any]] | None] = []
-        reasons: list[str | None] = []
-        for row in range(len(table)):
-            try:
-                found = self._backend.find(frame_pixels(table, row))
-            except self._backend.errors as error:
-                faces.append(None)
-                reasons.append(" ".join(str(error).split())[:200])
-                continue
-            faces.append(
-                [
-                    {"score": face.score, "box": face.box, "landmarks": face.landmarks, "name": None}
-                    for face in found
-                    if face.score >= self.config.min_score
-                ]
+        # Chosen here, once: workers look for no files, and the fingerprint names what answers.
+        backend = ("haar" if at_hand(YUNET_FILE) is None else "yunet") if config.backend == AUTO else config.backend
+        vectors = config.vectors
+        if backend != "yunet" and vectors not in (AUTO, NO_VECTORS):
+            raise RequestError(
+                f"[faces]: vectors = {vectors!r} needs landmarks, which {backend} has not: choose backend yunet"
             )
-            reasons.append(None)
-        return pa.table({"media_id": table["media_id"], "faces_found": faces, "faces_error": reasons}, schema=self.adds)
+        if vectors == AUTO:
+            found = find_face_model() if backend == "yunet" else None
+            vectors = NO_VECTORS if found is None else str(found)
+        super().__init__(config.model_copy(update={"backend": backend, "vectors": vectors}))
 
-    def close(self) -> None:
-        """Let the model go."""
-        self._backend.close()
-        self._backend = None
+    def describe(self, answer: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return a value of the column `faces_found`; who it is, is found when findings are read."""
+        return [
+            {"score": face.score, "box": face.box, "landmarks": face.landmarks, "vector": face.vector, "name": None}
+            for face in answer
+        ]
 
-    def _make_backend(self) -> Any:
-        return load("faces", self.config.backend)()
+    def face_model(self) -> Path | None:
+        """Return the file of the model that makes the vectors, or None; RequestError when it can't be found."""
+        return None if self.config.vectors == NO_VECTORS else self.files()[-1]
 
-
-def choose_backend() -> str:
-    """Return yunet where its file is at hand, else haar."""
-    from weibotag.backends.faces_opencv import find_yunet
-
-    return "haar" if find_yunet() is None else "yunet"
+    def files(self) -> list[Path]:
+        """Return the files of the detector and, where there is one, of the model of the vectors."""
+        return self._make_backend().weights()

@@ -18,14 +18,15 @@ def collect_wordings(
     links: pa.Table,
     media: pa.Table,
     findings: dict[str, pa.Table],
-    codes: dict[str, list[str]],
+    said: Mapping[str, list[tuple[str, str, float]]],
     unseen: Mapping[str, str],
 ) -> pa.Table:
     """Return a row of schema "wordings" for each of `post_ids`, in order.
 
-    `links` names each post's files, `media` their frames, `findings` what the stages "ocr" and "faces" saw in each frame
-    (those that ran), `codes` the visual codes by media_id, `unseen` why files were not looked at, by file_id. A word that
-    several frames of one file show counts once, and a file that a post names twice speaks once.
+    `links` names each post's files, `media` their frames, `findings` what the stages "ocr", "detect" and "faces" saw in each
+    frame (those that ran), `said` what its vector says by media_id (word, kind, score), `unseen` why files were not
+    looked at, by file_id. The frames of a file speak together: what several of them say is one wording with their `count`
+    (two faces in each of three frames are two wordings of count 3). A file that a post names twice speaks once.
     """
     frames: dict[str, list[dict[str, Any]]] = {}
     for row in media.to_pylist():
@@ -46,19 +47,23 @@ def collect_wordings(
             continue
         again = (post_id, file_id) in heard
         heard.add((post_id, file_id))
-        known: set[tuple[str, str]] = set()
+        together: dict[tuple[str, str, int], dict[str, Any]] = {}
         for row in rows:
             if row["media_error"] is not None:
                 reasons.setdefault(post_id, []).append(f"{link['path']}: {row['media_error']}")
                 continue
-            media_id = row["media_id"]
-            found, faults = _describe(media_id, seen)
-            found += [_wording(code, "code", 1.0, media_id, None) for code in codes.get(media_id, ())]
-            fresh = [wording for wording in found if (wording["kind"], wording["word"]) not in known]
-            known |= {(wording["kind"], wording["word"]) for wording in fresh if wording["kind"] != "face"}
-            if not again:
-                words.setdefault(post_id, []).extend(fresh)
+            found, faults = _describe(row["media_id"], seen)
+            found += [
+                _wording(word, kind, score, row["media_id"], None) for word, kind, score in said.get(row["media_id"], ())
+            ]
+            times: Counter[tuple[str, str]] = Counter()
+            for wording in found:
+                word = wording["kind"], wording["word"]
+                times[word] += 1
+                together.setdefault((*word, times[word]), wording)["count"] += 1
             reasons.setdefault(post_id, []).extend(f"{link['path']}: {fault}" for fault in faults)
+        if not again:
+            words.setdefault(post_id, []).extend(together.values())
     rows_out = [
         {"post_id": post_id, "wordings": words.get(post_id, []), "wordings_error": _join(reasons.get(post_id, ()))}
         for post_id in post_ids
@@ -85,6 +90,8 @@ def _describe(media_id: str, seen: dict[str, dict[str, dict[str, Any]]]) -> tupl
             wordings += [
                 _wording(line["text"], "ocr", line["score"], media_id, line["box"]) for line in row["ocr_lines"] or ()
             ]
+        elif stage == "detect":
+            wordings += _name_objects(row["detect_objects"] or (), media_id)
         elif stage == "faces":
             wordings += [
                 _wording(face["name"] or FACE_WORD, "face", face["score"], media_id, face["box"])
@@ -93,8 +100,17 @@ def _describe(media_id: str, seen: dict[str, dict[str, dict[str, Any]]]) -> tupl
     return wordings, faults
 
 
+def _name_objects(objects: Iterable[dict[str, Any]], media_id: str) -> list[dict[str, Any]]:
+    """Return the wordings of a frame's objects, best first: each label once, in Chinese where there is a name, and as is."""
+    best: dict[str, dict[str, Any]] = {}
+    for found in objects:
+        for word in filter(None, (found["label_zh"], found["label"])):
+            best.setdefault(word, _wording(word, "object", found["score"], media_id, found["box"]))
+    return list(best.values())
+
+
 def _wording(word: str, kind: str, score: float, media_id: str, box: list[float] | None) -> dict[str, Any]:
-    return {"word": word, "kind": kind, "score": score, "media_id": media_id, "box": box}
+    return {"word": word, "kind": kind, "score": score, "count": 0, "media_id": media_id, "box": box}
 
 
 def _join(reasons: Iterable[str]) -> str | None:

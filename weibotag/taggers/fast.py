@@ -96,7 +96,7 @@ def _spell_wordings(words: Sequence[str], kinds: Sequence[str], spacing: str) ->
     lines = [word for word, kind in zip(words, kinds, strict=True) if kind == "ocr"]
     print_ = "".join(space_out([" ".join(lines)[:MOST_OCR_CHARACTERS]], spacing)) if lines else ""
     others = [
-        word if kind == "code" else f"{kind[0]}_{'_'.join(word.split())}"
+        word if kind == "code" else f"{kind}_{'_'.join(word.split())}"
         for word, kind in zip(words, kinds, strict=True)
         if kind != "ocr"
     ]

@@ -27,7 +27,7 @@ WIDTH_FACTORS = (0.25, 0.8, 1.1, 1.3)
 SHARING = 0.8
 # What a match counts by its place. A hashtag that is one whole word of the taxonomy was meant as a tag.
 TEXT, LEAD, HASHTAG, AUTHOR = 1.0, 1.3, 4.0, 0.5
-WORDING_PLACES = {"ocr": 0.7, "object": 1.0, "face": 1.5}
+WORDING_PLACES = {"ocr": 0.7, "object": 1.0, "face": 1.5, "clip": 0.8}
 # A post published in a channel is about it, whatever its words.
 CHANNEL_EVIDENCE = 4.0
 # What a tag's evidence counts for its parent; below 1 because small hits in many tags may be about something else.
@@ -104,8 +104,11 @@ class RulesTagger:
             place = WORDING_PLACES.get(kind)
             if place and said:
                 weight = place * (1.0 if score is None else score)
-                for word, _, _ in self._matcher.find(fold(said)):
-                    hits.add(row, word, weight)
+                written = fold(said).strip()
+                for word, start, end in self._matcher.find(written):
+                    # Print is text. All else names one thing: a hot dog is no dog, and 王菲菲 is not 王菲.
+                    if kind == "ocr" or end - start == len(written):
+                        hits.add(row, word, weight)
         return hits
 
     def _find_in_text(self, row: int, written: str, hits: _Hits) -> None:

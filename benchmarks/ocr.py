@@ -1,0 +1,431 @@
+"""Text in pictures, measured side by side: stock RapidOCR, PaddleOCR, and the ocr stage as it works in a run.
+
+    python benchmarks/ocr.py                                        # grounds are plain colours and gradients
+    python benchmarks/ocr.py PHOTOS --json table.json               # over photos of a folder too
+    python benchmarks/ocr.py PHOTOS --truth gt.tsv --engines onnxruntime openvino
+
+Renders stickers, memes, posters, ads, screenshots, long pictures and pictures without text, so the text is known. Peers
+are called picture by picture on all cores, as a user would; the stage works in one process per core on one thread each.
+All are opened before, wall time includes decoding, and they take turns on the same pictures, so that a busy machine hits
+all alike. Characters are counted as a bag per picture, after NFKC and without spaces. What is printed in the photos
+themselves counts against everybody's precision. Prints Markdown.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import random
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from importlib.metadata import version
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageStat
+
+ROOT = Path(__file__).resolve().parents[1]
+ROUNDS = 4
+BATCH = 16
+MIN_SCORE = 0.5
+LATIN = ["SALE", "NEW", "iPhone", "Wi-Fi", "Pro", "Max", "VIP", "OPEN", "Coffee", "TODAY", "Best", "Price", "Summer", "Live", "Tour", "Hello", "World", "Studio", "GB", "Free"]
+NUMBERS = ("¥{}", "{}元", "{}%", "{}-{}-{}", "{}:{}", "第{}名", "{}年{}月{}日", "满{}减{}", "{}.{}折", "0{}-{}{}")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Pictures of one sort: ranges of width, height, columns, lines a column and letter height, in pixels."""
+
+    share: float
+    width: tuple[int, int]
+    height: tuple[int, int]
+    columns: tuple[int, int]
+    lines: tuple[int, int]
+    letters: tuple[tuple[int, int], ...]
+
+
+KINDS = {
+    "sticker": Kind(0.15, (80, 200), (80, 200), (1, 1), (1, 2), ((14, 36),)),
+    "meme": Kind(0.35, (200, 480), (160, 480), (1, 1), (1, 3), ((16, 26), (22, 48))),
+    "poster": Kind(0.2, (640, 640), (960, 960), (1, 2), (4, 14), ((12, 17), (18, 30), (24, 44), (50, 110))),
+    "ad": Kind(0.08, (700, 1200), (800, 1400), (2, 3), (6, 16), ((13, 20), (18, 34), (36, 80))),
+    "screenshot": Kind(0.07, (720, 1080), (1280, 2000), (1, 1), (12, 32), ((26, 32), (30, 42))),
+    "long": Kind(0.05, (600, 600), (2000, 2000), (1, 1), (18, 50), ((15, 24), (22, 40), (40, 80))),
+    "no text": Kind(0.1, (120, 1000), (120, 1000), (1, 1), (0, 0), ((20, 20),)),
+}
+
+
+@dataclass
+class Sample:
+    """A picture file and what is written in it; of an `open` one more is written than is known."""
+
+    path: Path
+    text: str
+    open: bool = False
+
+
+class Press:
+    """Draws pictures with known text, from a seed."""
+
+    def __init__(self, photos: Path | None, seed: int) -> None:
+        self.draw = random.Random(seed)
+        self.faces = find_faces()
+        with (ROOT / "taxonomies" / "weibo.csv").open(encoding="utf-8") as file:
+            cells = [f"{row['name']};{row['aliases']};{row['keywords']}" for row in csv.DictReader(file)]
+        self.words = sorted({word for cell in cells for word in cell.split(";") if word})
+        found = (path for path in (photos.rglob("*") if photos else ()) if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        self.photos = sorted(found)
+
+    def print_sample(self, kind: Kind, stem: Path) -> Sample:
+        """Write one picture of a kind beside `stem` and return it with its text."""
+        width, height = self.draw.randint(*kind.width), self.draw.randint(*kind.height)
+        photo = bool(self.photos) and self.draw.random() < 0.6
+        image = self.crop_photo(width, height) if photo else self.plain_ground(width, height)
+        texts: list[str] = []
+        columns = self.draw.randint(*kind.columns)
+        for column in range(columns):
+            left, right = width * column // columns, width * (column + 1) // columns
+            texts += self.fill_column(image, kind, (left, right), photo)
+        if self.draw.random() < 0.7:
+            path = stem.with_suffix(".jpg")
+            image.save(path, quality=self.draw.randint(60, 95))
+        else:
+            path = stem.with_suffix(".png")
+            image.save(path)
+        return Sample(path, "\n".join(texts))
+
+    def fill_column(self, image: Image.Image, kind: Kind, span: tuple[int, int], photo: bool) -> list[str]:
+        """Write lines between two x into `image`, from top to bottom, and return them."""
+        count = self.draw.randint(*kind.lines)
+        sizes = [self.draw.randint(*self.draw.choice(kind.letters)) for _ in range(count)]
+        face, margin = self.draw.choice(self.faces), max(3, (span[1] - span[0]) // 25)
+        spare = image.height - 2 * margin - sum(round(1.5 * size) for size in sizes)
+        top, texts = margin + max(0, self.draw.randint(0, max(0, spare)) // 2), []
+        if count <= 3 and self.draw.random() < 0.6:
+            top = max(margin, margin + spare)
+        for size in sizes:
+            if self.draw.random() < 0.2:
+                face = self.draw.choice(self.faces)
+            font = ImageFont.truetype(face[0], size, index=face[1])
+            text = self.compose(font, span[1] - span[0] - 2 * margin)
+            if not text or top + round(1.3 * size) > image.height - margin:
+                continue
+            height = self.write(image, text, font, (span[0] + margin, span[1] - margin, top), photo)
+            texts.append(text)
+            top += max(height, round(size * self.draw.uniform(1.35, 1.8))) + max(0, spare) // (2 * count + 1)
+        return texts
+
+    def compose(self, font: ImageFont.FreeTypeFont, room: int) -> str:
+        """Return words, names and numbers that fill a random part of `room` pixels; empty when none fits."""
+        text, goal = "", room * self.draw.uniform(0.35, 1)
+        for _ in range(60):
+            lot = self.draw.random()
+            if lot < 0.12:
+                word = self.draw.choice(NUMBERS).format(*(self.draw.randint(1, 99) for _ in range(3)))
+            elif lot < 0.25:
+                word = f" {self.draw.choice(LATIN)} "
+            else:
+                word = self.draw.choice(self.words) + self.draw.choice(("", "", "", "，", "！", "的", "了"))
+            if font.getlength(text + word) > room:
+                break
+            text += word
+            if font.getlength(text) > goal:
+                break
+        return text.strip()
+
+    def write(
+        self, image: Image.Image, text: str, font: ImageFont.FreeTypeFont, place: tuple[int, int, int], photo: bool
+    ) -> int:
+        """Draw one line, sometimes turned a little, in a colour that stands out; return how high it is, pixels."""
+        left, right, top = place
+        size = font.size
+        outline = max(1, round(size / 14)) if photo and self.draw.random() < 0.7 else 0
+        length = round(font.getlength(text)) + 2 * outline
+        layer = Image.new("RGBA", (length + 4, round(1.45 * size) + 2 * outline))
+        x = round(left + self.draw.choice((0, 0.5, 0.5, 1)) * max(0, right - left - layer.width))
+        patch = image.crop((x, top, min(image.width, x + layer.width), min(image.height, top + layer.height)))
+        ground = ImageStat.Stat(patch.convert("L")).mean[0]
+        ink = self.pick_ink(ground, 110 if photo else 80)
+        if photo and not outline:
+            bar = Image.new("RGB", patch.size, self.pick_ink(luminance(ink), 110))
+            image.paste(Image.blend(patch, bar, self.draw.uniform(0.6, 1)), (x, top))
+        edge = (0, 0, 0) if luminance(ink) > 128 else (255, 255, 255)
+        ImageDraw.Draw(layer).text((outline, 0), text, ink, font, stroke_width=outline, stroke_fill=edge)
+        if self.draw.random() < 0.15 and top + layer.height + length // 14 < image.height:
+            layer = layer.rotate(self.draw.uniform(-4, 4), Image.Resampling.BICUBIC, expand=True)
+        image.paste(layer, (x, top), layer)
+        return layer.height
+
+    def pick_ink(self, ground: float, contrast: float) -> tuple[int, int, int]:
+        """Return a colour whose luminance differs from `ground` by `contrast` or more (0 to 255)."""
+        for _ in range(100):
+            ink = tuple(self.draw.choice((0, 255, self.draw.randint(0, 255))) for _ in range(3))
+            if abs(luminance(ink) - ground) >= contrast:
+                return ink
+        return (0, 0, 0) if ground > 128 else (255, 255, 255)
+
+    def plain_ground(self, width: int, height: int) -> Image.Image:
+        """Return one colour, or a gradient of two."""
+        one, two = (tuple(self.draw.choice((255, self.draw.randint(0, 255))) for _ in range(3)) for _ in range(2))
+        if self.draw.random() < 0.6:
+            return Image.new("RGB", (width, height), one)
+        ramp = Image.linear_gradient("L").resize((width, height))
+        return ImageOps.colorize(ramp, one, tuple((a * 2 + b) // 3 for a, b in zip(one, two, strict=True)))
+
+    def crop_photo(self, width: int, height: int) -> Image.Image:
+        """Return a photo, cut to the size."""
+        with Image.open(self.draw.choice(self.photos)) as photo:
+            return ImageOps.fit(photo.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
+
+
+def luminance(ink: tuple[int, ...]) -> float:
+    """Return the luminance of an RGB colour, 0 to 255."""
+    return 0.299 * ink[0] + 0.587 * ink[1] + 0.114 * ink[2]
+
+
+def find_faces() -> list[tuple[str, int]]:
+    """Return (file, index) of the installed faces that have Chinese letters."""
+    listed = ""
+    if shutil.which("fc-list"):
+        command = ["fc-list", "-f", "%{file}|%{index}|%{family}\n", ":lang=zh-cn"]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = [line.split("|") for line in listed.splitlines()]
+    # An index above 16 bits is a named instance of a variable font, which FreeType does not count as a face.
+    faces = {(path, int(index)) for path, index, family in rows if int(index) < 2**16 and "Mono" not in family}
+    if not faces:
+        raise SystemExit("no Chinese fonts: apt-get install fontconfig fonts-noto-cjk fonts-wqy-microhei fonts-wqy-zenhei")
+    return sorted(faces)
+
+
+def read_truth(path: Path) -> list[Sample]:
+    """Return the pictures of a TSV of path, coverage (full or first-lines) and text with '\\n' between lines."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return [Sample(path.parent / row["path"], row["text"].replace("\\n", "\n"), row["coverage"] != "full") for row in rows]
+
+
+def open_stock(threads: int) -> Callable[[list[str]], list[str]]:
+    """Return a reader that calls RapidOCR as its README does: a path, the defaults, all cores."""
+    from rapidocr import RapidOCR
+
+    engine = RapidOCR(params={"Global.log_level": "critical"})
+    return lambda paths: ["\n".join(engine(path).txts or ()) for path in paths]
+
+
+def open_paddle(threads: int) -> Callable[[list[str]], list[str]]:
+    """Return a reader that calls PaddleOCR picture by picture, on all cores."""
+    from weibotag.backends.ocr_paddleocr import PaddleOcr
+
+    backend = PaddleOcr()
+    backend.open(threads=threads)
+
+    def read(path: str) -> str:
+        lines = [line for line in backend.look([decode(path)])[0] if line.score >= MIN_SCORE]
+        return "\n".join(line.text for line in lines)
+
+    return lambda paths: [read(path) for path in paths]
+
+
+def open_stage(engine: str) -> Callable[[list[str]], list[str]]:
+    """Return a reader that works through pictures as a worker of a run does."""
+    from weibotag.media import Frame, frames_table
+    from weibotag.stages.ocr import Ocr
+
+    stage = Ocr(Ocr.Config(backend="rapidocr", engine=engine, min_score=MIN_SCORE))
+    stage.open()
+
+    def read(paths: list[str]) -> list[str]:
+        texts: list[str] = []
+        for start in range(0, len(paths), BATCH):
+            frames = [Frame(path, decode(path)) for path in paths[start : start + BATCH]]
+            rows = stage.process(frames_table(frames))["ocr_lines"].to_pylist()
+            texts += ["\n".join(line["text"] for line in row or ()) for row in rows]
+        return texts
+
+    return read
+
+
+def decode(path: str) -> Any:
+    """Return the pixels of a picture file, RGB."""
+    from weibotag.media import MediaLimits, read_media
+
+    return read_media(Path(path).read_bytes(), path, MediaLimits(max_frames=1))[1][0].rgb
+
+
+def serve(reader: str, threads: int, connection: Connection) -> None:
+    """Open a reader, then answer lists of paths with lists of texts and the peak memory, MB, until None comes."""
+    openers = {"RapidOCR": open_stock, "PaddleOCR": open_paddle}
+    try:
+        read = openers[reader](threads) if reader in openers else open_stage(reader)
+    except ImportError as error:
+        connection.send(str(error))
+        return
+    connection.send(None)
+    while (paths := connection.recv()) is not None:
+        connection.send((read(paths), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+class Crew:
+    """Processes with one reader each that share the pictures."""
+
+    def __init__(self, reader: str, processes: int, threads: int) -> None:
+        self.reader, self.peak = reader, 0.0
+        self.ends: list[Connection] = []
+        context = get_context("spawn")
+        for _ in range(processes):
+            ours, theirs = context.Pipe()
+            context.Process(target=serve, args=(reader, threads, theirs), daemon=True).start()
+            self.ends.append(ours)
+        self.missing = next(filter(None, [end.recv() for end in self.ends]), None)
+
+    def read(self, paths: list[str]) -> tuple[list[str], float]:
+        """Return the texts of the pictures and the seconds it took."""
+        texts, start = [""] * len(paths), time.perf_counter()
+        for place, end in enumerate(self.ends):
+            end.send(paths[place :: len(self.ends)])
+        for place, end in enumerate(self.ends):
+            texts[place :: len(self.ends)], peak = end.recv()
+            self.peak = max(self.peak, peak)
+        return texts, time.perf_counter() - start
+
+    def close(self) -> None:
+        """Let the processes end."""
+        for end in self.ends:
+            end.send(None)
+
+
+@dataclass
+class Tally:
+    """What one reader did with one set of pictures."""
+
+    pictures: int = 0
+    seconds: float = 0.0
+    found: int = 0
+    written: int = 0
+    read: int = 0
+    right: int = 0
+    bags: list[Counter[str]] = field(default_factory=list)
+
+    def add(self, samples: list[Sample], texts: list[str], seconds: float) -> None:
+        """Count the answers for some pictures."""
+        self.pictures += len(samples)
+        self.seconds += seconds
+        for sample, text in zip(samples, texts, strict=True):
+            known, bag = letters(sample.text), letters(text)
+            common = (known & bag).total()
+            self.bags.append(bag)
+            self.found += common
+            self.written += known.total()
+            if not sample.open:
+                self.right += common
+                self.read += bag.total()
+
+    def row(self, stock: "Tally") -> dict[str, float | None]:
+        """Return pictures a second, how often stock's, and recall and precision in per cent."""
+        return {
+            "pictures": self.pictures,
+            "pictures_per_second": round(self.pictures / self.seconds, 2),
+            "times_stock": round(stock.seconds / self.seconds, 2),
+            "recall": round(100 * self.found / self.written, 2) if self.written else None,
+            "precision": round(100 * self.right / self.read, 2) if self.written and self.read else None,
+            "characters_read": sum(bag.total() for bag in self.bags),
+        }
+
+
+def letters(text: str) -> Counter[str]:
+    """Return the characters of a text as a bag."""
+    return Counter("".join(unicodedata.normalize("NFKC", text).split()))
+
+
+def agree(one: Tally, other: Tally) -> float | None:
+    """Return the share of characters that two readers have in common over the same pictures, per cent."""
+    pairs = list(zip(one.bags, other.bags, strict=True))
+    total = sum(a.total() + b.total() for a, b in pairs)
+    return round(200 * sum((a & b).total() for a, b in pairs) / total, 2) if total else None
+
+
+def take_turns(crews: list[Crew], samples: list[Sample]) -> dict[str, Tally]:
+    """Return each crew's tally of the samples, worked through in rounds."""
+    tallies = {crew.reader: Tally() for crew in crews}
+    step = max(1, -(-len(samples) // ROUNDS))
+    for start in range(0, len(samples), step):
+        part = samples[start : start + step]
+        for crew in crews:
+            tallies[crew.reader].add(part, *crew.read([str(sample.path) for sample in part]))
+        crews = crews[1:] + crews[:1]
+    return tallies
+
+
+def sets(press: Press, count: int, truth: Path | None, folder: Path) -> Iterator[tuple[str, list[Sample]]]:
+    """Yield the name and the pictures of each set; rendered ones are written to `folder`."""
+    for name, kind in KINDS.items():
+        size = max(1, round(count * kind.share))
+        yield name, [press.print_sample(kind, folder / f"{name}{at}") for at in range(size)]
+    if truth:
+        yield truth.name, read_truth(truth)
+
+
+def main() -> None:
+    """Render, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, nargs="?", help="folder of photos to print on")
+    parser.add_argument("--truth", type=Path, help="TSV of further pictures: path, coverage, text")
+    parser.add_argument("--pictures", type=int, default=300, help="how many to render (default: 300)")
+    parser.add_argument("--engines", nargs="+", default=["auto"], help="engines of the stage (default: auto)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the table to this file too")
+    options = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    press = Press(options.photos, options.seed)
+    crews = []
+    for reader, processes in [("RapidOCR", 1), ("PaddleOCR", 1), *((engine, cores) for engine in options.engines)]:
+        crew = Crew(reader, processes, cores // processes)
+        if crew.missing:
+            print(f"{reader} is left out: {crew.missing}")
+        else:
+            crews.append(crew)
+    about = {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.processor() or platform.machine()}, {cores} cores",
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in ("rapidocr", "onnxruntime")},
+        "fonts": len(press.faces),
+    }
+    print(f"{about['date']}, {about['machine']}, {about['packages']}\n")
+    print(
+        "| set | reader | pictures | pictures/s | x stock | recall % | precision % | characters |\n|---|---|---|---|---|---|---|---|"
+    )
+    table = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, samples in sets(press, options.pictures, options.truth, Path(folder)):
+            tallies = take_turns(crews, samples)
+            for reader, tally in tallies.items():
+                row = tally.row(tallies["RapidOCR"])
+                table.append({"set": name, "reader": reader, **row})
+                print(
+                    f"| {name} | {reader} | " + " | ".join("" if cell is None else str(cell) for cell in row.values()) + " |"
+                )
+            if "PaddleOCR" in tallies:
+                for engine in options.engines:
+                    table.append({"set": name, "reader": engine, "agreement": agree(tallies["PaddleOCR"], tallies[engine])})
+                    print(f"\nagreement of PaddleOCR and {engine}: {table[-1]['agreement']} %\n")
+    print("\npeak memory of a process, MB: " + ", ".join(f"{crew.reader} {crew.peak:.0f}" for crew in crews))
+    for crew in crews:
+        crew.close()
+    if options.json:
+        options.json.write_text(json.dumps({**about, "table": table}, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Chinese words for detected objects, and taxonomy branches as classes to look for."""
+
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from weibotag.backends.object_names import NAMES, chinese_name, english_name, read_names
+from weibotag.errors import RequestError
+from weibotag.taxonomy.classes import list_classes
+from weibotag.taxonomy.tree import Tag, Taxonomy, load
+
+WEIBO = load(Path(__file__).parents[1] / "taxonomies" / "weibo.csv")
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("cell phone", "手机"),
+        ("Cell_Phone", "手机"),
+        ("bus", "公交车"),
+        ("person", "人"),
+        ("lipstick", "口红"),
+        ("Handbag/Satchel", "手提包"),
+        ("Sailboat/Unknown Thing", "帆船"),
+        ("口红", "口红"),
+        ("T恤", "T恤"),
+        ("quux", None),
+        ("", None),
+    ],
+)
+def test_chinese_name(label: str, name: str | None) -> None:
+    assert chinese_name(label) == name
+
+
+@pytest.mark.parametrize(("data", "least"), [("coco", 1.0), ("Objects365", 0.85)])
+def test_classes_of_published_detectors_have_names(data: str, least: float) -> None:
+    spec = find_spec("ultralytics")
+    if spec is None or spec.origin is None:
+        pytest.skip("the lists of classes come with ultralytics")
+    listed = Path(spec.origin).parent / "cfg" / "datasets" / f"{data}.yaml"
+    labels = yaml.safe_load(listed.read_text(encoding="utf-8"))["names"].values()
+    assert sum(chinese_name(label) is not None for label in labels) >= least * len(labels)
+
+
+def test_no_english_name_is_said_twice() -> None:
+    said = Counter(name for entry in NAMES.split(",") for name in entry.strip().partition("=")[0].split("|"))
+    assert [name for name, times in said.items() if times > 1] == []
+
+
+def test_names_lead_back_to_a_name_for_the_same_word() -> None:
+    to_chinese, to_english = read_names()
+    assert all(english in to_chinese for english in to_english.values())
+    assert all(english_name(chinese) for chinese in to_chinese.values())
+    assert english_name("包包") == english_name("手提包") == "handbag"
+    assert english_name("t恤") == english_name("T恤") == "t-shirt"
+    assert english_name("卷积") is None
+
+
+def test_a_branch_of_the_weibo_taxonomy_becomes_what_can_be_seen_of_it() -> None:
+    classes = dict(list_classes(WEIBO, "美妆"))
+    assert classes["lipstick"] == "口红"
+    assert classes["eyeshadow palette"] == "眼妆"
+    assert classes["perfume"] == "香水"
+    assert "医美" not in classes.values()
+    names = {tag.name for tag in WEIBO.tags if tag.id == "美妆" or (tag.parent_id or "") == "美妆"}
+    assert set(classes.values()) <= names
+    assert len(classes) >= 15
+    assert list_classes(WEIBO, "美妆/口红") == [("lipstick", "口红")]
+
+
+def make_taxonomy(*rows: tuple[str, str | None, str, tuple[str, ...]]) -> Taxonomy:
+    return Taxonomy(
+        Tag(tag_id, parent, name, aliases, (), line) for line, (tag_id, parent, name, aliases) in enumerate(rows, 2)
+    )
+
+
+def test_prompts_come_from_words_then_small_letter_aliases_then_names() -> None:
+    taxonomy = make_taxonomy(
+        ("a", None, "东西", ()),
+        ("a/1", "a", "平板电脑", ("pad",)),
+        ("a/2", "a", "不明物", ("BBA", "Gizmo", "odd gizmo", "other")),
+        ("a/3", "a", "Granny-Smith", ()),
+        ("a/4", "a", "NBA", ()),
+        ("a/5", "a", "唇膏", ()),
+        ("a/6", "a", "口红", ()),
+        ("b", None, "别的", ("elsewhere",)),
+    )
+    assert list_classes(taxonomy, "东西") == [
+        ("tablet computer", "平板电脑"),
+        ("odd gizmo", "不明物"),
+        ("granny smith", "Granny-Smith"),
+        ("lipstick", "唇膏"),
+    ]
+
+
+def test_an_unknown_branch_names_the_nearest() -> None:
+    with pytest.raises(RequestError, match=r"'美妆工巨'.*did you mean .*美妆工具"):
+        list_classes(WEIBO, "美妆工巨")
+    with pytest.raises(RequestError, match="taxonomy show"):
+        list_classes(WEIBO, "zzzzzz")
+
+
+def test_a_branch_without_english_words_says_what_to_do() -> None:
+    with pytest.raises(RequestError, match=r"none of its 1 tags has an English word.*alias"):
+        list_classes(make_taxonomy(("a", None, "无形", ())), "无形")

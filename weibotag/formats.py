@@ -1,0 +1,116 @@
+"""What a file is: its first bytes say so, whatever its name is."""
+
+from __future__ import annotations
+
+import re
+
+MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+)
+OTHERS: tuple[tuple[bytes, str], ...] = (
+    (b"%PDF", "PDF"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "gzip"),
+)
+CLIPS: tuple[tuple[bytes, str], ...] = (
+    (b"FLV\x01", "FLV"),
+    (b"OggS\0", "OGG"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "WMV"),
+    (b"\0\0\1\xba", "MPEG"),
+    (b".RMF", "RM"),
+)
+# QuickTime files from before `ftyp` start with one of the others.
+MOVIE_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
+# Sync byte, packet length and its place in the packet: broadcast and Blu-ray transport streams.
+TRANSPORT = 0x47
+PACKETS = ((188, 0), (192, 4))
+STILL_BRANDS = frozenset({b"avif", b"avis"})
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+HTML = re.compile(rb"<(!doctype html|html|head|body|script|meta|title)\b", re.IGNORECASE)
+# Bytes of a file's start that are enough for all of this.
+HEAD_BYTES = 4096
+
+
+class NotAPictureError(Exception):
+    """Why bytes give no picture, in one line; the rooms that read media never let it out."""
+
+
+def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    """Raise NotAPictureError for a size (width, height) of `max_pixels` or more."""
+    if size[0] * size[1] >= max_pixels:
+        raise NotAPictureError(f"too many pixels: {size[0]} x {size[1]}, the limit is {max_pixels:,}")
+
+
+def find_clip(head: bytes) -> str | None:
+    """Return the container that the first bytes say (MP4, MOV, 3GP, MATROSKA, WEBM, AVI, TS …); None for no clip."""
+    for magic, kind in CLIPS:
+        if head.startswith(magic):
+            return kind
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "AVI"
+    if head.startswith(b"\x1aE\xdf\xa3"):
+        return "WEBM" if b"webm" in head[:64] else "MATROSKA"
+    if any(head[place : place + 4 * length : length].count(TRANSPORT) >= 3 for length, place in PACKETS):
+        return "TS"
+    if head[4:8] not in MOVIE_BOXES or find_brands(head) & (STILL_BRANDS | HEIF_BRANDS):
+        return None
+    if head[4:8] != b"ftyp" or head[8:12] == b"qt  ":
+        return "MOV"
+    return "3GP" if head[8:10] == b"3g" else "MP4"
+
+
+def find_brands(head: bytes) -> set[bytes]:
+    """Return the brands that an ISO file (MP4, AVIF, HEIC) says it has; none for other files."""
+    if head[4:8] != b"ftyp":
+        return set()
+    return {head[8:12], *(head[start : start + 4] for start in range(16, min(int.from_bytes(head[:4]), 256), 4))}
+
+
+def find_picture(head: bytes) -> str:
+    """Return the Pillow name of the format that the first bytes say; raises NotAPictureError for everything else."""
+    for magic, kind in MAGIC:
+        if head.startswith(magic):
+            return kind
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    brands = find_brands(head)
+    if brands & STILL_BRANDS:
+        from PIL import features
+
+        if features.check("avif"):
+            return "AVIF"
+        raise NotAPictureError("AVIF, which this Pillow can't read: convert it to JPEG, or install a newer Pillow")
+    if brands & HEIF_BRANDS:
+        raise NotAPictureError("HEIC, which Pillow can't read: convert it to JPEG")
+    if not head:
+        raise NotAPictureError("an empty file (0 bytes)")
+    for magic, name in OTHERS:
+        if head.startswith(magic):
+            raise NotAPictureError(f"not a picture: looks like {name}")
+    raise NotAPictureError(name_text(head[:2048]))
+
+
+def name_text(head: bytes) -> str:
+    """Return the reason for bytes that are no known binary format, by what the text in them looks like."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if b"<svg" in start and start.startswith(b"<"):
+        return "SVG, a drawing without pixels: convert it to PNG"
+    if HTML.search(start) and start.startswith(b"<"):
+        return "not a picture: looks like HTML"
+    # A cut multi-byte letter at the end of the head is no reason to call a text binary.
+    letters = start.decode("utf-8", errors="ignore")
+    if len(letters.encode()) < len(start) - 3 or not start or any(ord(letter) < 9 for letter in letters):
+        return f"not a picture: first bytes {head[:8].hex(' ')}"
+    if start.startswith(b"<?xml"):
+        return "not a picture: looks like XML"
+    if start.startswith((b"{", b"[")):
+        return "not a picture: looks like JSON"
+    return "not a picture: looks like text"

@@ -1,0 +1,105 @@
+"""Back from pictures to posts: what the store knows of a post's pictures becomes its wordings."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from weibotag.looks import Looking, read_links
+from weibotag.runs import Run
+from weibotag.stages.wordings import collect_wordings
+from weibotag.taxonomy.tree import Taxonomy
+
+# Posts whose pictures' findings are in memory at once.
+ROWS = 5_000
+# A table of schema "embed" to what its vectors say, by media_id: (word, kind, score).
+Coder = Callable[[pa.Table], dict[str, list[tuple[str, str, float]]]]
+
+
+def gather(posts: pa.Table, links: pa.Table, looking: Looking, code: Coder | None) -> pa.Table:
+    """Return a posts table with the columns `wordings` and `wordings_error` added.
+
+    `code` says what the vectors of a table of schema "embed" say.
+    """
+    files = links["file_id"].drop_null()
+    media = looking.store.read("media", looking.media, files)
+    frames = media.filter(pc.is_null(media["media_error"]))["media_id"]
+    findings = {name: read_found(name, frames, looking) for name in looking.fingerprints if name != "embed"}
+    said: dict[str, list[tuple[str, str, float]]] = {}
+    if code is not None and "embed" in looking.fingerprints:
+        said = code(read_found("embed", frames, looking))
+    wordings = collect_wordings(posts["post_id"].to_pylist(), links, media, findings, said, looking.unseen)
+    for name in ("wordings", "wordings_error"):
+        posts = posts.append_column(wordings.schema.field(name), wordings[name])
+    return posts
+
+
+def read_found(stage: str, media_ids: pa.Array | pa.ChunkedArray, looking: Looking) -> pa.Table:
+    """Return what a stage found in these pictures, in the schema of the stage; faces with their names by the gallery."""
+    found = looking.store.read(stage, looking.fingerprints[stage], media_ids)
+    if stage != "faces" or looking.pipeline.gallery is None:
+        return found
+    from weibotag.gallery import name_faces, open_gallery
+
+    return name_faces(found, open_gallery(looking.pipeline.gallery))
+
+
+def gather_part(run: Run, part: str, looking: Looking, code: Coder | None) -> Iterator[pa.Table]:
+    """Give the posts of a part with their wordings, some at a time; one table without those columns where none has any."""
+    posts = pq.read_table(run.path("posts", part))
+    links = read_links(run, part)
+    for start in range(0, len(posts), ROWS):
+        some = posts.slice(start, ROWS)
+        if not len(links):
+            yield some
+            continue
+        own = links.filter(pc.is_in(links["post_id"], some["post_id"].combine_chunks()))
+        yield gather(some, own, looking, code)
+
+
+def coder_of(tagger: dict[str, Any], looking: Looking) -> Coder | None:
+    """Return what vectors say: by the model's codebook, and by the names of its tags where the vectors know texts.
+
+    None where they say nothing to this tagger.
+    """
+    from weibotag.parts import open_model, open_taxonomy
+
+    coders = [zero_shot_of(open_taxonomy(tagger["place"], tagger["digest"]), looking)]
+    if tagger["route"] != "rules":
+        codebook = open_model(tagger["place"], tagger["digest"]).codebook
+        coders.append(None if codebook is None else lambda table: say_codes(codebook.code_table(table)))
+    return join_coders([coder for coder in coders if coder is not None])
+
+
+def zero_shot_of(taxonomy: Taxonomy, looking: Looking) -> Coder | None:
+    """Return the tag names that pictures show, or None where the vectors are in no space with texts."""
+    embed: Any = looking.stages.get("embed")
+    if embed is None or not embed.reads_texts:
+        return None
+    from weibotag.keywords.zeroshot import open_zero_shot
+
+    encode = partial(embed.encode_texts, threads=looking.threads * max(1, looking.workers))
+    return open_zero_shot(taxonomy, looking.fingerprints["embed"], encode, looking.store.root).words
+
+
+def join_coders(coders: Sequence[Coder]) -> Coder | None:
+    """Return a coder that says all that these say, in their order; None for none."""
+    if not coders:
+        return None
+
+    def say(table: pa.Table) -> dict[str, list[tuple[str, str, float]]]:
+        said: dict[str, list[tuple[str, str, float]]] = {}
+        for coder in coders:
+            for media_id, words in coder(table).items():
+                said.setdefault(media_id, []).extend(words)
+        return said
+
+    return say
+
+
+def say_codes(codes: dict[str, list[str]]) -> dict[str, list[tuple[str, str, float]]]:
+    """Return visual codes by media_id as a coder answers."""
+    return {media_id: [(word, "code", 1.0) for word in words] for media_id, words in codes.items()}
