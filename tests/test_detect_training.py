@@ -78,6 +78,11 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_rt_detr(tmp_path_factory.mktemp("start") / "rt_detr_v2", ("杯子", "猫", "狗"))
 
 
+@pytest.fixture(scope="module")
+def loaded(start: Path) -> tuple[Any, Any]:
+    return load_detector(start, "rt_detr_v2")
+
+
 def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
@@ -102,20 +107,20 @@ def test_training_lowers_the_loss_and_can_be_repeated(drawn: Path, start: Path, 
 
 
 def test_the_epoch_that_found_most_is_kept(
-    drawn: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Path, start: Path, loaded: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = iter([0.2, 0.5, 0.5, 0.1])
     monkeypatch.setattr(detect_training, "measure", lambda look, pictures: next(figures))
     monkeypatch.setattr(detect_training, "measure_detector", lambda backend, pictures: 0.0)
     saved = []
-    monkeypatch.setattr(type(load_detector(start, "rt_detr_v2")[1]), "save_pretrained", lambda *words: saved.append(words))
+    monkeypatch.setattr(type(loaded[1]), "save_pretrained", lambda *words: saved.append(words))
     fitted = detect_training.fit_transformers(read_boxes(drawn), str(start), tmp_path, Fitting(4, 12, device="cpu"), True)
     assert fitted.best_epoch == 3 and len(saved) == 3 and len(fitted.losses) == 4
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 100])
-def test_the_rate_rises_and_falls(steps: int, start: Path) -> None:
-    _, model = load_detector(start, "rt_detr_v2")
+def test_the_rate_rises_and_falls(steps: int, loaded: tuple[Any, Any]) -> None:
+    _, model = loaded
     optimizer, schedule = detect_training.make_optimizer(model, 1e-3, steps)
     rates = []
     for _ in range(steps):
@@ -143,8 +148,8 @@ def test_a_step_on_pictures_with_and_without_boxes(save: Callable[..., Path], dr
             assert 0 < detect_training.take_step(model, batch, optimizer) < 1000
 
 
-def test_varied_pictures_keep_their_boxes_on_the_rectangles(drawn: Path, start: Path) -> None:
-    processor, _ = load_detector(start, "rt_detr_v2")
+def test_varied_pictures_keep_their_boxes_on_the_rectangles(drawn: Path, loaded: tuple[Any, Any]) -> None:
+    processor, _ = loaded
     torch.manual_seed(0)
     batches = detect_training.load_batches(read_boxes(drawn).train, {"红": 0, "蓝": 1}, processor, 4, torch.device("cpu"))
     seen = 0
@@ -251,14 +256,14 @@ def test_what_is_refused(drawn: Path, start: Path, tmp_path: Path) -> None:
 
 
 def test_a_training_that_fails_leaves_the_older_detector(
-    drawn: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Path, start: Path, loaded: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boxes, out = read_boxes(drawn), tmp_path / "out"
     fitting = Fitting(epochs=1, batch=12, device="cpu")
     train_detector(boxes, str(start), out, "transformers", fitting, quiet=True)
     before = digest(out)
 
-    network = type(load_detector(start, "rt_detr_v2")[1])
+    network = type(loaded[1])
     forward = network.forward
 
     def lose(self: Any, *words: Any, **named: Any) -> Any:
@@ -278,6 +283,7 @@ def test_a_yolo(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def refuse(*words: Any, **named: Any) -> Any:
         raise AssertionError("it asked the network")
 
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     boxes = read_boxes(drawn)

@@ -1,11 +1,13 @@
 """Objects by Ultralytics: each kind of file against the library's own `predict`, and what it refuses."""
 
 import os
+import re
 import sys
 import types
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,19 @@ import onnx
 import pytest
 from PIL import Image
 
+from weibotag.backends import detect_ultralytics
 from weibotag.backends.detect_objects import DetectedObject
 from weibotag.backends.detect_ultralytics import Ultralytics, import_library, list_objects
 from weibotag.backends.object_names import chinese_name
 from weibotag.errors import RequestError
+from weibotag.models.downloads import measure
 
 for library in ("ultralytics", "torch", "torchvision"):
     if find_spec(library) is None:
         pytest.skip(f"needs the extra yolo: {library} is absent", allow_module_level=True)
+# The library writes its settings when it is imported.
+SETTINGS = TemporaryDirectory()
+os.environ.setdefault("YOLO_CONFIG_DIR", SETTINGS.name)
 import_library()
 
 import torch  # noqa: E402
@@ -73,17 +80,26 @@ def world(folder: Path) -> Path:
     return build("yolov8s-worldv2.yaml", folder)
 
 
+def hashed(path: Path) -> str:
+    return f"{path}#sha256={measure(path)}"
+
+
 def opened(path: Path, **settings: Any) -> Ultralytics:
-    backend = Ultralytics(str(path), **{"min_score": 0.3, "allow_pickle": True, **settings})
+    pickled = path.suffix == ".pt"
+    backend = Ultralytics(hashed(path) if pickled else str(path), **{"min_score": 0.3, "allow_pickle": pickled, **settings})
     backend.open()
     return backend
 
 
-def predicted(path: Path, picture: np.ndarray, min_score: float = 0.3, size: int = SIDE) -> list[DetectedObject]:
-    """Return what the library's own predict finds."""
+def assert_predicted(
+    found: list[list[DetectedObject]], path: Path, pictures: list[np.ndarray], min_score: float = 0.3, size: int = SIDE
+) -> None:
+    """The library's own predict finds the same in each picture, and something."""
     model: Any = YOLO(path, task="detect")
-    boxes = model.predict(picture[..., ::-1], conf=min_score, imgsz=size, verbose=False, device="cpu")[0].boxes
-    return list_objects(boxes.data.numpy(), model.names)
+    for picture, objects in zip(pictures, found, strict=True):
+        boxes = model.predict(picture[..., ::-1], conf=min_score, imgsz=size, verbose=False, device="cpu")[0].boxes
+        assert objects
+        assert_alike(objects, list_objects(boxes.data.numpy(), model.names))
 
 
 def assert_alike(found: list[DetectedObject], expected: list[DetectedObject]) -> None:
@@ -91,6 +107,11 @@ def assert_alike(found: list[DetectedObject], expected: list[DetectedObject]) ->
     assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=2e-4)
     for one, other in zip(found, expected, strict=True):
         assert one.box == pytest.approx(other.box, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def detector(checkpoint: Path) -> Ultralytics:
+    return opened(checkpoint, size=SIDE)
 
 
 def assert_apart(backend: Ultralytics) -> None:
@@ -106,9 +127,7 @@ def test_a_checkpoint_finds_what_predict_finds(config: str, folder: Path) -> Non
     path = build(config, folder)
     backend = opened(path, size=SIDE)
     assert backend.weights() == [path]
-    for picture, found in zip(PICTURES, backend.look(PICTURES), strict=True):
-        assert found
-        assert_alike(found, predicted(path, picture))
+    assert_predicted(backend.look(PICTURES), path, PICTURES)
     assert_apart(backend)
 
 
@@ -116,10 +135,8 @@ def test_a_checkpoint_finds_what_predict_finds(config: str, folder: Path) -> Non
 def test_an_export_finds_what_predict_finds(batch: int | None, checkpoint: Path) -> None:
     kind = {"dynamic": True} if batch is None else {"batch": batch}
     path = Path(YOLO(checkpoint).export(format="onnx", imgsz=SIDE, simplify=False, verbose=False, **kind))
-    backend = opened(path, allow_pickle=False)
-    for picture, found in zip(PICTURES, backend.look(PICTURES), strict=True):
-        assert found
-        assert_alike(found, predicted(path, picture))
+    backend = opened(path)
+    assert_predicted(backend.look(PICTURES), path, PICTURES)
     assert_apart(backend)
     if batch == 1:
         with pytest.raises(RequestError, match="takes pictures of 96 x 96, not 320"):
@@ -132,8 +149,8 @@ def test_boxes_of_a_segmenting_network(folder: Path) -> None:
     assert all(len(one.box) == 4 for objects in found for one in objects)
 
 
-def test_boxes_lie_inside_their_picture_and_are_sorted(checkpoint: Path) -> None:
-    for picture, objects in zip(PICTURES, opened(checkpoint, size=SIDE).look(PICTURES), strict=True):
+def test_boxes_lie_inside_their_picture_and_are_sorted(detector: Ultralytics) -> None:
+    for picture, objects in zip(PICTURES, detector.look(PICTURES), strict=True):
         assert [one.score for one in objects] == sorted((one.score for one in objects), reverse=True)
         for one in objects:
             left, top, width, height = one.box
@@ -143,15 +160,14 @@ def test_boxes_lie_inside_their_picture_and_are_sorted(checkpoint: Path) -> None
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (30, 9000), (9000, 30), (4096, 4096)])
-def test_odd_sizes(shape: tuple[int, int], checkpoint: Path) -> None:
+def test_odd_sizes(shape: tuple[int, int], detector: Ultralytics) -> None:
     picture = np.zeros((*shape, 3), np.uint8)
     picture.flags.writeable = False
-    found = opened(checkpoint, size=SIDE).look([picture])
-    assert len(found) == 1
+    assert len(detector.look([picture])) == 1
 
 
-def test_no_pictures(checkpoint: Path) -> None:
-    assert opened(checkpoint, size=SIDE).look([]) == []
+def test_no_pictures(detector: Ultralytics) -> None:
+    assert detector.look([]) == []
 
 
 def test_a_batch_that_is_too_much_for_the_memory_is_halved_for_the_next(checkpoint: Path) -> None:
@@ -181,8 +197,8 @@ def test_the_street_photo() -> None:
     if not path.exists():
         pytest.skip(f"no {path}: WEIBOTAG_SHARED names the folder of models")
     picture = np.asarray(Image.open(MODELS / "sample_bus.jpg").convert("RGB"))
-    found = opened(path, allow_pickle=False).look([picture])[0]
-    assert_alike(found, predicted(path, picture, size=320))
+    found = opened(path).look([picture])[0]
+    assert_predicted([found], path, [picture], size=320)
     names = [chinese_name(one.label) for one in found if one.score > 0.5]
     assert names.count("人") == 3
     assert names.count("公交车") == 1
@@ -219,8 +235,12 @@ def clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setitem(sys.modules, "clip", module)
     monkeypatch.setenv("WEIBOTAG_MODELS", str(tmp_path))
     encoder = torch.jit.script(Encoder())
-    for name in ("mobileclip_blt.ts", "ViT-B-32.pt"):
+    known = []
+    for mark, name in detect_ultralytics.ENCODERS:
         encoder.save(str(tmp_path / name))
+        known.append((mark, hashed(tmp_path / name).removeprefix(f"{tmp_path}/")))
+    # The table knows the hashes of the real ones.
+    monkeypatch.setattr(detect_ultralytics, "ENCODERS", known)
     yield tmp_path
     sys.modules.pop("ultralytics.nn.text_model", None)
 
@@ -250,13 +270,19 @@ def test_a_yoloe_that_was_saved_with_its_classes(yoloe: Path, tmp_path: Path) ->
     found = opened(path, size=SIDE, min_score=0.001).look(PICTURES)
     assert {one.label for objects in found for one in objects} <= {"lipstick", "cake"}
     assert sum(map(len, found)) > 10
-    for picture, objects in zip(PICTURES, found, strict=True):
-        assert_alike(objects, predicted(path, picture, 0.001))
+    assert_predicted(found, path, PICTURES, 0.001)
 
 
-def test_a_checkpoint_is_a_pickle_and_needs_leave(checkpoint: Path) -> None:
-    with pytest.raises(RequestError, match=r"pickle.*allow_pickle.*yolo export"):
-        Ultralytics(str(checkpoint)).weights()
+def test_a_checkpoint_is_a_pickle_and_needs_leave_and_its_hash(checkpoint: Path, yoloe: Path) -> None:
+    for name in (str(checkpoint), hashed(checkpoint), "yolo11n.pt"):
+        with pytest.raises(RequestError, match=r"pickle.*allow_pickle.*yolo export model=\S+\.pt format"):
+            Ultralytics(name).weights()
+    with pytest.raises(RequestError, match=f"unknown sha256.*{re.escape(hashed(yoloe))}"):
+        Ultralytics(str(yoloe), allow_pickle=True).weights()
+    # The table knows another file of the first name.
+    for name in (str(checkpoint), f"{yoloe}#sha256={'0' * 64}"):
+        with pytest.raises(RequestError, match="another file"):
+            Ultralytics(name, allow_pickle=True).weights()
 
 
 def test_a_checkpoint_that_runs_code_is_refused(tmp_path: Path) -> None:

@@ -4,9 +4,7 @@ import csv
 import os
 import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import cos, pi
@@ -19,7 +17,7 @@ import numpy as np
 from weibotag.backends.detect_objects import DetectedObject
 from weibotag.boxes import BoxSet, LabelledPicture, read_picture, write_yolo
 from weibotag.errors import RequestError
-from weibotag.files import write_json
+from weibotag.files import replace_folder, write_json
 from weibotag.models import find_model
 from weibotag.progress import bar
 from weibotag.registry import load
@@ -74,7 +72,7 @@ def train_detector(
     refuse_stranger(out)
     kind = load("detect", backend)
     fit = {"transformers": fit_transformers, "ultralytics": fit_ultralytics}[backend]
-    with put_in_place(out) as fresh:
+    with replace_folder(out) as fresh:
         found = fit(boxes, start, fresh, fitting, quiet)
         trained = kind(model=str(fresh / found.file), min_score=MEASURE_SCORE, device=fitting.device)
         about = {
@@ -97,22 +95,6 @@ def refuse_stranger(folder: Path) -> None:
     """Raise RequestError when a file, or a folder of something else than a detector, stands where one is to be written."""
     if folder.exists() and not (folder / ABOUT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
         raise RequestError(f"{folder}: exists and is no detector of detect train; give another folder with -o")
-
-
-@contextmanager
-def put_in_place(folder: Path) -> Iterator[Path]:
-    """Give an empty folder beside `folder` that takes its place when the block ends without an error."""
-    fresh, old = (folder.with_name(f".{folder.name}-{uuid.uuid4().hex}.{kind}") for kind in ("tmp", "old"))
-    fresh.mkdir(parents=True)
-    try:
-        yield fresh
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-        # Only now: between the two steps the older one is nowhere else.
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def count_boxes(pictures: Sequence[LabelledPicture]) -> int:

@@ -1,7 +1,9 @@
-"""Files that are either whole or absent: written beside their place, synced, renamed."""
+"""Files and folders that are either whole or absent: written beside their place, renamed; files are synced first."""
 
+import glob
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,28 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder beside `folder` that takes its place when the block ends without an error.
+
+    A kill leaves the older folder where it is, or, between the two renames, as .NAME-HEX.old beside it. The next that
+    succeeds removes what killed ones left there; two at a time for one place are not allowed for.
+    """
+    fresh = folder.with_name(f".{folder.name}-{uuid4().hex}.tmp")
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        if folder.exists():
+            os.replace(folder, fresh.with_suffix(".old"))
+        os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    # Only now: between the two renames the older one is nowhere else.
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}-{'[0-9a-f]' * 32}.*"):
+        if left.suffix in (".tmp", ".old"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_parquet(table: pa.Table, path: Path, compression: str = "zstd", **options: Any) -> None:

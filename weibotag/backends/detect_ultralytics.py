@@ -16,7 +16,7 @@ from weibotag.backends.detect_objects import DetectedObject
 from weibotag.backends.onnx_session import open_session, session_errors
 from weibotag.backends.torch_device import choose_device, choose_precision, limit_threads, torch_errors
 from weibotag.errors import RequestError
-from weibotag.models import find_model
+from weibotag.models import find_model, split_hash
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ class Network:
 class Ultralytics:
     """Objects by a YOLO of Ultralytics (AGPL-3.0).
 
-    `model`: a .onnx or .pt file or a name that `find_model` knows; a .pt only with `allow_pickle`, because it is a pickle.
+    `model`: a .onnx or .pt by a name that `find_model` knows; a .pt, a pickle, only with `allow_pickle` and a known hash.
     `size`: side of the square that pictures are fitted into, None: the model's own. `classes`: what YOLOE and YOLO-World
     look for, each "prompt=label", or a prompt that is its own label.
     """
@@ -88,14 +88,15 @@ class Ultralytics:
 
         Raises RequestError for a file that is absent or can't be used with these settings.
         """
-        if self.model.endswith(".pt") and not self.allow_pickle:
+        plain, _ = split_hash(self.model)
+        if not plain.endswith((".onnx", ".pt")):
+            raise RequestError(f"{plain}: expected a .onnx or .pt file of a YOLO")
+        if plain.endswith(".pt") and not self.allow_pickle:
             raise RequestError(
-                f"{self.model} is a pickle, which may run code: set allow_pickle where you trust its source, "
-                f"or export it once: yolo export model={self.model} format=onnx dynamic=True"
+                f"{plain} is a pickle, which can run code: set allow_pickle where you trust its source, "
+                f"or export it once: yolo export model={plain} format=onnx dynamic=True"
             )
         path = find_model(self.model, self.allow_pickle)
-        if path.suffix not in (".onnx", ".pt"):
-            raise RequestError(f"{path}: expected a .onnx or .pt file of a YOLO")
         if not self.classes:
             return [path]
         if path.suffix != ".pt":

@@ -1,11 +1,7 @@
 """A trained tagger in a folder: data files only, nothing pickled."""
 
-import glob
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weibotag.errors import ModelError, WeibotagError
-from weibotag.files import write_json
+from weibotag.files import replace_folder, write_json
 from weibotag.keywords.codes import Codebook
 from weibotag.taggers.calibration import Calibration
 from weibotag.taggers.fast import FastTagger, load_network
@@ -54,29 +50,20 @@ class Model:
         from safetensors.numpy import save_file
 
         refuse_stranger(folder)
-        fresh = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}.tmp")
-        fresh.mkdir(parents=True)
-        self.tagger.save(fresh / NETWORK)
-        decisions = {
-            "slope": self.calibration.slope,
-            "offset": self.calibration.offset,
-            "thresholds": self.thresholds.astype(np.float32),
-        }
-        save_file(decisions, fresh / DECISIONS)
-        if self.codebook is not None:
-            self.codebook.save(fresh / CODES)
-        save_csv(self.taxonomy, fresh / TAXONOMY)
-        pq.write_table(self.keywords, fresh / KEYWORDS)
-        files = {path.name: _digest(path) for path in sorted(fresh.iterdir())}
-        write_json(self.about | {"format": FORMAT, "taxonomy": self.taxonomy.digest, "files": files}, fresh / ABOUT)
-        old = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}.old")
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-        # Only now, because after a kill between the two steps the older model is nowhere else.
-        for left in folder.parent.glob(f".{glob.escape(folder.name)}-{'[0-9a-f]' * 32}.*"):
-            if left.suffix in (".tmp", ".old"):
-                shutil.rmtree(left, ignore_errors=True)
+        with replace_folder(folder) as fresh:
+            self.tagger.save(fresh / NETWORK)
+            decisions = {
+                "slope": self.calibration.slope,
+                "offset": self.calibration.offset,
+                "thresholds": self.thresholds.astype(np.float32),
+            }
+            save_file(decisions, fresh / DECISIONS)
+            if self.codebook is not None:
+                self.codebook.save(fresh / CODES)
+            save_csv(self.taxonomy, fresh / TAXONOMY)
+            pq.write_table(self.keywords, fresh / KEYWORDS)
+            files = {path.name: _digest(path) for path in sorted(fresh.iterdir())}
+            write_json(self.about | {"format": FORMAT, "taxonomy": self.taxonomy.digest, "files": files}, fresh / ABOUT)
 
 
 def refuse_stranger(folder: Path) -> None:
