@@ -39,7 +39,28 @@ ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 4
 BATCH = 16
 MIN_SCORE = 0.5
-LATIN = ["SALE", "NEW", "iPhone", "Wi-Fi", "Pro", "Max", "VIP", "OPEN", "Coffee", "TODAY", "Best", "Price", "Summer", "Live", "Tour", "Hello", "World", "Studio", "GB", "Free"]
+LATIN = [
+    "SALE",
+    "NEW",
+    "iPhone",
+    "Wi-Fi",
+    "Pro",
+    "Max",
+    "VIP",
+    "OPEN",
+    "Coffee",
+    "TODAY",
+    "Best",
+    "Price",
+    "Summer",
+    "Live",
+    "Tour",
+    "Hello",
+    "World",
+    "Studio",
+    "GB",
+    "Free",
+]
 NUMBERS = ("¥{}", "{}元", "{}%", "{}-{}-{}", "{}:{}", "第{}名", "{}年{}月{}日", "满{}减{}", "{}.{}折", "0{}-{}{}")
 
 
@@ -403,9 +424,7 @@ def main() -> None:
         "fonts": len(press.faces),
     }
     print(f"{about['date']}, {about['machine']}, {about['packages']}\n")
-    print(
-        "| set | reader | pictures | pictures/s | x stock | recall % | precision % | characters |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| set | reader | pictures | pictures/s | x stock | recall % | precision % | characters |\n" + "|---" * 8 + "|")
     table = []
     with tempfile.TemporaryDirectory() as folder:
         for name, samples in sets(press, options.pictures, options.truth, Path(folder)):

@@ -193,11 +193,18 @@ def test_what_is_held_out(yolo: Path) -> None:
     [
         ("data.yaml", "names: [a]\n", "found no `names` and `train`"),
         ("data.yaml", "names: {a: b}\ntrain: x\n", "expected a list, or numbers with names"),
+        ("data.yaml", "names: {~: b}\ntrain: x\n", "expected a list, or numbers with names"),
+        ("data.yaml", "names: [a]\ntrain: 5\n", "no such file or folder: 5"),
         ("data.yaml", "names: [a\n", "can't be read as YAML"),
         ("data.yaml", "names: [a]\ntrain: nowhere\n", "no such file or folder: nowhere"),
         ("boxes.json", "[]", "can't be read as COCO"),
         ("boxes.json", "{", "can't be read as COCO"),
         ("boxes.json", '{"images": [{"id": 1}], "annotations": [], "categories": []}', "can't be read as COCO"),
+        (
+            "boxes.json",
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": "b", "name": ""}]}',
+            "COCO",
+        ),
         ("boxes.json", '{"images": [], "annotations": [], "categories": []}', "found no boxes in the 0 pictures"),
         ("boxes.csv", "a,b\n", "found no list of boxes"),
     ],
@@ -292,3 +299,22 @@ def test_written_for_yolo_and_read_again(tmp_path: Path) -> None:
             for box, again in zip(one.boxes, other.boxes, strict=True):
                 sides = (again.left, again.top, again.width, again.height)
                 assert sides == pytest.approx((box.left, box.top, box.width, box.height), abs=2e-6)
+
+
+def test_pictures_that_the_library_of_yolo_would_pass_over_or_rewrite_are_written_as_pixels(tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8))
+    image.save(tmp_path / "moving.jpg", "GIF")
+    image.save(tmp_path / "trailing.jpg")
+    with (tmp_path / "trailing.jpg").open("ab") as file:
+        file.write(b"\0")
+    image.save(tmp_path / "bare", "JPEG")
+    names = ("moving.jpg", "trailing.jpg", "bare")
+    box = Box("猫", 0.25, 0.25, 0.5, 0.5)
+    pictures = tuple(LabelledPicture(tmp_path / name, (box,)) for name in names)
+    read = read_boxes(write_yolo(BoxSet(("猫",), pictures, pictures[:1], ()), tmp_path / "yolo"))
+    assert not read.problems
+    places = sorted((tmp_path / "yolo" / "images" / "train").iterdir())
+    assert [place.name for place in places] == ["000000.png", "000001.png", "000002.jpeg"]
+    assert [place.is_symlink() for place in places] == [False, False, True]
+    for place, name in zip(places, names, strict=True):
+        assert np.array_equal(read_picture(place), read_picture(tmp_path / name))

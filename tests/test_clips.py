@@ -277,8 +277,8 @@ def test_a_transport_stream_is_seen_from_its_first_frame(tmp_path: Path) -> None
 
 def test_a_clip_without_a_sound_frame_gives_a_reason(tmp_path: Path) -> None:
     cases = {
-        "no index": (FILM[: FILM.index(b"moov")], "damaged or truncated MP4: its header can't be read"),
-        "only a start": (FILM[:32], "damaged or truncated MP4: its header can't be read"),
+        "no index": (FILM[: FILM.index(b"moov")], "damaged or truncated MP4: Invalid data found"),
+        "only a start": (FILM[:32], "damaged or truncated MP4: Invalid data found"),
         "no pictures": (damaged_media.hum(), "no picture in this MP4 file: sound only"),
         "no streams": (FILM.replace(b"trak", b"free"), "no picture in this MP4 file: no video stream"),
         "frames gone": (

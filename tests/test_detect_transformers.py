@@ -265,9 +265,6 @@ def test_a_batch_too_large_for_the_memory_is_halved(folder: Path) -> None:
         return find(pictures)
 
     backend._find, backend._batch = find_in_little, 8
-    for _ in range(2):
-        with pytest.raises(backend.errors):
-            backend.look(PICTURES)
     assert len(backend.look(PICTURES)) == 4
     assert sizes == [8, 4, 2, 2]
 
@@ -352,20 +349,20 @@ def test_what_cannot_be_a_detector(folder: Path, tmp_path: Path) -> None:
     assert "found no config.json with .safetensors" in said(tmp_path)
     bare = save_rt_detr(tmp_path / "bare")
     (bare / "preprocessor_config.json").unlink()
-    assert "can't load this rt_detr_v2" in said(bare)
+    assert "can't load this model" in said(bare)
     cut = save_rt_detr(tmp_path / "cut")
     os.truncate(cut / "model.safetensors", 5000)
-    assert "can't load this rt_detr_v2" in said(cut)
+    assert "can't load this model" in said(cut)
     torch.manual_seed(0)
     config = hub.RTDetrV2Config.from_pretrained(folder / "rt_detr_v2")
     backbone = hub.RTDetrV2Model(config)
     headless = save_rt_detr(tmp_path / "headless")
     backbone.save_pretrained(headless)
-    assert "it is no whole detector" in said(headless)
+    assert "expected a whole model" in said(headless)
     hub.BertModel(hub.BertConfig(hidden_size=16, num_attention_heads=2)).save_pretrained(tmp_path / "bert")
-    assert "can't load this bert as a detector" in said(tmp_path / "bert")
+    assert "can't load this model" in said(tmp_path / "bert")
     (bare / "config.json").write_text("{")
-    assert "found no model_type" in said(bare)
+    assert "no settings of a model" in said(bare)
 
 
 def test_other_labels_start_from_the_same_network(folder: Path) -> None:

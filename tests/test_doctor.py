@@ -89,6 +89,16 @@ def test_an_extra_that_is_not_whole_names_its_pip_line(monkeypatch: pytest.Monke
     assert find(extras, name="paddle")["fix"] is None
 
 
+def test_onnxruntime_for_cuda_takes_the_place_of_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"onnxruntime": "1.31", "onnxruntime-gpu": "1.31"}
+    monkeypatch.setattr(doctor, "find_version", there.get)
+    assert find(doctor.list_libraries()[1], name="cuda")["fix"] == doctor.CPU_BUILD
+    del there["onnxruntime"]
+    libraries, extras = doctor.list_libraries()
+    assert find(libraries, name="onnxruntime")["fix"] is None
+    assert find(extras, name="cuda")["fix"] is None
+
+
 def test_yunet_is_looked_for_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MODELS_VARIABLE in find(doctor.list_backends()[0], name="yunet")["fault"]
     weights = tmp_path / "face_detection_yunet_2023mar.onnx"

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weibotag.backends.embed_ppocr import BLOCK_WIDTHS, PpocrBackbone
 from weibotag.errors import RequestError
 from weibotag.media import Frame, frames_table
 from weibotag.stages.embed import Embed
+
+BLOCK_WIDTHS = (48, 48, 96, 96, 192, 192, 192, 192, 384, 384, 192, 360)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -28,7 +29,7 @@ def test_a_vector_has_blocks_of_unit_length(stage: Embed) -> None:
     assert table.schema == Embed.adds
     assert table["embed_error"].null_count == 2
     for vector in table["embed_vector"].to_pylist():
-        assert len(vector) == sum(BLOCK_WIDTHS) == PpocrBackbone.width
+        assert len(vector) == sum(BLOCK_WIDTHS)
         blocks = np.split(np.array(vector, np.float32), np.cumsum(BLOCK_WIDTHS)[:-1])
         assert np.allclose([np.linalg.norm(block) for block in blocks], 1, atol=0.01)
 

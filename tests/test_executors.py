@@ -12,6 +12,9 @@ import pytest
 
 from weibotag.executors.local import Limits, run_parts
 
+# What a shell starts in the background ignores SIGINT, and so would the children that it is sent to here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 CHORES = '''
 import json, os, signal, subprocess, sys, time
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,7 +40,7 @@ from weibotag.taggers.rules import RulesTagger
 from weibotag.taxonomy.tree import load
 
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", Path(__file__).parents[2] / "shared"))
-ABOUT = {"model": "faces.onnx", "digest": "5" * 64, "detector": "detector.onnx"}
+MODEL = ("faces.onnx", "5" * 64)
 WIDTH = 128
 
 
@@ -65,7 +66,7 @@ def gather(count: int, seed: int = 0, photos: int = 5) -> tuple[Gallery, People,
     people = People(seed)
     known = people.meet(count)
     names = [f"name{number:03d}" for number in range(count) for _ in range(photos)]
-    return make_gallery(names, people.photograph(known, photos), ABOUT), people, known
+    return make_gallery(names, people.photograph(known, photos), *MODEL), people, known
 
 
 def faces_rows(*pictures: list[np.ndarray | None] | None) -> pa.Table:
@@ -101,7 +102,7 @@ def test_strangers_get_no_name_and_friends_get_theirs(seed: int, count: int, ali
     people = People(seed, alike)
     known = people.meet(count)
     names = [f"{number:02d}" for number in range(count) for _ in range(4)]
-    gallery = make_gallery(names, people.photograph(known, 4), ABOUT)
+    gallery = make_gallery(names, people.photograph(known, 4), *MODEL)
     named = gallery.recognise(people.photograph(people.meet(4000), 1)) >= 0
     assert named.mean() <= 3 * FALSE_NAMES
     right = gallery.recognise(people.photograph(known, 10)) == np.repeat(np.arange(count), 10)
@@ -124,7 +125,7 @@ def test_the_order_of_the_photos_does_not_matter(random: Any) -> None:
     names = [name for name in "fbdace" for _ in range(3)]
     order = list(range(len(names)))
     random.shuffle(order)
-    first, again = (make_gallery([names[at] for at in some], vectors[some], ABOUT) for some in (sorted(order), order))
+    first, again = (make_gallery([names[at] for at in some], vectors[some], *MODEL) for some in (sorted(order), order))
     assert first.names == again.names == tuple("abcdef")
     assert abs(first.threshold - again.threshold) < 1e-6
     faces = people.photograph(people.meet(5), 4)
@@ -136,7 +137,7 @@ def test_two_names_of_one_face_give_none() -> None:
     known = people.meet(30)
     twins = np.concatenate([known, known[:1]])
     names = [f"{number:02d}" for number in range(31) for _ in range(4)]
-    gallery = make_gallery(names, people.photograph(twins, 4), ABOUT)
+    gallery = make_gallery(names, people.photograph(twins, 4), *MODEL)
     found = gallery.recognise(people.photograph(known, 6)).reshape(30, 6)
     assert (found[0] == -1).mean() > 0.5 and (found[1:] == np.arange(1, 30)[:, None]).mean() > 0.95
     worth = assess(gallery)
@@ -149,7 +150,7 @@ def test_a_photo_under_the_wrong_name_is_told() -> None:
     vectors = people.photograph(people.meet(10), 6)
     names = [f"{number:02d}" for number in range(10) for _ in range(6)]
     names[0] = "07"
-    worth = assess(make_gallery(names, vectors, ABOUT))
+    worth = assess(make_gallery(names, vectors, *MODEL))
     assert [(odd["name"], odd["looks_like"]) for odd in worth["odd"]] == [("07", "00")]
     assert worth["alike"] == []
     assert worth["names"][1] == {"name": "01", "faces": 6, "recognised": 6}
@@ -163,6 +164,31 @@ def test_one_photo_a_name_is_enough_and_says_nothing_of_itself() -> None:
     assert worth["own"] is worth["recognised"] is None and worth["strangers"] is not None
     assert [name["recognised"] for name in worth["names"]] == [None] * 3
     assert (gallery.recognise(known) == np.arange(3)).all()
+
+
+def test_a_large_gallery_is_assessed_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weibotag.gallery.MOST_STRANGERS", 500_000)
+    count, photos = 1500, 6
+    people = People(6)
+    vectors = people.photograph(people.meet(count), photos)
+    names = [f"{number:04d}" for number in range(count) for _ in range(photos)]
+    all_cosines = len(vectors) * count * vectors.itemsize
+    tracemalloc.start()
+    gallery = make_gallery(names, vectors, *MODEL)
+    worth = assess(gallery)
+    found = gallery.recognise(vectors)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < all_cosines
+    assert (found == gallery.owners).mean() > 0.95 and worth["recognised"] > 0.9 and worth["misnamed"] < 0.01
+
+
+def test_faces_that_are_held_against_names_in_several_lots_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery, people, _ = gather(9)
+    faces = people.photograph(people.meet(20), 1)
+    worth, found = assess(gallery), gallery.recognise(faces)
+    monkeypatch.setattr("weibotag.gallery.ROWS", 7)
+    assert assess(gallery) == worth and (gallery.recognise(faces) == found).all()
 
 
 def test_names_stand_at_their_faces_whatever_is_between() -> None:
@@ -181,7 +207,7 @@ def test_names_stand_at_their_faces_whatever_is_between() -> None:
     assert names_of(name_faces(faces_rows(None, [], [None]), gallery)) == [None, [], [None]]
     assert names_of(name_faces(table.slice(0, 0), gallery)) == []
     # A name of an older gallery does not stay.
-    other = make_gallery(["x"] * 3, people.photograph(people.meet(1), 3), ABOUT)
+    other = make_gallery(["x"] * 3, people.photograph(people.meet(1), 3), *MODEL)
     assert names_of(name_faces(named, other)) == [None if names is None else [None] * len(names) for names in expected]
 
 
@@ -189,7 +215,7 @@ def test_a_gallery_is_read_as_it_was_saved(tmp_path: Path) -> None:
     gallery, people, known = gather(6)
     gallery.save(tmp_path / "some.gallery")
     again = read_gallery(tmp_path / "some.gallery")
-    assert (again.names, again.threshold, again.built) == (gallery.names, gallery.threshold, gallery.built)
+    assert (again.names, again.threshold, again.model, again.digest) == (gallery.names, gallery.threshold, *MODEL)
     assert np.abs(again.vectors - gallery.vectors).max() < 1e-3
     faces = people.photograph(known, 5)
     assert (again.recognise(faces) == gallery.recognise(faces)).all()
@@ -267,21 +293,18 @@ class DrawnFaces:
     def __init__(self, folder: Path, people: People) -> None:
         self._faces = people.meet(8)
         self._people = people
-        self._files = [folder / "detector.onnx", folder / "faces.onnx"]
-        for file in self._files:
-            file.write_bytes(file.name.encode())
+        self._model = folder / "faces.onnx"
+        self._model.write_bytes(b"weights")
+        self.is_open = False
 
     def face_model(self) -> Path:
-        return self._files[1]
-
-    def files(self) -> list[Path]:
-        return self._files
+        return self._model
 
     def open(self) -> None:
-        pass
+        self.is_open = True
 
     def close(self) -> None:
-        pass
+        self.is_open = False
 
     def process(self, frames: pa.Table) -> pa.Table:
         rows = []
@@ -337,7 +360,7 @@ def test_a_gallery_is_built_of_the_one_large_face_of_each_photo(stars: Path, dra
     gallery, photos = build_gallery(stars, drawn, quiet=True)  # type: ignore[arg-type]
     assert gallery.names == ("Andy", "D", "刘德华", "王菲")
     assert np.bincount(gallery.owners).tolist() == [3, 4, 5, 4]
-    assert (gallery.model, gallery.detector) == ("faces.onnx", "detector.onnx")
+    assert gallery.model == "faces.onnx"
     gallery.check_model(drawn.face_model())
     reasons = {str(photo.path.relative_to(stars)): photo.reason or "" for photo in photos}
     left_out = {path: reason for path, reason in reasons.items() if reason}
@@ -357,7 +380,7 @@ def test_a_gallery_is_built_of_the_one_large_face_of_each_photo(stars: Path, dra
     assert reasons["D/1.png"] == "" and not left_out and not any(".hidden" in path for path in reasons)
 
 
-def test_a_folder_without_faces_is_refused(tmp_path: Path, drawn: DrawnFaces) -> None:
+def test_a_folder_without_faces_is_refused(tmp_path: Path, drawn: DrawnFaces, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match="no such folder"):
         build_gallery(tmp_path / "nowhere", drawn, quiet=True)  # type: ignore[arg-type]
     (tmp_path / "stars").mkdir()
@@ -366,6 +389,10 @@ def test_a_folder_without_faces_is_refused(tmp_path: Path, drawn: DrawnFaces) ->
     save_photo(tmp_path / "stars" / "A", 1, 0)
     with pytest.raises(RequestError, match="no face found"):
         build_gallery(tmp_path / "stars", drawn, quiet=True)  # type: ignore[arg-type]
+    monkeypatch.setattr(drawn, "process", lambda frames: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build_gallery(tmp_path / "stars", drawn, quiet=True)  # type: ignore[arg-type]
+    assert not drawn.is_open
     blind = SimpleNamespace(face_model=lambda: None)
     with pytest.raises(RequestError, match="weibotag models pull"):
         build_gallery(tmp_path / "stars", blind, quiet=True)  # type: ignore[arg-type]

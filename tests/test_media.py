@@ -114,7 +114,7 @@ def test_a_cut_picture_is_refused(kind: str) -> None:
 def test_a_cut_jpeg_with_an_end_mark_is_refused_and_a_grey_one_is_not() -> None:
     scene = damaged_media.draw_scene(damaged_media.random.Random(5))
     data = damaged_media.encode(scene, "JPEG")
-    assert reason_of(data[: len(data) // 2] + b"\xff\xd9").startswith("truncated JPEG")
+    assert reason_of(data[: len(data) // 2] + b"\xff\xd9").startswith("damaged or truncated JPEG")
     scene.paste((128, 128, 128), (0, 40, *scene.size))
     assert read_one(damaged_media.encode(scene, "JPEG"))[-1, -1].tolist() == [128, 128, 128]
 
@@ -122,7 +122,7 @@ def test_a_cut_jpeg_with_an_end_mark_is_refused_and_a_grey_one_is_not() -> None:
 def test_truncated_pictures_are_refused_even_where_another_library_allows_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     data = SOUND_FILES["JPEG"]
-    assert reason_of(data[: len(data) // 2]).startswith("truncated JPEG")
+    assert reason_of(data[: len(data) // 2]).startswith("damaged or truncated JPEG")
 
 
 @pytest.mark.parametrize(
@@ -317,6 +317,17 @@ def test_what_a_file_is_its_bytes_say(tmp_path: Path) -> None:
         rows, frames = read_file(path, hashlib.sha256(data).hexdigest(), LIMITS) or ([], [])
         assert frames, rows
     assert rows[0]["format"] == "PNG" and rows[0]["time_ms"] is None
+
+
+def test_a_gif_of_the_letter_that_marks_transport_streams_is_a_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    image = image.convert("P")
+    image.putpalette(b"GGG" * 256)
+    path.write_bytes(damaged_media.encode(image, "GIF", optimize=False))
+    assert path.read_bytes()[::188].startswith(b"GGGG")
+    rows, frames = read_file(path, str(hash_file(path, LIMITS)[0]), LIMITS) or ([], [])
+    assert rows[0]["format"] == "GIF" and len(frames) == 1
 
 
 @pytest.mark.parametrize("data", [SOUND_FILES["PNG"], SOUND_CLIP], ids=["picture", "clip"])

@@ -1,6 +1,5 @@
-"""Text in pictures: what is written is read, at every size, one picture at a time."""
+"""Text in pictures: what is written is read, at every size, whatever other pictures are looked at with it."""
 
-import logging
 import pickle
 import shutil
 import subprocess
@@ -14,18 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from weibotag.backends.ocr_lines import Line, drop_doubles, order_lines
 from weibotag.backends.ocr_rapidocr import (
+    CLOSER,
+    ENLARGE,
+    GPU_BATCHES,
+    PAGE,
+    SMALL,
     SMALLEST,
-    Line,
     RapidOcr,
-    drop_doubles,
-    order_lines,
     plan_views,
     tile_rows,
 )
-from weibotag.errors import RequestError
+from weibotag.errors import MissingExtraError, RequestError
 from weibotag.media import Frame, frames_table
 from weibotag.schema import arrow_schema
 from weibotag.stages.ocr import Ocr
@@ -63,13 +65,17 @@ def stage() -> Iterator[Ocr]:
     stage.close()
 
 
+def read(backend: RapidOcr, rgb: np.ndarray) -> list[Line]:
+    return backend.look([rgb])[0]
+
+
 def texts(lines: list[Line]) -> list[str]:
     return [line.text for line in lines]
 
 
 def test_lines_are_read_in_reading_order_with_their_boxes(backend: RapidOcr) -> None:
     places = [(300, 60, "RIGHT"), (30, 62, "LEFT"), (30, 200, "BELOW")]
-    lines = backend.read(write_lines((520, 300), places, latin(40)))
+    lines = read(backend, write_lines((520, 300), places, latin(40)))
     assert texts(lines) == ["LEFT", "RIGHT", "BELOW"]
     for line, (left, top) in zip(lines, [(30, 62), (300, 60), (30, 200)], strict=True):
         assert line.score > 0.8
@@ -80,7 +86,7 @@ def test_lines_are_read_in_reading_order_with_their_boxes(backend: RapidOcr) -> 
 @pytest.mark.parametrize("size", [(160, 60), (320, 240), (1800, 1200), (2400, 300)])
 def test_boxes_fit_pictures_of_every_size(backend: RapidOcr, size: tuple[int, int]) -> None:
     height = max(20, size[1] // 8)
-    lines = backend.read(write_lines(size, [(10, size[1] // 2, "HELLO")], latin(height)))
+    lines = read(backend, write_lines(size, [(10, size[1] // 2, "HELLO")], latin(height)))
     assert texts(lines) == ["HELLO"]
     xs, ys = lines[0].box[0::2], lines[0].box[1::2]
     assert min(xs) >= 0 and min(ys) >= size[1] // 2 - height and max(xs) <= size[0] and max(ys) <= size[1]
@@ -89,7 +95,7 @@ def test_boxes_fit_pictures_of_every_size(backend: RapidOcr, size: tuple[int, in
 def test_a_tall_poster_is_read_whole_once_and_in_order(backend: RapidOcr) -> None:
     expected = [f"LINE {number}" for number in range(100, 130)]
     places = [(30, 20 + number * 130, text) for number, text in enumerate(expected)]
-    lines = backend.read(write_lines((400, 4000), places, latin(36)))
+    lines = read(backend, write_lines((400, 4000), places, latin(36)))
     assert [text.replace(" ", "") for text in texts(lines)] == [text.replace(" ", "") for text in expected]
     assert max(max(line.box[1::2]) for line in lines) > 3700
 
@@ -103,13 +109,13 @@ def test_chinese_is_read(backend: RapidOcr) -> None:
     path, _, languages = found.partition("|")
     if "zh-cn" not in languages.split("|"):
         pytest.skip("no Chinese font")
-    lines = backend.read(write_lines((420, 120), [(20, 30, "今天天气很好")], ImageFont.truetype(path, 44)))
+    lines = read(backend, write_lines((420, 120), [(20, 30, "今天天气很好")], ImageFont.truetype(path, 44)))
     assert texts(lines) == ["今天天气很好"]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (SMALLEST - 1, 400), (400, 3), (1, 5000), (9000, 17), (17, 9000), (16, 16)])
 def test_pictures_too_small_or_thin_for_text_have_none(backend: RapidOcr, shape: tuple[int, int]) -> None:
-    assert backend.read(np.full((*shape, 3), 255, np.uint8)) == []
+    assert read(backend, np.full((*shape, 3), 255, np.uint8)) == []
 
 
 def test_the_stage_gives_one_row_a_picture_whatever_stands_beside_it(stage: Ocr) -> None:
@@ -136,16 +142,58 @@ def test_the_stage_gives_one_row_a_picture_whatever_stands_beside_it(stage: Ocr)
     assert stage.process(frames_table([])).schema == arrow_schema("ocr")
 
 
-def test_a_picture_that_breaks_the_library_is_a_reason(stage: Ocr, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = stage._backend._engine
+def test_a_picture_that_breaks_the_networks_is_a_reason(stage: Ocr, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = stage._backend
 
-    def read_nothing(*_: object, **__: object) -> None:
-        raise stage._backend.errors[0]("one\ntwo: the last line")
+    def fail(batch: np.ndarray) -> list[np.ndarray]:
+        raise backend.errors[0]("one\ntwo: the last line")
 
-    monkeypatch.setattr(engine.text_det, "session", read_nothing)
+    monkeypatch.setitem(backend._networks, "find", fail)
     row = stage.process(frames_table([Frame("a", np.full((100, 100, 3), 255, np.uint8))])).to_pylist()[0]
     assert row["ocr_lines"] is None
     assert row["ocr_error"].endswith("two: the last line")
+
+
+@pytest.mark.parametrize("batches", [None, GPU_BATCHES])
+def test_what_is_read_does_not_depend_on_what_is_looked_at_with_it(
+    backend: RapidOcr, monkeypatch: pytest.MonkeyPatch, batches: tuple[int, int] | None
+) -> None:
+    monkeypatch.setattr(backend, "_batches", batches or backend._batches)
+    sizes = [(420, 120), (420, 120), (160, 160), (900, 300), (420, 120), (300, 900)]
+    pictures = [
+        write_lines(size, [(10, 10 + 50 * row, f"LINE {number}{row}") for row in range(3)], latin(24))
+        for number, size in enumerate(sizes)
+    ]
+    alone = [backend.look([picture])[0] for picture in pictures]
+    assert all(alone)
+    together = backend.look(pictures)
+    assert texts(together[0]) == texts(alone[0])
+    assert [texts(lines) for lines in together] == [texts(lines) for lines in alone]
+    if batches is None:
+        assert together == alone
+        assert backend.look(pictures[::-1]) == alone[::-1]
+
+
+def test_lines_that_stand_on_their_heads_are_turned_when_asked() -> None:
+    upside_down = np.ascontiguousarray(write_lines((420, 120), [(20, 30, "PHONE SALE")], latin(44))[::-1, ::-1])
+    backend = RapidOcr(angle=True)
+    backend.open()
+    assert texts(read(backend, upside_down)) == ["PHONE SALE"]
+    backend.close()
+
+
+def test_openvino_reads_the_same() -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    backend = RapidOcr(engine="openvino")
+    backend.open()
+    assert texts(read(backend, write_lines((420, 120), [(20, 30, "PHONE SALE")], latin(44)))) == ["PHONE SALE"]
+    backend.close()
+
+
+def test_an_engine_that_is_absent_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weibotag.backends.ocr_networks.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"weibotag\[openvino\]"):
+        RapidOcr(engine="openvino").weights()
 
 
 def test_min_score_leaves_lines_out() -> None:
@@ -156,11 +204,10 @@ def test_min_score_leaves_lines_out() -> None:
     stage.close()
 
 
-def test_the_library_is_silent(backend: RapidOcr, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_said(backend: RapidOcr, capfd: pytest.CaptureFixture[str]) -> None:
     other = RapidOcr()
     other.open(threads=1)
-    other.read(np.full((100, 100, 3), 255, np.uint8))
-    assert logging.getLogger("RapidOCR").level >= logging.CRITICAL
+    read(other, np.full((100, 100, 3), 255, np.uint8))
     captured = capfd.readouterr()
     assert captured.out == "" and captured.err == ""
 
@@ -175,25 +222,22 @@ def test_the_fingerprint_follows_settings_and_weights() -> None:
 
 
 def test_the_fingerprint_of_changed_weights_changes(tmp_path: Path) -> None:
-    class Config(BaseModel):
-        side: int = 1
-
     weights = tmp_path / "a.onnx"
     weights.write_bytes(b"one")
-    before = fingerprint("ocr", 1, Config(), [weights])
-    assert before == fingerprint("ocr", 1, Config(), [weights])
+    before = fingerprint("ocr", 1, {"side": 1}, [weights])
+    assert before == fingerprint("ocr", 1, {"side": 1}, [weights])
     others = {
-        fingerprint("faces", 1, Config(), [weights]),
-        fingerprint("ocr", 2, Config(), [weights]),
-        fingerprint("ocr", 1, Config(side=2), [weights]),
-        fingerprint("ocr", 1, Config(), []),
-        fingerprint("ocr", 1, Config(), [weights], ["abc"]),
+        fingerprint("faces", 1, {"side": 1}, [weights]),
+        fingerprint("ocr", 2, {"side": 1}, [weights]),
+        fingerprint("ocr", 1, {"side": 2}, [weights]),
+        fingerprint("ocr", 1, {"side": 1}, []),
+        fingerprint("ocr", 1, {"side": 1}, [weights], ["abc"]),
     }
     weights.write_bytes(b"two and more")
-    others.add(fingerprint("ocr", 1, Config(), [weights]))
+    others.add(fingerprint("ocr", 1, {"side": 1}, [weights]))
     assert before not in others and len(others) == 6
     with pytest.raises(RequestError, match=r"gone\.onnx"):
-        fingerprint("ocr", 1, Config(), [tmp_path / "gone.onnx"])
+        fingerprint("ocr", 1, {"side": 1}, [tmp_path / "gone.onnx"])
 
 
 @given(st.integers(1, 40_000), st.integers(64, 3000))
@@ -204,14 +248,18 @@ def test_tiles_cover_every_row_and_overlap(height: int, tile: int) -> None:
     assert all(first[1] - second[0] >= tile // 8 and first[0] < second[0] for first, second in pairwise(tiles))
 
 
-@given(st.integers(1, 30_000), st.integers(1, 30_000), st.integers(64, 2000))
+@given(st.integers(SMALLEST, 30_000), st.integers(SMALLEST, 30_000), st.integers(64, 2000))
 def test_every_view_is_inside_the_picture_and_bounded(width: int, height: int, max_side: int) -> None:
     views = plan_views(width, height, max_side)
     assert views[0].top == 0 and views[-1].bottom == height
+    # Both sides are rounded to multiples of 32 or 64, of at least 32.
+    most = max_side**2 / PAGE
     for view in views:
-        assert 0 < view.scale <= 1.5
-        assert max_side <= view.side <= 4 * max_side
-        assert view.scale == 1 or max(width, height) * view.scale < 720.01
+        rows = view.bottom - view.top
+        assert 1 <= view.scale <= ENLARGE
+        first = view.side / max(width, rows)
+        assert first**2 * width * rows <= 1.1 * max(most, ENLARGE**2 * SMALL**2)
+        assert view.near == 0 or first * CLOSER * 0.95 <= view.near <= 2.05 * first
 
 
 def a_line(left: float, top: float, right: float, bottom: float, text: str, score: float = 0.9) -> Line:

@@ -398,6 +398,14 @@ def test_every_distinct_picture_is_looked_at_once(tmp_path: Path) -> None:
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
+def test_without_stages_pictures_are_only_opened(tmp_path: Path) -> None:
+    picture = min((POSTS.parent / "images").glob("*.png"))
+    posts = few_posts(tmp_path / "posts.csv", 3, images=f"{picture};absent.png")
+    summary = tag(posts, tmp_path / "out.parquet", tmp_path / "store", settings={"stages": ()})
+    assert (summary["posts"], summary["with_errors"]) == (3, 3)
+    assert (summary["pictures"]["files"], summary["pictures"]["failed"]) == (1, 0)
+
+
 def test_what_a_killed_writer_left_beside_the_output_goes(store: Path, tmp_path: Path) -> None:
     posts = few_posts(tmp_path / "posts.csv")
     dead = subprocess.Popen(["true"])

@@ -49,21 +49,23 @@ def test_only_the_same_bytes_are_the_same_unless_asked(folder: Path) -> None:
 
 
 def test_a_repost_is_given_what_was_found_in_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reposts, "CHECKED_LEAST", 3)
+    monkeypatch.setattr(reposts, "CHECKED_ONE_IN", 2)
     summary = find_faces("near.parquet", "--reuse", "near")
     pictures = summary["pictures"]
-    assert (pictures["reposts"], pictures["checked"], pictures["agreed"]) == (2 * PICTURES, 3, 3)
+    checked = pictures["checked"]
+    assert pictures["reposts"] == 2 * PICTURES
+    assert 0 < checked == pictures["agreed"] < 2 * PICTURES
     # The pictures themselves, those with another text, and the reposts that were looked at to check.
-    assert summary["frames_per_stage"] == {"faces": 2 * PICTURES + 3}
+    assert summary["frames_per_stage"] == {"faces": 2 * PICTURES + checked}
     found = ids("near.parquet")
     assert None not in found.values()
     given = [n for n in range(PICTURES) for mark in ("-saved.jpg", "-small.png") if found[f"{n}{mark}"] == found[f"{n}.png"]]
-    assert len(given) == 2 * PICTURES - 3
+    assert len(given) == 2 * PICTURES - checked
     assert all(found[f"{n}-other.png"] != found[f"{n}.png"] for n in range(PICTURES))
 
 
 def test_a_later_run_is_given_what_the_store_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reposts, "CHECKED_LEAST", 0)
+    monkeypatch.setattr(reposts, "CHECKED_ONE_IN", 2**33)
     find_faces("first.parquet", "--where", "post_id LIKE '%.png' AND post_id NOT LIKE '%-%'", "--reuse", "near")
     summary = find_faces("second.parquet", "--reuse", "near")
     assert summary["frames_per_stage"]["faces"] == PICTURES
@@ -81,7 +83,7 @@ def test_without_a_print_a_picture_is_looked_at(folder: Path, monkeypatch: pytes
 
 
 def test_a_run_that_goes_on_gives_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reposts, "CHECKED_LEAST", 2)
+    monkeypatch.setattr(reposts, "CHECKED_ONE_IN", 2)
     find_faces("whole.parquet", "--reuse", "near", "--store", str(folder / "other"))
 
     class Stopped(Exception):

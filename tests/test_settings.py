@@ -40,6 +40,7 @@ def test_lite_toml_is_the_default_written_out() -> None:
 
 @pytest.mark.parametrize("name", ["full", "gpu"])
 def test_the_other_pipelines_are_found_by_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers", reason="needs the extra hf: transformers is absent")
     monkeypatch.chdir(tmp_path)
     pipeline = read_pipeline(name)
     assert pipeline.stages == ("ocr", "detect", "faces", "embed")
@@ -76,11 +77,16 @@ def test_lite_toml_leaves_out_no_setting_of_how_pictures_are_looked_at() -> None
         ("[ocr]\nmax_sied = 480", "[ocr]: unknown key 'max_sied'; did you mean 'max_side'?"),
         ("[faces]\nminimum = 1", "[faces]: unknown key 'minimum'; "),
         ("[media]\nqqq = 1", "unknown key 'media.qqq'; known are max_bytes, max_clip_bytes, max_pixels, max_frames"),
-        ("stages = ['orc']", "no stage backend 'orc'; did you mean 'ocr'?"),
+        ("stages = ['orc']", "no stage 'orc'; did you mean 'ocr'?"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(tmp_path: Path, text: str, said: str) -> None:
     assert said in refuse(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["branch = '美妆'", "taxonomy = 't.csv'", "branch = 3\ntaxonomy = 't.csv'"])
+def test_a_branch_and_its_taxonomy_go_together(tmp_path: Path, text: str) -> None:
+    assert "branch and taxonomy go together" in refuse(tmp_path, f"[detect]\n{text}")
 
 
 @pytest.mark.parametrize(

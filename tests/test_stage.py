@@ -10,8 +10,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from weibotag import registry
+from weibotag.backends.onnx_session import open_session
 from weibotag.errors import RequestError
 from weibotag.looks import group_stages
 from weibotag.media import Frame, frames_table
@@ -132,6 +134,7 @@ def test_a_setting_that_the_backend_does_not_take_is_refused() -> None:
     assert Sizes(again).fingerprint() == Sizes(Sizes.Config()).fingerprint()
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_gpu_that_is_not_there_is_said_before_any_work() -> None:
     import onnxruntime
 
@@ -139,6 +142,12 @@ def test_a_gpu_that_is_not_there_is_said_before_any_work() -> None:
         pytest.skip("there is a GPU")
     with pytest.raises(RequestError, match=r"\[ocr\] device: onnxruntime sees no GPU here"):
         Sizes(Sizes.Config(device="cuda")).fingerprint()
+    place = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "same", place[:1], place[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    with pytest.raises(RequestError, match="device cuda: onnxruntime can't use CUDA here"):
+        open_session(model, device="cuda")
+    assert open_session(model).run(None, {"x": np.ones(1, np.float32)}) == [1]
 
 
 def test_a_library_that_must_be_alone_has_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from weibotag.errors import RequestError
+from weibotag.formats import find_picture
 from weibotag.media import MediaLimits, read_media
 
 HELD_OUT_SHARE = 0.2
@@ -45,6 +46,9 @@ class LabelledPicture:
     size: tuple[int, int] | None = None
 
 
+Pictures = list[LabelledPicture]
+
+
 @dataclass(frozen=True)
 class BoxSet:
     """Pictures to train on and those held out, the labels in order, and in one line each what could not be used."""
@@ -65,7 +69,7 @@ def read_boxes(source: Path, images: Path | None = None, valid: str | None = Non
     problems: list[str] = []
     source = find_source(source)
     numbered, train, held_out = read_source(source, images, problems)
-    labels = tuple(dict.fromkeys(numbered[number] for number in sorted(numbered)))
+    labels = tuple(dict.fromkeys(numbered.values()))
     share = None if valid is None else parse_share(valid)
     if valid is not None and share is None:
         held_out = read_held_out(Path(valid), source, numbered, problems)
@@ -74,7 +78,7 @@ def read_boxes(source: Path, images: Path | None = None, valid: str | None = Non
         train, held_out = split_pictures(train, share or HELD_OUT_SHARE)
     measured = {picture.path.resolve() for picture in held_out}
     train = [picture for picture in train if picture.path.resolve() not in measured]
-    held_out = drop_unknown(held_out, labels, problems)
+    held_out = [drop_unknown(picture, labels, problems) for picture in held_out]
     for role, pictures in (("to train on", train), ("held out", held_out)):
         if not any(picture.boxes for picture in pictures):
             first = f"; first problem of {len(problems)}: {problems[0]}" if problems else ""
@@ -86,27 +90,24 @@ def read_boxes(source: Path, images: Path | None = None, valid: str | None = Non
 
 def find_source(path: Path) -> Path:
     """Return the file that lists boxes: `path`, or the data.yaml or only JSON file of that folder; else RequestError."""
-    candidates = [path]
+    found = [path]
     if path.is_dir():
-        candidates = [path / "data.yaml"] if (path / "data.yaml").is_file() else sorted(path.glob("*.json"))
-    if len(candidates) == 1 and candidates[0].is_file() and candidates[0].suffix.lower() in (".yaml", ".yml", ".json"):
-        return candidates[0]
+        found = [path / "data.yaml"] if (path / "data.yaml").is_file() else sorted(path.glob("*.json"))
+    if len(found) == 1 and found[0].is_file() and found[0].suffix.lower() in (".yaml", ".yml", ".json"):
+        return found[0]
     raise RequestError(f"{path}: found no list of boxes; expected YOLO's data.yaml, a COCO JSON file, or a folder with one")
 
 
-def read_source(
-    source: Path, images: Path | None, problems: list[str]
-) -> tuple[dict[int, str], list[LabelledPicture], list[LabelledPicture]]:
-    """Return labels by number, pictures to train on and pictures that the file itself holds out."""
+def read_source(source: Path, images: Path | None, problems: list[str]) -> tuple[dict[int, str], Pictures, Pictures]:
+    """Return labels by number, in their order, pictures to train on and pictures that the file itself holds out."""
     if source.suffix.lower() == ".json":
-        labels, pictures = read_coco(source, images or source.parent, problems)
-        return labels, pictures, []
+        return *read_coco(source, images or source.parent, problems), []
     if images is not None:
         raise RequestError(f"--images {images}: is for COCO files; {source} names its pictures itself: leave --images out")
     return read_yolo(source, problems)
 
 
-def read_held_out(valid: Path, source: Path, labels: dict[int, str], problems: list[str]) -> list[LabelledPicture]:
+def read_held_out(valid: Path, source: Path, labels: dict[int, str], problems: list[str]) -> Pictures:
     """Return the pictures of `valid`: a folder in YOLO's layout where `source` is YOLO's, else a list of boxes."""
     if valid.is_dir() and source.suffix.lower() != ".json":
         return [read_yolo_picture(path, labels, problems) for path in list_pictures(valid)]
@@ -124,25 +125,21 @@ def parse_share(valid: str) -> float | None:
     return share
 
 
-def split_pictures(pictures: list[LabelledPicture], share: float) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
+def split_pictures(pictures: Pictures, share: float) -> tuple[Pictures, Pictures]:
     """Return pictures to train on and a share of at least one to hold out, by a hash of their names: no order changes it."""
     ranked = sorted(pictures, key=lambda picture: hashlib.sha256(picture.path.name.encode()).digest())
     count = max(1, round(share * len(pictures)))
     return ranked[count:], ranked[:count]
 
 
-def drop_unknown(pictures: list[LabelledPicture], labels: Collection[str], problems: list[str]) -> list[LabelledPicture]:
-    """Return the pictures without boxes of labels that nothing is trained for."""
-    kept = []
-    for picture in pictures:
-        boxes = tuple(box for box in picture.boxes if box.label in labels)
-        strangers = sorted({box.label for box in picture.boxes} - set(labels))
-        problems += [f"{picture.path}: label {label!r} is none of those that are trained" for label in strangers]
-        kept.append(replace(picture, boxes=boxes))
-    return kept
+def drop_unknown(picture: LabelledPicture, labels: Collection[str], problems: list[str]) -> LabelledPicture:
+    """Return a picture without boxes of labels that nothing is trained for."""
+    strangers = sorted({box.label for box in picture.boxes} - set(labels))
+    problems += [f"{picture.path}: label {label!r} is none of those that are trained" for label in strangers]
+    return replace(picture, boxes=tuple(box for box in picture.boxes if box.label in labels))
 
 
-def keep_readable(pictures: list[LabelledPicture], problems: list[str]) -> list[LabelledPicture]:
+def keep_readable(pictures: Pictures, problems: list[str]) -> Pictures:
     """Return the pictures that decode, in the shape that their boxes are for: better now than hours into a training."""
     with ThreadPoolExecutor() as pool:
         faults = list(pool.map(find_fault, pictures))
@@ -164,7 +161,8 @@ def find_fault(picture: LabelledPicture) -> str | None:
 def read_picture(path: Path) -> np.ndarray:
     """Return the pixels of a picture file, upright: uint8 RGB (height, width, 3); raises ValueError with the reason."""
     try:
-        rows, frames = read_media(path.read_bytes(), "", LIMITS)
+        with path.open("rb") as file:
+            rows, frames = read_media(file.read(LIMITS.max_bytes + 1), "", LIMITS)
     except OSError as error:
         raise ValueError(f"{path}: {(error.strerror or str(error)).lower()}") from error
     if not frames:
@@ -185,7 +183,7 @@ def fit_box(label: str, left: float, top: float, width: float, height: float) ->
     return cut
 
 
-def read_yolo(path: Path, problems: list[str]) -> tuple[dict[int, str], list[LabelledPicture], list[LabelledPicture]]:
+def read_yolo(path: Path, problems: list[str]) -> tuple[dict[int, str], Pictures, Pictures]:
     """Return labels by number, pictures of `train` and pictures of `val` of a YOLO data.yaml.
 
     Format: https://docs.ultralytics.com/datasets/detect. A label is found by its number; polygons count by their bounds.
@@ -197,32 +195,26 @@ def read_yolo(path: Path, problems: list[str]) -> tuple[dict[int, str], list[Lab
     names = content.get("names") if isinstance(content, dict) else None
     if not isinstance(names, list | dict) or not names or "train" not in content:
         raise RequestError(f"{path}: found no `names` and `train`; expected YOLO's data.yaml: names, train and perhaps val")
+    numbered = names.items() if isinstance(names, dict) else enumerate(names)
     try:
-        labels = {
-            int(number): str(name) for number, name in (names.items() if isinstance(names, dict) else enumerate(names))
-        }
-    except ValueError as error:
+        labels = dict(sorted((int(number), str(name)) for number, name in numbered))
+    except (TypeError, ValueError) as error:
         raise RequestError(f"{path}: names: expected a list, or numbers with names: {error}") from error
-    root = path.parent / str(content.get("path") or "")
-    splits = []
-    for split in ("train", "val"):
+    splits: dict[str, dict[Path, None]] = {"train": {}, "val": {}}
+    for split, found in splits.items():
         entries = content.get(split) or []
-        found: dict[Path, None] = {}
-        for entry in [entries] if isinstance(entries, str) else entries:
-            place = find_place(path.parent, root, str(entry))
+        for entry in map(str, entries if isinstance(entries, list) else [entries]):
+            # Below its `path`, below its own folder, or one level deeper than it says: Roboflow writes ../train/images for
+            # what lies beside data.yaml.
+            root = path.parent / str(content.get("path") or "")
+            places = (root / entry, path.parent / entry, path.parent / entry.removeprefix("../"))
+            place = next((place for place in places if place.exists()), None)
             if place is None:
                 problems.append(f"{path}: {split}: no such file or folder: {entry}")
             else:
                 found |= dict.fromkeys(list_pictures(place))
-        splits.append([read_yolo_picture(picture, labels, problems) for picture in found])
-    return labels, splits[0], splits[1]
-
-
-def find_place(folder: Path, root: Path, entry: str) -> Path | None:
-    """Return where an entry of data.yaml lies: below its `path`, below its own folder, or one level deeper than it says."""
-    # Roboflow writes ../train/images for what lies beside data.yaml.
-    places = (root / entry, folder / entry, folder / entry.removeprefix("../"))
-    return next((place for place in places if place.exists()), None)
+    train, val = ([read_yolo_picture(picture, labels, problems) for picture in found] for found in splits.values())
+    return labels, train, val
 
 
 def list_pictures(place: Path) -> list[Path]:
@@ -280,14 +272,14 @@ def parse_yolo_line(line: str, labels: dict[int, str]) -> Box:
     return fit_box(label, left, top, max(values[::2]) - left, max(values[1::2]) - top)
 
 
-def read_coco(path: Path, images: Path, problems: list[str]) -> tuple[dict[int, str], list[LabelledPicture]]:
+def read_coco(path: Path, images: Path, problems: list[str]) -> tuple[dict[int, str], Pictures]:
     """Return labels by number, and pictures, of a COCO file whose pictures lie in `images`; crowds are left out.
 
     Format: https://cocodataset.org/#format-data.
     """
     try:
         content = json.loads(path.read_bytes())
-        labels = {row["id"]: str(row["name"]) for row in content["categories"]}
+        labels = dict(sorted((row["id"], str(row["name"])) for row in content["categories"]))
         pictures = {row["id"]: row for row in content["images"]}
         places = {key: images / row["file_name"] for key, row in pictures.items()}
         annotations = list(content["annotations"])
@@ -306,10 +298,8 @@ def read_coco(path: Path, images: Path, problems: list[str]) -> tuple[dict[int, 
             problems.append(f"{path}: annotation {number}: {error}")
         except (AttributeError, KeyError, TypeError):
             problems.append(f"{path}: annotation {number}: expected image_id, category_id and bbox, found {str(row)[:100]}")
-    return labels, [
-        LabelledPicture(place, tuple(boxes[key]), (pictures[key]["width"], pictures[key]["height"]) if boxes[key] else None)
-        for key, place in places.items()
-    ]
+    sizes = {key: (pictures[key]["width"], pictures[key]["height"]) if found else None for key, found in boxes.items()}
+    return labels, [LabelledPicture(place, tuple(boxes[key]), sizes[key]) for key, place in places.items()]
 
 
 def parse_coco_row(row: dict[str, Any], pictures: dict[Any, dict[str, Any]], labels: dict[Any, str]) -> Box:
@@ -335,25 +325,34 @@ def write_yolo(boxes: BoxSet, folder: Path) -> Path:
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
         for place, picture in enumerate(pictures):
-            link_picture(picture.path.resolve(), folder / "images" / split / f"{place:06d}{picture.path.suffix.lower()}")
-            (folder / "labels" / split / f"{place:06d}.txt").write_text("".join(yolo_lines(picture.boxes, numbers)))
+            link_picture(picture.path, folder / "images" / split / f"{place:06d}")
+            lines = [
+                f"{numbers[box.label]} {box.left + box.width / 2:.6f} {box.top + box.height / 2:.6f} "
+                f"{box.width:.6f} {box.height:.6f}\n"
+                for box in picture.boxes
+            ]
+            (folder / "labels" / split / f"{place:06d}.txt").write_text("".join(lines))
     path = folder / "data.yaml"
-    names = {number: label for label, number in numbers.items()}
+    names = dict(enumerate(boxes.labels))
     content = {"path": str(folder.resolve()), "train": "images/train", "val": "images/val", "names": names}
     path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
     return path
 
 
-def yolo_lines(boxes: Iterable[Box], numbers: dict[str, int]) -> Iterable[str]:
-    """Give the lines of a picture's text file."""
-    for box in boxes:
-        x, y = box.left + box.width / 2, box.top + box.height / 2
-        yield f"{numbers[box.label]} {x:.6f} {y:.6f} {box.width:.6f} {box.height:.6f}\n"
+def link_picture(picture: Path, place: Path) -> None:
+    """Put a picture at a place, named without suffix: a link, or a copy where links are not to be had.
 
+    Pixels where YOLO's library would pass over the file (GIF), or rewrite it, through the link even (JPEG without end mark).
+    """
+    from PIL import Image
 
-def link_picture(picture: Path, link: Path) -> None:
-    """Put a picture at another place: a link, or a copy where links are not to be had."""
+    data = picture.read_bytes()
+    kind = find_picture(data)
+    if kind == "GIF" or (kind == "JPEG" and not data.endswith(b"\xff\xd9")):
+        Image.fromarray(read_picture(picture)).save(place.with_suffix(".png"))
+        return
+    link = place.with_suffix(f".{kind.lower()}")
     try:
-        link.symlink_to(picture)
+        link.symlink_to(picture.resolve())
     except OSError:
         shutil.copyfile(picture, link)

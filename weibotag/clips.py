@@ -20,20 +20,8 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-DEMUXERS = {
-    "MP4": "mov",
-    "MOV": "mov",
-    "3GP": "mov",
-    "MATROSKA": "matroska",
-    "WEBM": "matroska",
-    "FLV": "flv",
-    "AVI": "avi",
-    "TS": "mpegts",
-    "MPEG": "mpeg",
-    "OGG": "ogg",
-    "WMV": "asf",
-    "RM": "rm",
-}
+# Where FFmpeg's demuxer has another name than the format.
+DEMUXERS = {"MP4": "mov", "3GP": "mov", "WEBM": "matroska", "TS": "mpegts", "WMV": "asf"}
 # Places of a clip that are looked at, evenly over its length.
 SAMPLES = 32
 ENOUGH_KEYS = 16
@@ -82,13 +70,10 @@ def read_clip(path: Path, kind: str, max_frames: int, max_pixels: int) -> list[S
     """
     import av
 
-    try:
-        # The demuxer is named because a file that chooses it could make FFmpeg open other files and addresses.
-        container = av.open(
-            f"file:{path}", "r", format=DEMUXERS[kind], metadata_errors="ignore", options={"max_pixels": str(max_pixels)}
-        )
-    except av.FFmpegError as error:
-        raise NotAPictureError(f"damaged or truncated {kind}: its header can't be read ({error.strerror})") from error
+    # The demuxer is named because a file that chooses it could make FFmpeg open other files and addresses.
+    demuxer = DEMUXERS.get(kind, kind.lower())
+    options = {"max_pixels": str(max_pixels)}
+    container = av.open(f"file:{path}", "r", format=demuxer, metadata_errors="ignore", options=options)
     with container:
         clip = open_stream(container, kind, max_pixels)
         samples = pick_samples(watch(clip), max_frames)

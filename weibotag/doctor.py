@@ -13,6 +13,8 @@ from weibotag.errors import RequestError, WeibotagError
 
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[[^]]*\])?(?P<wants>[^;]*)(;.*extra == ['\"](?P<extra>[\w-]+)['\"])?")
 PACKAGE = "weibotag"
+# Both install the same files; those of the one that came last are imported.
+CPU_BUILD = "pip uninstall onnxruntime && pip install --force-reinstall --no-deps onnxruntime-gpu"
 
 
 def examine() -> dict[str, Any]:
@@ -55,7 +57,8 @@ def list_libraries() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         assert found is not None
         name, wants, extra = found["name"], found["wants"].strip(), found["extra"]
         if extra is None:
-            version = find_version(name)
+            # onnxruntime-gpu takes the place of onnxruntime.
+            version = find_version(name) or find_version(f"{name}-gpu")
             fix = None if version and meets(version, wants) else f"pip install '{name}{wants}'"
             core.append({"name": name, "wants": wants, "found": version, "fix": fix})
         elif name != PACKAGE:
@@ -64,6 +67,8 @@ def list_libraries() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     for extra, names in extras.items():
         missing = [name for name in names if find_version(name) is None]
         fix = f"pip install '{PACKAGE}[{extra}]'" if missing else None
+        if extra == "cuda" and not missing and find_version("onnxruntime"):
+            fix = CPU_BUILD
         listed.append({"name": extra, "libraries": names, "missing": missing, "fix": fix})
     return core, listed
 

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-)
-OTHERS: tuple[tuple[bytes, str], ...] = (
-    (b"%PDF", "PDF"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "gzip"),
-)
-CLIPS: tuple[tuple[bytes, str], ...] = (
-    (b"FLV\x01", "FLV"),
-    (b"OggS\0", "OGG"),
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "WMV"),
-    (b"\0\0\1\xba", "MPEG"),
-    (b".RMF", "RM"),
-)
+MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+}
+OTHERS = {b"%PDF": "PDF", b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "gzip"}
+TEXTS = {b"<?xml": "XML", b"{": "JSON", b"[": "JSON"}
+CLIPS = {
+    b"FLV\x01": "FLV",
+    b"OggS\0": "OGG",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "WMV",
+    b"\0\0\1\xba": "MPEG",
+    b".RMF": "RM",
+}
 # QuickTime files from before `ftyp` start with one of the others.
 MOVIE_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
 # Sync byte, packet length and its place in the packet: broadcast and Blu-ray transport streams.
@@ -51,9 +49,11 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
 
 def find_clip(head: bytes) -> str | None:
     """Return the container that the first bytes say (MP4, MOV, 3GP, MATROSKA, WEBM, AVI, TS …); None for no clip."""
-    for magic, kind in CLIPS:
-        if head.startswith(magic):
-            return kind
+    # Before transport streams, which say so by a letter at every 188th byte: it is also the first one of a GIF.
+    if name_start(head, MAGIC):
+        return None
+    if kind := name_start(head, CLIPS):
+        return kind
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "AVI"
     if head.startswith(b"\x1aE\xdf\xa3"):
@@ -76,9 +76,8 @@ def find_brands(head: bytes) -> set[bytes]:
 
 def find_picture(head: bytes) -> str:
     """Return the Pillow name of the format that the first bytes say; raises NotAPictureError for everything else."""
-    for magic, kind in MAGIC:
-        if head.startswith(magic):
-            return kind
+    if kind := name_start(head, MAGIC):
+        return kind
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     brands = find_brands(head)
@@ -90,27 +89,25 @@ def find_picture(head: bytes) -> str:
         raise NotAPictureError("AVIF, which this Pillow can't read: convert it to JPEG, or install a newer Pillow")
     if brands & HEIF_BRANDS:
         raise NotAPictureError("HEIC, which Pillow can't read: convert it to JPEG")
+    raise NotAPictureError(explain_other(head[:2048]))
+
+
+def name_start(head: bytes, kinds: Mapping[bytes, str]) -> str | None:
+    """Return the kind whose mark the bytes begin with, or None."""
+    return next((kind for mark, kind in kinds.items() if head.startswith(mark)), None)
+
+
+def explain_other(head: bytes) -> str:
+    """Return the reason for bytes that are no picture, by what they look like."""
     if not head:
-        raise NotAPictureError("an empty file (0 bytes)")
-    for magic, name in OTHERS:
-        if head.startswith(magic):
-            raise NotAPictureError(f"not a picture: looks like {name}")
-    raise NotAPictureError(name_text(head[:2048]))
-
-
-def name_text(head: bytes) -> str:
-    """Return the reason for bytes that are no known binary format, by what the text in them looks like."""
+        return "an empty file (0 bytes)"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if b"<svg" in start and start.startswith(b"<"):
         return "SVG, a drawing without pixels: convert it to PNG"
-    if HTML.search(start) and start.startswith(b"<"):
-        return "not a picture: looks like HTML"
+    kind = name_start(head, OTHERS) or ("HTML" if HTML.search(start) and start.startswith(b"<") else None)
     # A cut multi-byte letter at the end of the head is no reason to call a text binary.
     letters = start.decode("utf-8", errors="ignore")
-    if len(letters.encode()) < len(start) - 3 or not start or any(ord(letter) < 9 for letter in letters):
+    binary = not start or len(letters.encode()) < len(start) - 3 or any(ord(letter) < 9 for letter in letters)
+    if kind is None and binary:
         return f"not a picture: first bytes {head[:8].hex(' ')}"
-    if start.startswith(b"<?xml"):
-        return "not a picture: looks like XML"
-    if start.startswith((b"{", b"[")):
-        return "not a picture: looks like JSON"
-    return "not a picture: looks like text"
+    return f"not a picture: looks like {kind or name_start(start, TEXTS) or 'text'}"

@@ -1,6 +1,7 @@
 """Names for faces: galleries of known faces, the threshold that keeps strangers nameless, and who a face is."""
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from weibotag.errors import RequestError
 from weibotag.files import atomic
-from weibotag.media import Frame, MediaLimits, frames_table, hash_file, read_file
+from weibotag.media import MediaLimits, frames_table, hash_file, read_file
 from weibotag.posts import list_parts
 from weibotag.progress import bar
 from weibotag.schema import FACE
@@ -40,8 +41,10 @@ STRANGERS_PAIRS = 20
 UPPER = (0.95, 0.99)
 # A second face of half the area leaves it open whose photo it is.
 SECOND_FACE = 0.5
-PHOTOS_AT_ONCE = 8
 LIMITS = MediaLimits(max_frames=1)
+# Faces whose cosines with all names are in memory at once, and the most cosines that the threshold is chosen by.
+ROWS = 1_000
+MOST_STRANGERS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Gallery:
     """Faces with names: `vectors` (faces x dimensions, float32, unit length), `owners` (number of the name of each, int64).
 
     A face gets a name where its cosine with the mean of that name's faces reaches `threshold`. `model` is the file that
-    made the vectors, `digest` its sha256; `detector` the file that found the faces, `built` the time, UTC.
+    made the vectors, `digest` its sha256.
     """
 
     names: tuple[str, ...]
@@ -58,28 +61,33 @@ class Gallery:
     threshold: float
     model: str
     digest: str
-    detector: str
-    built: str
+
+    @cached_property
+    def sums(self) -> np.ndarray:
+        """Return the sum of the faces of each name (names x dimensions)."""
+        sums = np.zeros((len(self.names), self.vectors.shape[1]), np.float32)
+        np.add.at(sums, self.owners, self.vectors)
+        return sums
 
     @cached_property
     def means(self) -> np.ndarray:
         """Return the mean face of each name (names x dimensions, unit length)."""
-        return unit(add_up(self.vectors, self.owners, len(self.names)))
+        return unit(self.sums)
 
     def recognise(self, vectors: np.ndarray) -> np.ndarray:
         """Return the number of the name of each of `vectors` (faces x dimensions, unit length), int64; -1: nobody's."""
-        if not len(self.names) or not len(vectors):
-            return np.full(len(vectors), -1)
-        scores = vectors @ self.means.T
-        best = scores.argmax(axis=1)
-        return np.where(is_sure(scores, self.threshold), best, -1)
+        best, first, second = find_nearest(vectors, self.means)
+        return np.where(self.is_sure(first, second), best, -1)
+
+    def is_sure(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Return whether cosines with a name reach the threshold, and lie `MARGIN` above those with the second name."""
+        return (first >= self.threshold) & (first - second >= MARGIN)
 
     def check_model(self, path: Path | None) -> None:
         """Raise RequestError unless the file (of the faces stage) is the model that made the gallery's vectors."""
-        found = None if path is None else hash_weights(path)
-        if found == self.digest:
+        if path is not None and hash_weights(path) == self.digest:
             return
-        there = "has none" if path is None or found is None else f"has {path.name} ({found[:12]})"
+        there = "has none" if path is None else f"has {path.name} ({hash_weights(path)[:12]})"
         raise RequestError(
             f"the gallery's faces were measured by {self.model} ({self.digest[:12]}), the faces stage {there}: "
             "set vectors of [faces] to that file, or build the gallery again"
@@ -89,15 +97,7 @@ class Gallery:
         """Write the gallery to one file of safetensors, whole or not at all."""
         from safetensors.numpy import save
 
-        about: dict[str, Any] = {
-            "format": FORMAT,
-            "names": self.names,
-            "threshold": self.threshold,
-            "model": self.model,
-            "digest": self.digest,
-            "detector": self.detector,
-            "built": self.built,
-        }
+        about = {name: getattr(self, name) for name in ("names", "threshold", "model", "digest")} | {"format": FORMAT}
         tensors: dict[str, np.ndarray] = {"vectors": self.vectors.astype(np.float16), "owners": self.owners.astype(np.int32)}
         with atomic(path) as file:
             file.write(save(tensors, {ABOUT: json.dumps(about, ensure_ascii=False)}))
@@ -114,7 +114,7 @@ def read_gallery(path: Path) -> Gallery:
                 raise RequestError(f"{path}: no gallery of format {FORMAT}: make one with weibotag faces gallery build")
             vectors, owners = (file.get_tensor(name) for name in ("vectors", "owners"))
     except OSError as error:
-        raise RequestError(f"{path}: no gallery there: {error.strerror or error}") from error
+        raise RequestError(f"{path}: no gallery there: make one with weibotag faces gallery build DIR -o {path}") from error
     except (SafetensorError, ValueError) as error:
         raise RequestError(f"{path}: no gallery, or damaged ({error}): build it again") from error
     return Gallery(**(about | {"names": tuple(about["names"])}), vectors=unit(vectors), owners=owners.astype(np.int64))
@@ -170,30 +170,23 @@ def choose_threshold(strangers: np.ndarray, names: int) -> float:
     return tanh(max(middle + reach * spread, mixed_middle + reach * mixed_spread))
 
 
-def score_all(vectors: np.ndarray, owners: np.ndarray, names: int) -> np.ndarray:
-    """Return the cosine of each face with the mean of each name (faces x names, float32).
-
-    A face does not count for its own name here, as one of a new picture would not; nan where that leaves none.
-    """
-    sums = add_up(vectors, owners, names)
-    scores = vectors @ unit(sums).T
-    own = np.einsum("ij,ij->i", vectors, unit(sums[owners] - vectors))
-    scores[np.arange(len(owners)), owners] = np.where(np.bincount(owners, minlength=names)[owners] > 1, own, np.nan)
-    return scores
-
-
-def is_sure(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Return, per row of scores (faces x names), whether the best reaches the threshold and is `MARGIN` above the second."""
-    ordered = np.sort(scores, axis=1)
-    second = ordered[:, -2] if scores.shape[1] > 1 else -np.inf
-    return (ordered[:, -1] >= threshold) & (ordered[:, -1] - second >= MARGIN)
-
-
-def add_up(vectors: np.ndarray, owners: np.ndarray, names: int) -> np.ndarray:
-    """Return the sum of the vectors of each name (names x dimensions, float32)."""
-    sums = np.zeros((names, vectors.shape[1]), np.float32)
-    np.add.at(sums, owners, vectors)
-    return sums
+def find_nearest(
+    vectors: np.ndarray, means: np.ndarray, owners: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the nearest name of each face (but its own, of `owners`) or -1, the cosine with it, and with the second."""
+    best = np.full(len(vectors), -1)
+    first, second = np.full((2, len(vectors)), -1, np.float32)
+    for start in range(0, len(vectors) if len(means) else 0, ROWS):
+        some = slice(start, start + ROWS)
+        scores = vectors[some] @ means.T
+        rows = np.arange(len(scores))
+        if owners is not None:
+            scores[rows, owners[some]] = -1
+        best[some] = scores.argmax(axis=1)
+        first[some] = scores[rows, best[some]]
+        scores[rows, best[some]] = -1
+        second[some] = scores.max(axis=1)
+    return best, first, second
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -209,62 +202,48 @@ def assess(gallery: Gallery) -> dict[str, Any]:
     with the own name and with all others; `recognised`: share of faces that would get their name; `misnamed`: share that
     would get another one if their own were not there; `alike`: pairs of names; `odd`: faces nearer to another name.
     """
-    count = len(gallery.names)
-    scores = score_all(gallery.vectors, gallery.owners, count)
-    rows = np.arange(len(scores))
-    own = scores[rows, gallery.owners]
-    known = ~np.isnan(own)
-    others = scores.copy()
-    others[rows, gallery.owners] = -1
-    best = others.argmax(axis=1) if count else rows
-    nearest = others[rows, best]
-    right = known & (own >= gallery.threshold) & (own - nearest >= MARGIN)
-    strangers = list_strangers(scores, gallery.owners)
-    own_scores = own[known]
+    names, owners = gallery.names, gallery.owners
+    faces = np.bincount(owners, minlength=len(names))
+    # A face does not count for its own name here, as one of a new picture would not.
+    known = faces[owners] > 1
+    own = np.einsum("ij,ij->i", gallery.vectors, unit(gallery.sums[owners] - gallery.vectors))
+    best, nearest, second = find_nearest(gallery.vectors, gallery.means, owners)
+    right = known & gallery.is_sure(own, nearest)
     # As alike as two pictures of one person, or nearly enough for a wrong name.
-    limit = min([gallery.threshold, *([float(np.median(own_scores))] if len(own_scores) else [])]) - MARGIN
+    limit = min(gallery.threshold, float(np.median(own[known])) if known.any() else 1.0) - MARGIN
     # Two names of one person are alike; a face is odd where it is unlike its own name.
     odd = known & (own < np.minimum(nearest, gallery.threshold)) & (nearest >= limit)
-    alike = np.full((count, count), -1.0, np.float32)
-    np.maximum.at(alike, gallery.owners[~odd], others[~odd])
-    pairs = np.argwhere(np.triu(np.maximum(alike, alike.T) >= limit, k=1)).tolist()
+    alike: dict[tuple[int, ...], float] = {}
+    for row in np.flatnonzero(~odd & (nearest >= limit)).tolist():
+        pair = tuple(sorted((int(owners[row]), int(best[row]))))
+        alike[pair] = max(alike.get(pair, -1.0), float(nearest[row]))
+    hits = np.bincount(owners[right], minlength=len(names)).tolist()
     return {
         "threshold": round(gallery.threshold, 4),
-        "faces": len(scores),
+        "faces": len(owners),
         "names": [
-            {
-                "name": name,
-                "faces": int((gallery.owners == number).sum()),
-                "recognised": int(right[gallery.owners == number].sum()) if known[gallery.owners == number].any() else None,
-            }
-            for number, name in enumerate(gallery.names)
+            {"name": name, "faces": count, "recognised": hit if count > 1 else None}
+            for name, count, hit in zip(names, faces.tolist(), hits, strict=True)
         ],
-        "own": quantiles(own_scores),
-        "strangers": quantiles(strangers),
+        "own": quantiles(own[known]),
+        "strangers": quantiles(list_strangers(gallery)),
         "recognised": round(float(right[known].mean()), 4) if known.any() else None,
-        "misnamed": round(float(is_sure(others, gallery.threshold).mean()), 4) if count > 1 else None,
+        "misnamed": round(float(gallery.is_sure(nearest, second).mean()), 4) if len(names) > 1 else None,
         "alike": [
-            {
-                "names": [gallery.names[one], gallery.names[other]],
-                "score": round(float(max(alike[one, other], alike[other, one])), 4),
-            }
-            for one, other in pairs
+            {"names": [names[one], names[other]], "score": round(score, 4)} for (one, other), score in sorted(alike.items())
         ],
         "odd": [
-            {
-                "face": int(row),
-                "name": gallery.names[gallery.owners[row]],
-                "looks_like": gallery.names[best[row]],
-                "score": round(float(nearest[row]), 4),
-            }
-            for row in np.flatnonzero(odd)
+            {"face": row, "name": names[owners[row]], "looks_like": names[best[row]], "score": round(float(nearest[row]), 4)}
+            for row in np.flatnonzero(odd).tolist()
         ],
     }
 
 
-def list_strangers(scores: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """Return the scores (faces x names) of faces with all names but their own, one after another."""
-    return scores[np.arange(scores.shape[1]) != owners[:, None]]
+def list_strangers(gallery: Gallery) -> np.ndarray:
+    """Return the cosines of a gallery's faces, evenly chosen where they are many, with all names but their own."""
+    some = slice(None, None, 1 + len(gallery.owners) * len(gallery.names) // MOST_STRANGERS)
+    scores = gallery.vectors[some] @ gallery.means.T
+    return scores[np.arange(len(gallery.names)) != gallery.owners[some, None]]
 
 
 def quantiles(scores: np.ndarray) -> dict[str, float] | None:
@@ -277,12 +256,13 @@ def quantiles(scores: np.ndarray) -> dict[str, float] | None:
 
 @dataclass(frozen=True)
 class Photo:
-    """A file of a gallery's folder: whose photo it is, the sha256 of its bytes, and why it can't be used (null: it can)."""
+    """A file of a gallery's folder: whose it is, the sha256 of its bytes, why it can't be used or the vector of its face."""
 
     path: Path
     name: str
     digest: str | None
     reason: str | None
+    vector: list[float] | None = None
 
 
 def build_gallery(
@@ -296,34 +276,32 @@ def build_gallery(
     model = stage.face_model()
     if model is None:
         raise RequestError(
-            "a gallery needs YuNet and a face model: fetch them with weibotag models pull, or set vectors of [faces]"
+            "a gallery needs YuNet and a face model: weibotag models pull face_detection_yunet_2026may.onnx "
+            "face_recognition_sface_2021dec.onnx, or set vectors of [faces]"
         )
     photos = settle_twins(list_photos(folder, forgotten))
-    vectors: list[list[float]] = []
     stage.open()
-    with bar(len(photos), "looking at photos", quiet) as progress:
-        for start in range(0, len(photos), PHOTOS_AT_ONCE):
-            some = photos[start : start + PHOTOS_AT_ONCE]
-            measured = measure_photos(some, stage)
-            photos[start : start + PHOTOS_AT_ONCE] = [photo for photo, _ in measured]
-            vectors += [vector for _, vector in measured if vector is not None]
-            progress.advance(len(some))
-    stage.close()
-    used = [photo.name for photo in photos if photo.reason is None]
+    try:
+        with bar(len(photos), "looking at photos", quiet) as progress:
+            for at, photo in enumerate(photos):
+                found = photo.reason or find_face(photo, stage)
+                photos[at] = replace(photo, reason=found) if isinstance(found, str) else replace(photo, vector=found)
+                progress.advance()
+    finally:
+        stage.close()
+    used = [photo for photo in photos if photo.reason is None]
     if not used:
         first = next((f"{photo.path}: {photo.reason}" for photo in photos), "it is empty")
         raise RequestError(f"{folder}: no face to use, expected a folder of photos for each name; {first}")
-    detector, _ = stage.files()
-    about = {"model": model.name, "digest": hash_weights(model), "detector": detector.name}
-    return make_gallery(used, unit(np.array(vectors)), about), photos
+    vectors = unit(np.array([photo.vector for photo in used]))
+    return make_gallery([photo.name for photo in used], vectors, model.name, hash_weights(model)), photos
 
 
-def make_gallery(names: Sequence[str], vectors: np.ndarray, about: dict[str, str]) -> Gallery:
-    """Return a gallery of faces with a name each; `about`: its model, digest and detector."""
+def make_gallery(names: Sequence[str], vectors: np.ndarray, model: str, digest: str) -> Gallery:
+    """Return a gallery of faces with a name each, which a model of that sha256 measured."""
     known, owners = np.unique(np.array(names, dtype=object), return_inverse=True)
-    threshold = choose_threshold(list_strangers(score_all(vectors, owners, len(known)), owners), len(known))
-    built = datetime.now(UTC).isoformat(timespec="seconds")
-    return Gallery(tuple(known), vectors, owners, threshold, built=built, **about)
+    gallery = Gallery(tuple(known), vectors, owners, 1.0, model, digest)
+    return replace(gallery, threshold=choose_threshold(list_strangers(gallery), len(known)))
 
 
 def list_photos(folder: Path, forgotten: Collection[str]) -> list[Photo]:
@@ -347,54 +325,36 @@ def list_photos(folder: Path, forgotten: Collection[str]) -> list[Photo]:
 
 def settle_twins(photos: Sequence[Photo]) -> list[Photo]:
     """Return the photos with a reason for those whose bytes stand under two names, or twice under one."""
-    twins: dict[str | None, list[Photo]] = {}
+    twins: dict[str | None, list[Photo]] = defaultdict(list)
     for photo in photos:
-        twins.setdefault(photo.digest, []).append(photo)
+        twins[photo.digest].append(photo)
     settled = []
     for photo in photos:
-        first, *others = twins[photo.digest]
-        names = sorted({twin.name for twin in (first, *others)})
-        if photo.reason is None and len(names) > 1:
-            photo = replace(photo, reason=f"the same file stands under {' and '.join(names)}")
-        elif photo.reason is None and photo is not first:
-            photo = replace(photo, reason=f"the same file as {first.path.name}")
-        settled.append(photo)
+        reason, first = photo.reason, twins[photo.digest][0]
+        names = sorted({twin.name for twin in twins[photo.digest]})
+        if reason is None and len(names) > 1:
+            reason = f"the same file stands under {' and '.join(names)}"
+        elif reason is None and photo is not first:
+            reason = f"the same file as {first.path.name}"
+        settled.append(replace(photo, reason=reason))
     return settled
 
 
-def measure_photos(photos: Sequence[Photo], stage: Faces) -> list[tuple[Photo, list[float] | None]]:
-    """Return each photo with the vector of its one large face; with the reason, and None, where it has none."""
-    faults: dict[int, str | None] = {at: photo.reason for at, photo in enumerate(photos)}
-    frames: dict[int, Frame] = {}
-    for at, photo in enumerate(photos):
-        if photo.reason is not None or photo.digest is None:
-            continue
-        rows, found = read_file(photo.path, photo.digest, LIMITS) or ([{"media_error": "it changed just now"}], [])
-        if found:
-            frames[at] = found[0]
-        else:
-            faults[at] = rows[0]["media_error"]
-    vectors: dict[int, list[float]] = {}
-    rows = stage.process(frames_table(list(frames.values()))).to_pylist() if frames else []
-    for at, row in zip(frames, rows, strict=True):
-        vector, faults[at] = choose_face(row)
-        vectors |= {} if vector is None else {at: vector}
-    return [(replace(photo, reason=faults[at]), vectors.get(at)) for at, photo in enumerate(photos)]
-
-
-def choose_face(row: dict[str, Any]) -> tuple[list[float] | None, str | None]:
-    """Return the vector of the face that a photo (a row of schema "faces") is of, or None and why there is none."""
+def find_face(photo: Photo, stage: Faces) -> list[float] | str:
+    """Return the vector of the one large face of a photo, or why there is none."""
+    rows, frames = read_file(photo.path, str(photo.digest), LIMITS) or ([{"media_error": "it changed just now"}], [])
+    if not frames:
+        return rows[0]["media_error"]
+    (row,) = stage.process(frames_table(frames)).to_pylist()
     if row["faces_error"] is not None:
-        return None, row["faces_error"]
+        return row["faces_error"]
     faces = sorted(row["faces_found"], key=lambda face: -face["box"][2] * face["box"][3])
     if not faces:
-        return None, "no face found"
+        return "no face found"
     areas = [face["box"][2] * face["box"][3] for face in faces]
     if len(faces) > 1 and areas[1] >= SECOND_FACE * areas[0]:
-        return None, "two faces of about the same size"
-    if faces[0]["vector"] is None:
-        return None, f"its face is too small ({faces[0]['box'][2]:.0f} pixels wide)"
-    return faces[0]["vector"], None
+        return "two faces of about the same size"
+    return faces[0]["vector"] or f"its face is too small ({faces[0]['box'][2]:.0f} pixels wide)"
 
 
 def remove_name(path: Path, name: str) -> int:
@@ -411,12 +371,11 @@ def remove_name(path: Path, name: str) -> int:
         raise RequestError(f"{path}: no name {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
     kept = gallery.owners != gallery.names.index(name)
     names = [gallery.names[owner] for owner in gallery.owners[kept]]
-    about = {"model": gallery.model, "digest": gallery.digest, "detector": gallery.detector}
     removed = int((~kept).sum())
     # First the log: a removal that is not written down would come undone.
     with log_of(path).open("a", encoding="utf-8") as log:
         log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')}\tremoved\t{hash_name(name)}\t{removed} faces\n")
-    make_gallery(names, gallery.vectors[kept], about).save(path)
+    make_gallery(names, gallery.vectors[kept], gallery.model, gallery.digest).save(path)
     return removed
 
 

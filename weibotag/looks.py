@@ -161,7 +161,7 @@ def _look_with(run: Run, files: list[dict[str, Any]], names: list[str], looking:
     # A few files are shared out too: one core would take longer than all cores with their models to load.
     size = min(looking.pipeline.workers.part_files, ceil(len(files) / max(1, looking.workers)))
     groups = [files[start : start + size] for start in range(0, len(files), size)]
-    with bar(len(files), f"looking at pictures: {', '.join(names)}", looking.quiet) as progress:
+    with bar(len(files), f"looking at pictures: {', '.join(names) or 'no stage'}", looking.quiet) as progress:
         for receipt, some in _run_looks(run, groups, names, looking, "looks"):
             if receipt["status"] == "ok":
                 progress.advance(len(some))
@@ -227,7 +227,7 @@ def _run_looks(
         "threads": looking.threads,
     }
     # A stage that is alone numbers its parts apart.
-    mark = "" if len(names) > 1 or len(looking.stages) == 1 else f"{names[0]}-"
+    mark = "" if len(names) != 1 or len(looking.stages) == 1 else f"{names[0]}-"
     by_part = {f"{mark}{number:06d}": files for number, files in enumerate(groups)}
     jobs = ({"part": part, "files": files, **settings} for part, files in by_part.items())
     workers = min(looking.workers, len(groups))

@@ -40,10 +40,7 @@ WEB_ADDRESS = re.compile(r"^(https?|ftp):/", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """What is refused: files above `max_bytes` (clips: `max_clip_bytes`), frames of `max_pixels` or more.
-
-    A file gives at most `max_frames` frames.
-    """
+    """Files of more than `max_bytes` (clips: `max_clip_bytes`) and frames of `max_pixels` or more are refused."""
 
     max_bytes: int = 50_000_000
     max_pixels: int = 50_000_000
@@ -86,10 +83,7 @@ def hash_file(path: Path, limits: MediaLimits) -> tuple[str | None, str | None]:
 
 
 def read_file(path: Path, file_id: str, limits: MediaLimits) -> tuple[list[dict[str, Any]], list[Frame]] | None:
-    """Return rows of schema `media` and the frames of a picture or clip; None when its sha256 is not `file_id` any more.
-
-    A bad file is one row with a reason, no frame. A clip gives the frames that `clips.read_clip` picks.
-    """
+    """Return what `read_media` does for a picture or clip; None when its sha256 is not `file_id` any more."""
     try:
         with path.open("rb") as file:
             kind = find_clip(file.read(HEAD_BYTES))
@@ -107,7 +101,7 @@ def read_file(path: Path, file_id: str, limits: MediaLimits) -> tuple[list[dict[
         return refuse(file_id, kind, str(error))
     # PyAV raises what FFmpeg and its own reading of damaged headers give; it becomes the reason in the row.
     except Exception as error:  # noqa: BLE001
-        return refuse(file_id, kind, f"damaged {kind}: {last_line(error)}")
+        return refuse(file_id, kind, damage_reason(kind, error))
 
 
 def read_media(data: bytes, file_id: str, limits: MediaLimits) -> tuple[list[dict[str, Any]], list[Frame]]:
@@ -125,7 +119,7 @@ def read_media(data: bytes, file_id: str, limits: MediaLimits) -> tuple[list[dic
         return refuse(file_id, kind, str(error))
     # Pillow's decoders raise anything on damaged bytes; whatever it is, it becomes the reason in the row.
     except Exception as error:  # noqa: BLE001
-        return refuse(file_id, kind, damage_reason(data, kind, error))
+        return refuse(file_id, kind, damage_reason(kind, error))
 
 
 def account(file_id: str, kind: str, stills: list[Still]) -> tuple[list[dict[str, Any]], list[Frame]]:
@@ -172,22 +166,11 @@ def too_large(size: int, limit: int) -> str:
     return f"too large: {size:,} bytes, the limit is {limit:,}"
 
 
-def last_line(error: Exception) -> str:
-    """Return what an error says, in one short line."""
+def damage_reason(kind: str | None, error: Exception) -> str:
+    """Return the reason for a file whose decoder gave up, in one short line."""
     message = getattr(error, "strerror", None) or str(error)
-    return (message.strip().splitlines() or [type(error).__name__])[-1][:200]
-
-
-def damage_reason(data: bytes, kind: str | None, error: Exception) -> str:
-    """Return the reason for a file whose decoder gave up: `truncated` where its end is missing, else `damaged`."""
-    message = last_line(error)
-    ends = {
-        "PNG": b"IEND" in data[-64:],
-        "GIF": data.rstrip(b"\0").endswith(b";"),
-        "WEBP": len(data) >= int.from_bytes(data[4:8], "little") + 8,
-    }
-    cut = "truncated" in message.lower() or not ends.get(str(kind), True)
-    return f"{'truncated' if cut else 'damaged'} {kind}: {message}"
+    said = (message.strip().splitlines() or [type(error).__name__])[-1]
+    return f"damaged or truncated {kind}: {said}"[:200]
 
 
 def decode(data: bytes, kind: str, limits: MediaLimits) -> list[Still]:
@@ -199,7 +182,7 @@ def decode(data: bytes, kind: str, limits: MediaLimits) -> list[Still]:
         with open_image(data, kind, limits) as image:
             image.load()
             if kind == "JPEG" and ends_grey(image) and is_padded(data, image):
-                raise NotAPictureError("truncated JPEG: its data ends before its picture does")
+                raise NotAPictureError("damaged or truncated JPEG: its data ends before its picture does")
             # A GIF says only by its later frames that it has some; the others say so in their header.
             if kind != "GIF" and not (kind in ANIMATED and getattr(image, "is_animated", False)):
                 return [(0, None, np.asarray(turn_upright(to_rgb(image), image)))]
@@ -270,19 +253,12 @@ def scale_to_8_bits(values: np.ndarray) -> np.ndarray:
 
 def turn_upright(rgb: Image, image: Image) -> Image:
     """Return `rgb` turned as the EXIF block of `image` says; a broken block turns nothing."""
-    from PIL.Image import Transpose
+    from PIL.Image import Transpose as To
 
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
+    # The orientations from 2 to 8.
+    turns = (To.FLIP_LEFT_RIGHT, To.ROTATE_180, To.FLIP_TOP_BOTTOM, To.TRANSPOSE, To.ROTATE_270, To.TRANSVERSE, To.ROTATE_90)
     try:
-        turn = turns.get(image.getexif().get(EXIF_ORIENTATION, 1))
+        turn = dict(enumerate(turns, 2)).get(image.getexif().get(EXIF_ORIENTATION, 1))
     except DAMAGE:
         return rgb
     return rgb if turn is None else rgb.transpose(turn)

@@ -63,7 +63,8 @@ def load(kind: str, name: str) -> type:
     if entry is None:
         near = get_close_matches(name, names(kind), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names(kind))}"
-        raise RequestError(f"no {kind} backend {name!r}{hint}")
+        what = kind if kind == "stage" else f"{kind} backend"
+        raise RequestError(f"no {what} {name!r}{hint}")
     for library in entry.libraries:
         if find_spec(library) is None:
             if entry.extra is None:

@@ -247,7 +247,7 @@ def _check_folder(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise RequestError(f"{folder}: found a file, expected the folder of a run: choose another by --run")
+        raise RequestError(f"{folder}: found a file, expected the folder of a run, which is OUT.run unless --run named it")
     strangers = [path.name for path in folder.iterdir() if path.name != "lock" and not path.match(TEMPORARY)]
     if strangers and _read_manifest(folder) is None:
         raise RequestError(

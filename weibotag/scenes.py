@@ -17,13 +17,11 @@ BLANK = 2.0
 
 @dataclass
 class Sample:
-    """A frame that may be picked: `thumbnail` is uint8 (24, 24, 3), `picture` whatever its library calls a frame.
-
-    `weight` counts the frames that it stands for.
-    """
+    """A frame that may be picked: `picture` is what its library calls one, `weight` how many frames it stands for."""
 
     number: int
     time_ms: int
+    # uint8 (24, 24, 3)
     thumbnail: np.ndarray
     picture: Any
     weight: int = 1

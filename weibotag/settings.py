@@ -157,11 +157,14 @@ def complete(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     model, mark, digest = str(whole.get("model", "")).partition("#")
     if model and (folder / model).exists():
         whole["model"] = f"{folder / model}{mark}{digest}"
-    if "branch" in whole:
+    if "branch" in whole or "taxonomy" in whole:
+        branch, taxonomy = whole.pop("branch", None), whole.pop("taxonomy", None)
+        if not (isinstance(branch, str) and isinstance(taxonomy, str)):
+            raise RequestError("[detect]: branch and taxonomy go together: a tag's name or id, and the file of its tag tree")
         from weibotag.taxonomy.classes import list_classes
         from weibotag.taxonomy.tree import load as load_taxonomy
 
-        classes = list_classes(load_taxonomy(folder / whole.pop("taxonomy", "")), whole.pop("branch"))
+        classes = list_classes(load_taxonomy(folder / taxonomy), branch)
         whole["classes"] = tuple(f"{prompt}={label}" for prompt, label in classes)
     return whole
 

@@ -4,8 +4,7 @@ RT-DETRv2: https://arxiv.org/abs/2407.17140, D-FINE: https://arxiv.org/abs/2410.
 https://arxiv.org/abs/2303.05499, OWLv2: https://arxiv.org/abs/2306.09683. No pickled weights, no code from model folders.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,21 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weibotag.backends.detect_objects import DetectedObject
-from weibotag.backends.torch_device import choose_device, choose_precision, limit_threads, torch_errors
+from weibotag.backends.torch_device import choose_precision
+from weibotag.backends.transformers_model import GPU_BATCH, Pretrained, first_line, load_pretrained
+from weibotag.backends.transformers_model import find_folder as find_detector
 from weibotag.errors import RequestError
-from weibotag.models import find_model
 
 if TYPE_CHECKING:
     import torch
 
 DEFAULT_MODEL = "hf:PekingU/rtdetr_v2_r18vd"
-CONFIG = "config.json"
-# Of save_pretrained: settings, vocabularies, weights.
-FILE_KINDS = frozenset({".json", ".txt", ".safetensors"})
 GROUNDING = frozenset({"grounding-dino", "mm-grounding-dino"})
 PROMPTED = GROUNDING | {"owlvit", "owlv2"}
-# On a GPU every batch is filled up to so many: half-precision answers change a little with the shape of the batch.
-GPU_BATCH = 16
 # Slimmer pictures are padded to this ratio of sides: scaled as they are, nothing would be left of the short one.
 SLIMMEST = 16
 # OWLv2 pads to a square before it reduces: a page of 9,000 pixels would take gigabytes.
@@ -35,7 +30,7 @@ LONGEST = 2048
 OVERLAP = 0.7
 
 
-class Transformers:
+class Transformers(Pretrained):
     """Objects by a model folder of transformers.
 
     `model`: a folder or a name that `find_model` knows (None: RT-DETRv2 with 80 classes of COCO); `min_score`: 0 to 1;
@@ -45,40 +40,33 @@ class Transformers:
     def __init__(
         self, model: str | None = None, min_score: float = 0.4, classes: Sequence[str] = (), device: str = "auto"
     ) -> None:
-        self.model = model or DEFAULT_MODEL
+        super().__init__(model or DEFAULT_MODEL, device)
         self.min_score = min_score
         self.classes = tuple(classes)
-        self.device = device
-        self.errors: tuple[type[Exception], ...] = ()
-        self._find: Callable[[Sequence[np.ndarray]], list[list[DetectedObject]]] | None = None
-        self._batch = 1
 
     def weights(self) -> list[Path]:
         """Return the files of the model folder; RequestError when they, or the classes to look for, are not there."""
-        folder, kind = find_detector(self.model)
+        _, kind = find_detector(self.model)
         if kind in PROMPTED and not self.classes:
             raise RequestError(f"{self.model}: a {kind} looks for what classes name, and there are none: set classes")
         if kind not in PROMPTED and self.classes:
             raise RequestError(
                 f"{self.model}: a {kind} knows its own classes only: leave classes out, or use Grounding DINO"
             )
-        return sorted(path for path in folder.iterdir() if path.suffix in FILE_KINDS)
+        return super().weights()
 
     def open(self, threads: int = 1) -> None:
         """Load the model onto its device: half precision on a GPU."""
         self.weights()
-        limit_threads(threads)
-        self.errors = torch_errors()
-        device = choose_device(self.device)
         folder, kind = find_detector(self.model)
+        device = self._start(threads)
         processor, model = load_detector(folder, kind)
         model = model.to(device, choose_precision(device)).eval()
         if kind in PROMPTED:
             self._find = partial(find_prompted, model, processor, read_prompts(self.classes), self.min_score)
         else:
             self._find = partial(find_objects, model, processor, self.min_score)
-            # On a CPU one by one is faster. On a GPU only pictures of one size go together: padding to the largest would
-            # change what is found in the others.
+            # Only pictures of one size go together: padding to the largest would change what is found in the others.
             if device.type == "cuda" and processor.size.height and processor.size.width:
                 self._batch = GPU_BATCH
         try:
@@ -86,74 +74,14 @@ class Transformers:
         except self.errors as error:
             raise RequestError(f"{self.model}: can't look at a picture with these settings: {first_line(error)}") from error
 
-    def look(self, pictures: Sequence[np.ndarray]) -> list[list[DetectedObject]]:
-        """Return the objects of each picture, best first; the pictures are uint8 RGB (height, width, 3) of any sizes."""
-        import torch
-
-        assert self._find is not None
-        found: list[list[DetectedObject]] = []
-        for start in range(0, len(pictures), self._batch):
-            together = pictures[start : start + self._batch]
-            blank = [np.zeros((1, 1, 3), np.uint8)] * (self._batch - len(together))
-            try:
-                found += self._find([*together, *blank])[: len(together)]
-            except torch.cuda.OutOfMemoryError:
-                self._batch = max(1, self._batch // 2)
-                raise
-        return found
-
-    def close(self) -> None:
-        """Let the model go."""
-        self._find = None
-
-
-def find_detector(name: str) -> tuple[Path, str]:
-    """Return the folder of a model and what transformers calls its architecture; RequestError where there is none."""
-    folder = find_model(name)
-    if not (folder / CONFIG).is_file() or not any(folder.glob("*.safetensors")):
-        raise RequestError(
-            f"{folder}: found no {CONFIG} with .safetensors; expected a folder of transformers' save_pretrained"
-        )
-    try:
-        return folder, str(json.loads((folder / CONFIG).read_bytes())["model_type"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{folder / CONFIG}: found no model_type: take the model from its source again") from error
-
 
 def load_detector(folder: Path, kind: str, **changes: Any) -> tuple[Any, Any]:
-    """Return the processor and the model of a folder, float32 on the CPU; `changes` are those of the configuration.
-
-    Raises RequestError when the folder is no detector that transformers knows, or lacks a part of its weights.
-    """
-    import transformers
-    from safetensors import SafetensorError
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    makers = (
-        (transformers.AutoProcessor, transformers.AutoModelForZeroShotObjectDetection)
-        if kind in PROMPTED
-        else (transformers.AutoImageProcessor, transformers.AutoModelForObjectDetection)
-    )
-    try:
-        processor = makers[0].from_pretrained(folder, local_files_only=True)
-        model, report = makers[1].from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype="float32", output_loading_info=True, **changes
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise RequestError(f"{folder}: transformers can't load this {kind} as a detector: {first_line(error)}") from error
-    # transformers fills what is absent with random numbers.
-    absent = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
-    if absent:
-        raise RequestError(
-            f"{folder}: {len(absent)} weights of this {kind} are absent ({absent[0]} …): it is no whole detector"
-        )
+    """Return the processor and the model of a folder, float32 on the CPU; `changes` are those of its configuration."""
+    names = ("AutoImageProcessor", "AutoModelForObjectDetection")
+    if kind in PROMPTED:
+        names = ("AutoProcessor", "AutoModelForZeroShotObjectDetection")
+    processor, model, _ = load_pretrained(folder, *names, dtype="float32", **changes)
     return processor, model
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says first, or its name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def find_objects(model: Any, processor: Any, min_score: float, pictures: Sequence[np.ndarray]) -> list[list[DetectedObject]]:

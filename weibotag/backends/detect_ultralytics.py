@@ -132,10 +132,19 @@ class Ultralytics:
 
     def look(self, pictures: Sequence[np.ndarray]) -> list[list[DetectedObject]]:
         """Return the objects of each picture, best first; the pictures are uint8 RGB (height, width, 3) of any sizes."""
-        assert self._network is not None
+        import torch
+
+        network = self._network
+        assert network is not None
         found: list[list[DetectedObject]] = []
-        for start in range(0, len(pictures), self._network.batch):
-            found += self._look_together(self._network, pictures[start : start + self._network.batch])
+        while len(found) < len(pictures):
+            try:
+                found += self._look_together(network, pictures[len(found) : len(found) + network.batch])
+            except torch.cuda.OutOfMemoryError:
+                # Fewer pictures from outside would be filled up again to as many.
+                if network.batch == 1:
+                    raise
+                network.batch //= 2
         return found
 
     def close(self) -> None:
@@ -149,22 +158,18 @@ class Ultralytics:
 
         fitted = [self._fit(image=picture) for picture in pictures]
         blank = [np.zeros_like(fitted[0])] * (network.batch - len(fitted))
-        try:
-            with torch.inference_mode():
-                rows_of = non_max_suppression(
-                    network.run(np.stack(fitted + blank))[: len(fitted)],
-                    self.min_score,
-                    OVERLAP,
-                    agnostic=network.agnostic,
-                    max_det=MOST_OBJECTS,
-                    nc=0 if network.task == "detect" else len(network.names),
-                    # The library would stop half-way through on a machine that is busy.
-                    max_time_img=math.inf,
-                    end2end=network.end2end,
-                )
-        except torch.cuda.OutOfMemoryError:
-            network.batch = max(1, network.batch // 2)
-            raise
+        with torch.inference_mode():
+            rows_of = non_max_suppression(
+                network.run(np.stack(fitted + blank))[: len(fitted)],
+                self.min_score,
+                OVERLAP,
+                agnostic=network.agnostic,
+                max_det=MOST_OBJECTS,
+                nc=0 if network.task == "detect" else len(network.names),
+                # The library would stop half-way through on a machine that is busy.
+                max_time_img=math.inf,
+                end2end=network.end2end,
+            )
         found = []
         for picture, small, rows in zip(pictures, fitted, rows_of, strict=True):
             table = rows.cpu().numpy()

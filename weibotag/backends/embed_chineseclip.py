@@ -1,6 +1,5 @@
 """Chinese-CLIP (Yang et al., 2022): vectors of pictures and of Chinese texts in one space."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -8,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from weibotag.backends.embed_transformers import TransformersVision
+from weibotag.backends.transformers_model import find_folder
 from weibotag.errors import RequestError
 
 # The hub's own conversion: the main branch has the weights as a pickle only.
@@ -20,18 +20,16 @@ TEXTS_TOGETHER = 64
 class ChineseClip(TransformersVision):
     """Pictures and texts to vectors of unit length; alike ones have a high cosine."""
 
-    default_model: ClassVar[str | None] = MODEL
+    default_model: ClassVar[str] = MODEL
 
     def weights(self) -> list[Path]:
         """Return the files of weights, configuration and vocabulary; RequestError when there is no Chinese-CLIP."""
-        files = super().weights()
-        path = self._folder() / "config.json"
-        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+        folder, kind = find_folder(self.model)
         if kind != "chinese_clip":
             raise RequestError(
-                f"{path}: expected a Chinese-CLIP, found {kind!r}: for other models choose backend transformers"
+                f"{folder}: expected a Chinese-CLIP, found {kind!r}: for other models choose backend transformers"
             )
-        return files
+        return super().weights()
 
     @property
     def scale(self) -> float:
@@ -43,7 +41,8 @@ class ChineseClip(TransformersVision):
         import torch
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self._folder(), local_files_only=True, trust_remote_code=False)
+        folder, _ = find_folder(self.model)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         vectors: list[np.ndarray] = []
         for start in range(0, len(texts), TEXTS_TOGETHER):
             some = list(texts[start : start + TEXTS_TOGETHER])

@@ -5,14 +5,13 @@ apart well enough to cluster; a HSV histogram adds what such stages throw away.
 """
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from weibotag.backends.onnx_session import open_session, session_errors
-from weibotag.errors import RequestError
+from weibotag.models import find_model
 
 DETECTOR = "PP-OCRv6_det_small.onnx"
 # Outputs of its five stages: 48 and 96 channels at a quarter and an eighth of the size, 192 twice, 384.
@@ -23,25 +22,18 @@ DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 COLOUR_SIDE = 64
 WHOLE_BINS = (12, 4, 4)
 PLACE_BINS = (8, 3, 3)
-BLOCK_WIDTHS = (48, 48, 96, 96, 192, 192, 192, 192, 384, 384, 192, 360)
 
 
 class PpocrBackbone:
     """Pictures to vectors of twelve blocks: mean and deviation of five stages, colours of the whole and by place."""
-
-    width = sum(BLOCK_WIDTHS)
 
     def __init__(self) -> None:
         self.errors: tuple[type[Exception], ...] = ()
         self._session: Any = None
 
     def weights(self) -> list[Path]:
-        """Return the file of weights: the text detector in the rapidocr wheel; RequestError when it is not there."""
-        spec = find_spec("rapidocr")
-        path = Path(spec.origin).parent / "models" / DETECTOR if spec is not None and spec.origin is not None else None
-        if path is None or not path.is_file():
-            raise RequestError(f"embed with ppocr found no {DETECTOR}: pip install 'rapidocr>=3.10,<3.11'")
-        return [path]
+        """Return the file of the text detector, which travels in the rapidocr wheel."""
+        return [find_model(DETECTOR)]
 
     def open(self, threads: int = 1) -> None:
         """Load the detector with its inner stages as outputs, to run on `threads` threads of the CPU."""
@@ -60,10 +52,7 @@ class PpocrBackbone:
         self.look([np.zeros((SIDE, SIDE, 3), np.uint8)])
 
     def look(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return a vector per picture, (h, w, 3) uint8 RGB: float16 of `width`, each of its blocks of unit length.
-
-        One by one: a batch takes as long or longer on a CPU.
-        """
+        """Return a vector per picture, (h, w, 3) uint8 RGB: float16, each of its blocks of unit length."""
         return [self._embed(picture) for picture in pictures]
 
     def _embed(self, rgb: np.ndarray) -> np.ndarray:

@@ -75,6 +75,10 @@ class Haar:
         """Return the faces of each picture, uint8 RGB (height, width, 3), best first; may raise what `errors` names."""
         return [best_first(self._find(picture), self.min_score) for picture in pictures]
 
+    def close(self) -> None:
+        """Let the cascade go."""
+        self._cascade = None
+
     def _find(self, rgb: np.ndarray) -> list[Face]:
         import cv2
 
@@ -91,10 +95,6 @@ class Haar:
             for box, weight in zip(boxes, np.ravel(weights), strict=True)
         ]
 
-    def close(self) -> None:
-        """Let the cascade go."""
-        self._cascade = None
-
 
 class YuNet:
     """Faces with landmarks by OpenCV's YuNet; `vectors` names the ONNX model that tells whose face it is, or is "none"."""
@@ -108,7 +108,7 @@ class YuNet:
     def weights(self) -> list[Path]:
         """Return the newest YuNet file and that of the vectors; RequestError when one can't be found or fetched."""
         detector = find_model(YUNET_FILE)
-        return [detector] if self._vectors is None else [detector, self._vectors.path()]
+        return [detector] if self._vectors is None else [detector, find_model(self._vectors.model)]
 
     def open(self, threads: int = 1) -> None:
         """Load the networks."""
@@ -125,13 +125,19 @@ class YuNet:
 
     def look(self, pictures: Sequence[np.ndarray]) -> list[list[Face]]:
         """Return the faces of each picture, uint8 RGB (height, width, 3), best first; may raise what `errors` names."""
-        found = [best_first(self._find(picture), self.min_score) for picture in pictures]
-        if self._vectors is None:
-            return found
         return [
-            [replace(face, vector=self._vectors.embed(picture, face.landmarks)) for face in faces]
-            for picture, faces in zip(pictures, found, strict=True)
+            [self._measure(picture, face) for face in best_first(self._find(picture), self.min_score)]
+            for picture in pictures
         ]
+
+    def close(self) -> None:
+        """Let the networks go."""
+        self._detector = None
+        if self._vectors is not None:
+            self._vectors.close()
+
+    def _measure(self, rgb: np.ndarray, face: Face) -> Face:
+        return face if self._vectors is None else replace(face, vector=self._vectors.embed(rgb, face.landmarks))
 
     def _find(self, rgb: np.ndarray) -> list[Face]:
         import cv2
@@ -147,12 +153,6 @@ class YuNet:
             Face(min(1.0, round(float(row[14]), 4)), in_picture(row[:4], scale), in_picture(row[4:14], scale))
             for row in (() if found is None else found)
         ]
-
-    def close(self) -> None:
-        """Let the networks go."""
-        self._detector = None
-        if self._vectors is not None:
-            self._vectors.close()
 
 
 def reduce_picture(rgb: np.ndarray, side: int) -> tuple[np.ndarray, float]:

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 
 from weibotag.errors import RequestError
-from weibotag.models import at_hand, find_model
+from weibotag.models import at_hand, find_model, known_hash
+from weibotag.models.downloads import measure
 
 NO_VECTORS = "none"
 # Face models that are used where they are at hand, the better ones first.
-FACE_MODELS = ("w600k_r50.onnx", "w600k_mbf.onnx", "face_recognition_sface_2021dec.onnx", "mobilefacenet.onnx")
+SFACE = "face_recognition_sface_2021dec.onnx"
+FACE_MODELS = ("w600k_r50.onnx", "w600k_mbf.onnx", SFACE, "mobilefacenet.onnx")
 SIDE = 112
 # Where eyes, nose and corners of the mouth stand in the pictures that face models are trained on: the template of ArcFace
 # (Deng et al., 2019, https://arxiv.org/abs/1801.07698), left to right as seen, x + iy in pixels.
@@ -36,20 +38,15 @@ class FaceVectors:
         self.errors: tuple[type[Exception], ...] = ()
         self._session: Any = None
 
-    def path(self) -> Path:
-        """Return the file of the model; RequestError when it can't be found."""
-        return find_model(self.model)
-
     def open(self, threads: int = 1) -> None:
         """Load the model; RequestError when it does not take faces of 112 x 112 pixels."""
         from weibotag.backends.onnx_session import open_session, session_errors
 
-        path = self.path()
+        path = find_model(self.model)
         self.errors = session_errors()
         self._session = open_session(path, threads, self.device)
         takes = self._session.get_inputs()[0]
-        self._channels_last = takes.shape[1:] == [SIDE, SIDE, 3]
-        if not self._channels_last and takes.shape[1:] != [3, SIDE, SIDE]:
+        if takes.shape[1:] != [3, SIDE, SIDE]:
             raise RequestError(
                 f"{path}: takes {takes.name} of shape {takes.shape}, a face model takes [1, 3, {SIDE}, {SIDE}]"
             )
@@ -58,16 +55,13 @@ class FaceVectors:
         self._own_range = brings_own_range(path)
 
     def embed(self, rgb: np.ndarray, landmarks: tuple[float, ...]) -> tuple[float, ...] | None:
-        """Return the unit vector (values of float16) of a face of a picture, uint8 RGB; None where the face is too small.
-
-        May raise what `errors` names.
-        """
+        """Return the unit vector (values of float16) of a face of a picture, uint8 RGB; None where the face is too small."""
         face = align(rgb, landmarks)
         if face is None:
             return None
         pixels = face.astype(np.float32) if self._own_range else (face - np.float32(MIDDLE)) / np.float32(RANGE)
-        pixels = pixels if self._channels_last else pixels.transpose(2, 0, 1)
-        vector = self._session.run(None, {self._name: pixels[None].astype(self._type)})[0].ravel().astype(np.float32)
+        batch = pixels.transpose(2, 0, 1)[None].astype(self._type)
+        vector = self._session.run(None, {self._name: batch})[0].ravel().astype(np.float32)
         length = np.linalg.norm(vector)
         return tuple((vector / length).astype(np.float16).tolist()) if length > 0 else None
 
@@ -85,10 +79,13 @@ def brings_own_range(path: Path) -> bool:
     """Tell whether a model takes pixels from 0 to 255: SFace does, and one whose first step is arithmetic on its input."""
     import onnx
 
+    # By its bytes, which the fingerprint names, not by its file's name.
+    if measure(path) == known_hash(SFACE):
+        return True
     graph = onnx.load(str(path), load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
     pixels = next(given.name for given in graph.input if given.name not in weights)
-    return "sface" in path.name.lower() or any(pixels in node.input and node.op_type in OWN_RANGE for node in graph.node)
+    return any(pixels in node.input and node.op_type in OWN_RANGE for node in graph.node)
 
 
 def align(rgb: np.ndarray, landmarks: tuple[float, ...]) -> np.ndarray | None:

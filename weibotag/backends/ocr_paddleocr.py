@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from weibotag.backends.ocr_lines import Line, drop_doubles, order_lines
-from weibotag.backends.ocr_rapidocr import SMALLEST, View, is_cut, plan_views
+from weibotag.backends.ocr_rapidocr import LOW, LOW_SHARE, View, is_cut, plan_views, side_lengths
 from weibotag.backends.onnx_session import choose_providers, session_errors
 from weibotag.errors import RequestError
 from weibotag.models import find_model
@@ -39,7 +39,7 @@ class PaddleOcr:
 
     alone: ClassVar[bool] = True
 
-    def __init__(self, max_side: int = 960, model: str | None = None, device: str = "auto") -> None:
+    def __init__(self, max_side: int = 800, model: str | None = None, device: str = "auto") -> None:
         self.max_side = max_side
         self.model = model
         self.device = device
@@ -83,26 +83,39 @@ class PaddleOcr:
 
     def _read(self, rgb: np.ndarray) -> list[Line]:
         height, width = rgb.shape[:2]
-        if min(height, width) < SMALLEST:
-            return []
         views = plan_views(width, height, self.max_side)
         lines = [line for view in views for line in self._view(rgb, view)]
         return order_lines(drop_doubles(lines) if len(views) > 1 else lines)
 
     def _view(self, rgb: np.ndarray, view: View) -> list[Line]:
+        part = rgb[view.top : view.bottom]
+        scale = min(view.scale, view.side / max(part.shape))
+        lines = self._predict(part, scale)
+        sides = [side_lengths(corners * scale) for corners, _, _ in lines]
+        if view.near and sum(long for long, high in sides if high < LOW) > LOW_SHARE * sum(long for long, _ in sides):
+            lines = self._predict(part, view.near)
+        return [
+            Line(text, score, tuple((corners + np.array([0, view.top])).round(2).ravel().tolist()))
+            for corners, text, score in lines
+            if not is_cut(corners[:, 1] + view.top, view, len(rgb))
+        ]
+
+    def _predict(self, part: np.ndarray, scale: float) -> list[tuple[np.ndarray, str, float]]:
+        """Return corners (4, 2), text and score of each line of a picture, searched at a scale."""
         import cv2
 
-        part = cv2.cvtColor(rgb[view.top : view.bottom], cv2.COLOR_RGB2BGR)
-        if view.scale != 1:
-            how = cv2.INTER_CUBIC if view.scale > 1 else cv2.INTER_AREA
-            part = cv2.resize(part, None, fx=view.scale, fy=view.scale, interpolation=how)
-        found = self._engine.predict(part, text_det_limit_side_len=view.side, text_det_limit_type="max")[0]
-        lines = []
-        for box, text, score in zip(found["rec_polys"], found["rec_texts"], found["rec_scores"], strict=True):
-            corners = np.asarray(box, np.float64) / view.scale + (0, view.top)
-            if text.strip() and not is_cut(corners[:, 1], view, len(rgb)):
-                lines.append(Line(text.strip(), round(float(score), 4), tuple(corners.ravel().round(2).tolist())))
-        return lines
+        bgr = cv2.cvtColor(part, cv2.COLOR_RGB2BGR)
+        if scale > 1:
+            bgr = cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        side = round(scale * max(part.shape))
+        found = self._engine.predict(bgr, text_det_limit_side_len=side, text_det_limit_type="max")[0]
+        read = zip(found["rec_polys"], found["rec_texts"], found["rec_scores"], strict=True)
+        larger = max(1.0, scale)
+        return [
+            (np.asarray(box, np.float64) / larger, text.strip(), round(float(score), 4))
+            for box, text, score in read
+            if text.strip()
+        ]
 
 
 def load(detector: Path, recogniser: Path, device: str, threads: int) -> Any:

@@ -4,12 +4,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+from weibotag.errors import RequestError
+
+GPU = "CUDAExecutionProvider"
+
 
 def open_session(model: Path | bytes, threads: int = 1, device: str = "auto") -> Any:
     """Return an InferenceSession of a file, or of the bytes of one, on `threads` threads.
 
-    `device` is cpu, cuda or auto: CUDA where onnxruntime has it. A device that is asked for by name and is not there falls
-    back to nothing: onnxruntime's own error says why.
+    `device` is cpu, cuda or auto: CUDA where onnxruntime has it. Raises RequestError where CUDA is asked for by name and
+    can't be used; onnxruntime itself would go on with the CPU.
     """
     import onnxruntime
 
@@ -19,15 +23,25 @@ def open_session(model: Path | bytes, threads: int = 1, device: str = "auto") ->
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     source = str(model) if isinstance(model, Path) else model
-    return onnxruntime.InferenceSession(source, options, providers=choose_providers(device))
+    providers = choose_providers(device)
+    if GPU in providers:
+        # CUDA's libraries may have come with pip, which puts them where the system does not look.
+        onnxruntime.preload_dlls()
+    session = onnxruntime.InferenceSession(source, options, providers=providers)
+    if device == "cuda" and GPU not in session.get_providers():
+        raise RequestError(
+            "device cuda: onnxruntime can't use CUDA here: look at the driver, at weibotag doctor, and whether there are "
+            "CUDA and cuDNN: pip install 'onnxruntime-gpu[cuda,cudnn]'; or choose auto or cpu"
+        )
+    return session
 
 
 def choose_providers(device: str) -> list[str]:
     """Return the execution providers for cpu, cuda or auto."""
     import onnxruntime
 
-    if device == "cuda" or (device == "auto" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()):
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    if device == "cuda" or (device == "auto" and GPU in onnxruntime.get_available_providers()):
+        return [GPU, "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]
 
 

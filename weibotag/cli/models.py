@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,10 +21,8 @@ def list_command(as_json: bool = Json) -> None:
     from weibotag.models import at_hand
     from weibotag.models.table import TABLE
 
-    rows: list[dict[str, Any]] = []
-    for model in TABLE:
-        path = at_hand(model.name)
-        rows.append({**asdict(model), "path": str(path) if path else None})
+    paths = [at_hand(model.name) for model in TABLE]
+    rows = [{**asdict(model), "path": str(path) if path else None} for model, path in zip(TABLE, paths, strict=True)]
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False, indent=1))
         return

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from weibotag.cli.options import Columns, Gallery, Json, Limit, Quiet, Reuse, Store, Where, check_stdout, parse_columns
-from weibotag.cli.tagging import PipelineOption, PostsArgument, RunOption, WorkersOption, choose_tagger, report
+from weibotag.cli.tagging import PipelineOption, PostsArgument, RunOption, WorkersOption, choose_tagger, report, tell_seen
 from weibotag.errors import RequestError
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def detect_command(
 
     Example: weibotag detect posts.csv -o objects.parquet --model yolo11n.onnx
 
-    Example: weibotag detect posts.csv -o objects.parquet --model yoloe-11s-seg.pt --classes 美妆 -t taxonomies/weibo.csv
+    Example: weibotag detect posts.csv -o objects.parquet --backend transformers
+    --model hf:IDEA-Research/grounding-dino-tiny --classes 美妆 -t taxonomies/weibo.csv
     """
     if (classes is None) != (taxonomy is None):
         raise RequestError("--classes and --taxonomy go together: the tag, and the tag tree that it is in")
@@ -179,10 +180,8 @@ def write_findings(answer: str, shared: dict[str, Any], settings: "Pipeline", ta
 
 def describe_looks(summary: dict[str, Any]) -> str:
     """Return what a run of a stage did, in one line."""
-    pictures = summary["pictures"]
     rejects = f", {summary['rejects']:,} rows rejected (see {summary['run']}/rejects.csv)" if summary["rejects"] else ""
     return (
         f"{summary['out']}: {summary['rows']:,} rows, {summary['posts']:,} posts, "
-        f"{pictures['files']:,} pictures ({pictures['reused']:,} known before){rejects}; "
-        f"{summary['seconds']:.1f} s"
+        f"{tell_seen(summary['pictures'])}{rejects}; {summary['seconds']:.1f} s"
     )

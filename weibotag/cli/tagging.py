@@ -206,7 +206,7 @@ def choose_tagger(
     from weibotag.settings import Pipeline
 
     if (model is None) == (taxonomy is None):
-        raise RequestError("give one of --model MODEL and --taxonomy TAXONOMY")
+        raise RequestError("give one of --model MODEL and --taxonomy TAXONOMY (in a pipeline: model and taxonomy of [tag])")
     if taxonomy is not None:
         from weibotag.taxonomy.tree import load
 
@@ -304,12 +304,19 @@ def describe_model(about: dict[str, Any]) -> str:
     )
 
 
+def tell_seen(pictures: dict[str, Any]) -> str:
+    """Return how many pictures a run met, how many the store knew, and how reposts that were looked at compare."""
+    reposts = ""
+    if pictures.get("reposts"):
+        reposts = f", {pictures['reposts']:,} reposts: {pictures['agreed']:,} of {pictures['checked']:,} checked agreed"
+    return f"{pictures['files']:,} pictures ({pictures['reused']:,} known before{reposts})"
+
+
 def describe_run(summary: dict[str, Any]) -> str:
     """Return what a run did, in one line."""
-    pictures = summary["pictures"]
     seconds = sum(summary["seconds"].values())
     rejects = f", {summary['rejects']:,} rows rejected (see {summary['run']}/rejects.csv)" if summary["rejects"] else ""
-    seen = f", {pictures['files']:,} pictures ({pictures['reused']:,} known before)" if pictures["files"] else ""
+    seen = f", {tell_seen(summary['pictures'])}" if summary["pictures"]["files"] else ""
     faults = f", {summary['with_errors']:,} posts with pictures that could not be used (column error)"
     posts = f"{summary['posts']:,} posts, {summary['tagged']:,} with tags"
     return f"{summary['out']}: {posts}{seen}{faults if summary['with_errors'] else ''}{rejects}; {seconds:.1f} s"

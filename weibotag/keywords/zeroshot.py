@@ -35,11 +35,7 @@ class ZeroShot:
     scale: float
 
     def words(self, table: pa.Table) -> dict[str, list[tuple[str, str, float]]]:
-        """Return (name, "clip", probability) by media_id for a table of schema "embed", the likeliest names first.
-
-        A picture has three at most, of a softmax over all names; pictures without a vector, or without a likely name, are
-        left out.
-        """
+        """Return (name, "clip", probability) by media_id for a table of schema "embed": three at most, likeliest first."""
         media, vectors = stack_vectors(table)
         said: dict[str, list[tuple[str, str, float]]] = {}
         for start in range(0, len(media), ROWS):
@@ -58,14 +54,6 @@ class ZeroShot:
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (shares / shares.sum(axis=1, keepdims=True)).round(4)
 
-    def save(self, path: Path) -> None:
-        """Write vectors and scale as safetensors."""
-        from safetensors.numpy import save
-
-        tensors = {"vectors": np.ascontiguousarray(self.vectors, np.float32), "scale": np.array([self.scale])}
-        with atomic(path) as file:
-            file.write(save(tensors))
-
 
 def open_zero_shot(taxonomy: Taxonomy, fingerprint: str, encode: Encode, folder: Path) -> ZeroShot:
     """Return the names of a taxonomy with their vectors, read from `folder` where an earlier call left them.
@@ -74,7 +62,7 @@ def open_zero_shot(taxonomy: Taxonomy, fingerprint: str, encode: Encode, folder:
     scale.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load_file, save
 
     names = tuple(dict.fromkeys(tag.name for tag in taxonomy.tags))
     asked = json.dumps([fingerprint, TEMPLATES, names], ensure_ascii=True)
@@ -86,7 +74,8 @@ def open_zero_shot(taxonomy: Taxonomy, fingerprint: str, encode: Encode, folder:
         # Not there yet, or damaged.
         zero_shot = encode_names(names, encode)
     folder.mkdir(parents=True, exist_ok=True)
-    zero_shot.save(path)
+    with atomic(path) as file:
+        file.write(save({"vectors": zero_shot.vectors, "scale": np.array([zero_shot.scale])}))
     return zero_shot
 
 

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from difflib import get_close_matches
 from glob import glob
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import platformdirs
@@ -22,10 +23,11 @@ VARIABLE = "WEIBOTAG_MODELS"
 PICKLES = frozenset(
     (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib", ".pdparams", ".ts", ".torchscript", ".engine")
 )
-DATA = frozenset((".safetensors", ".onnx", ".xml"))
-REFUSED = "is a pickle, which can run code when it is loaded: choose .safetensors or .onnx, or allow it (allow_pickle)"
-HASH = re.compile(r"(?P<name>.+)#sha256=(?P<sha256>[0-9a-fA-F]{64})")
-
+REFUSED = (
+    "is a pickle, which can run code when it is loaded: choose .safetensors or .onnx, or allow it "
+    "(--allow-pickle, in a pipeline allow_pickle = true)"
+)
+HASH = re.compile(r"(?!hf:)(?P<name>.+)#sha256=(?P<sha256>[0-9a-fA-F]{64})")
 
 _may_fetch = ContextVar("may_fetch", default=True)
 
@@ -63,32 +65,22 @@ def at_hand(name: str) -> Path | None:
         return hub.at_hand(plain, folders())
     if os.path.exists(path := os.path.expanduser(plain)):
         return Path(path)
-    for folder in folders():
-        if found := look(folder, plain):
-            return found
-    packaged = (package_path(model) for model in match(plain) if model.source.startswith(PACKAGE))
-    return next((path for path in packaged if path is not None), None)
+    places = chain((look(folder, plain) for folder in folders()), map(package_path, match(plain)))
+    return next(filter(None, places), None)
 
 
 def fetch(name: str, allow_pickle: bool = False) -> Path:
     """Download the weights called `name`, a name of the table or of the hub; return the file or folder."""
-    plain, given = split_hash(name)
+    plain, _ = split_hash(name)
     if plain.startswith(HUB):
         return hub.fetch(plain, folders()[0])
-    rows = [model for model in match(plain) if "://" in model.source]
-    if not rows:
+    model = next((model for model in match(plain) if "://" in model.source), None)
+    if model is None or model.size is None or model.sha256 is None:
         raise RequestError(explain_unknown(plain))
-    model = rows[0]
     if is_pickle(model.name) and not allow_pickle:
         raise RequestError(f"{model.name} {REFUSED}")
-    sha256 = given or model.sha256
-    if sha256 is None:
-        raise RequestError(
-            f"{model.name}: its hash is not known: take it from {model.source}, ask for {model.name}#sha256=HEX"
-        )
     target = cache_folder() / model.name
-    size = model.size if sha256 == model.sha256 else None
-    download(model.source, target, sha256, size, folders()[0] / model.name)
+    download(model.source, target, model.sha256, model.size, folders()[0] / model.name)
     return target
 
 
@@ -96,16 +88,15 @@ def check_trust(path: Path, name: str, allow_pickle: bool) -> None:
     """Raise RequestError for a pickle that is not allowed, one of unknown hash, or a file of another hash than is known."""
     plain, given = split_hash(name)
     if path.is_dir():
-        suffixes = {file.suffix.lower() for file in path.rglob("*")}
-        if suffixes & PICKLES and not suffixes & DATA:
-            raise RequestError(f"{path} holds pickles only, which can run code when they are loaded: save it as safetensors")
+        if given is not None:
+            raise RequestError(f"{path} is a folder, and #sha256= is for files: leave it out")
         return
-    if is_pickle(path.name) and not allow_pickle:
-        raise RequestError(f"{path} {REFUSED}")
-    if not is_pickle(path.name) and given is None:
+    if is_pickle(path.name):
+        if not allow_pickle:
+            raise RequestError(f"{path} {REFUSED}")
+    elif given is None:
         return
-    found = measure(path)
-    expected = given or known_hash(path.name)
+    found, expected = measure(path), given or known_hash(path.name)
     if expected is None:
         raise RequestError(
             f"{path} is a pickle of unknown sha256: if you made it or trust it, name it {plain}#sha256={found}"
@@ -130,7 +121,9 @@ def split_hash(name: str) -> tuple[str, str | None]:
         return name, None
     found = HASH.fullmatch(name)
     if found is None:
-        raise RequestError(f"{name!r}: expected 64 hexadecimal digits after #sha256=, at the end")
+        raise RequestError(
+            f"{name!r}: expected a file's name, and 64 hexadecimal digits after #sha256= (a hub model is pinned by @commit)"
+        )
     return found["name"], found["sha256"].lower()
 
 
@@ -156,9 +149,9 @@ def look(folder: Path, name: str) -> Path | None:
 
 
 def package_path(model: Model) -> Path | None:
-    """Return the file of a model that travels in a package, or None when the package or the file is absent."""
+    """Return the file of a model that travels in a package, or None when it is none of these, or absent."""
     package, _, inner = model.source.removeprefix(PACKAGE).partition("/")
-    spec = find_spec(package)
+    spec = find_spec(package) if model.source.startswith(PACKAGE) else None
     path = Path(spec.origin).parent / inner / model.name if spec is not None and spec.origin is not None else None
     return path if path is not None and path.is_file() else None
 
@@ -169,7 +162,10 @@ def explain_unknown(name: str) -> str:
     hint = f"did you mean {near[0]}?" if near else "weibotag models list shows what is known"
     source = name.removesuffix(".onnx") + ".pt"
     if name.endswith(".onnx") and match(source):
-        hint = f"export it once from {source}, which weibotag models pull fetches: yolo export model={source} format=onnx"
+        hint = (
+            f"export it once: weibotag models pull {source} --allow-pickle prints a path, "
+            "then yolo export model=PATH format=onnx dynamic=True"
+        )
     folder = os.environ.get(VARIABLE)
     where = f"not in {folder} ({VARIABLE})" if folder else f"{VARIABLE} is not set"
     return f"no model {name!r}: no such file, {where}, and not in the table; {hint}"

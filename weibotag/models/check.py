@@ -16,32 +16,28 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 class State:
     """What was found under a name: `path` or None, its sha256 (of a folder None), and in `fault` what is wrong and to do."""
 
-    name: str
     path: Path | None
     sha256: str | None = None
     fault: str | None = None
 
 
 def examine(name: str) -> State:
-    """Measure the weights called `name`, a name of the table or one that `find_model` finds without downloading.
-
-    Raises RequestError for a name that is neither known nor at hand.
-    """
+    """Measure the weights called `name`, without downloading; RequestError for a name neither known nor at hand."""
     plain, given = split_hash(name)
     path = at_hand(name)
     if path is None and not match(plain):
         raise RequestError(explain_unknown(plain))
     if path is None:
-        return State(name, None, fault=f"not here: weibotag models pull {name}")
+        return State(None, fault=f"not here: weibotag models pull {name}")
     if path.is_dir():
         broken = next((file for file, expected in list_hashes(plain, path) if measure(file) != expected), None)
         fault = f"{broken} is damaged: remove {broken.resolve()} and pull {name} again" if broken else None
-        return State(name, path, fault=fault)
+        return State(path, fault=fault)
     found, expected = measure(path), given or known_hash(path.name)
     if expected is None or found == expected:
-        return State(name, path, found)
+        return State(path, found)
     remedy = "pull it again" if path.parent == cache_folder() else "put the right file there"
-    return State(name, path, found, f"{path} has sha256 {found}, expected {expected}: damaged, or another file: {remedy}")
+    return State(path, found, f"{path} has sha256 {found}, expected {expected}: damaged, or another file: {remedy}")
 
 
 def list_hashes(name: str, folder: Path) -> list[tuple[Path, str]]:
@@ -56,10 +52,7 @@ def list_hashes(name: str, folder: Path) -> list[tuple[Path, str]]:
 
 
 def pull(name: str, allow_pickle: bool = False) -> Path:
-    """Return the weights called `name`, checked: downloaded when they are not at hand, or are damaged in the cache.
-
-    Raises what `find_model` raises, and RequestError for a damaged file elsewhere.
-    """
+    """Return the weights called `name`, checked: downloaded when they are not at hand, or are damaged in the cache."""
     if at_hand(name) is not None:
         state = examine(name)
         if state.fault is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from weibotag.errors import MissingExtraError, RequestError
 from weibotag.models.downloads import TIMEOUT_SECONDS
-from weibotag.models.table import HUB, match
+from weibotag.models.table import match
 
 NAME = re.compile(r"hf:(?P<repository>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
 # Weights that load without running code, the preferred kind first; an .onnx may have its numbers in a file beside it.
@@ -16,13 +16,10 @@ SETTINGS = ("*.json", "*.txt", "*.model", "*.yml")
 
 def at_hand(name: str, folders: list[Path]) -> Path | None:
     """Return the folder of hf:owner/name in one of `folders` or in the hub's own cache, or None."""
-    if NAME.fullmatch(name) is None:
-        return None
     repository, revision = resolve(name)
-    for folder in folders:
-        for place in (folder / repository, folder / repository.rpartition("/")[2]):
-            if any(holds(place, weights) for weights in WEIGHTS):
-                return place
+    for place in [folder / path for folder in folders for path in (repository, repository.rpartition("/")[2])]:
+        if any(holds(place, weights) for weights in WEIGHTS):
+            return place
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
@@ -39,10 +36,7 @@ def at_hand(name: str, folders: list[Path]) -> Path | None:
 
 
 def fetch(name: str, folder: Path) -> Path:
-    """Download the snapshot hf:owner/name[@revision]; return its folder in the hub's cache.
-
-    Raises MissingExtraError, and RequestError that says which files to put into `folder`/owner/name.
-    """
+    """Download a snapshot; return its folder. Raises RequestError that says what to put into `folder`, MissingExtraError."""
     repository, revision = resolve(name)
     try:
         from huggingface_hub import HfApi, constants, snapshot_download
@@ -71,17 +65,12 @@ def fetch(name: str, folder: Path) -> Path:
 
 
 def resolve(name: str) -> tuple[str, str | None]:
-    """Return repository and revision of hf:owner/name[@revision]: the one given, the one of the table, or None.
-
-    Raises RequestError for a name of another form.
-    """
+    """Return repository and revision (given, or of the table) of hf:owner/name[@revision]; RequestError for another form."""
     found = NAME.fullmatch(name)
     if found is None:
         raise RequestError(f"{name!r} is no model of the hub: expected hf:owner/name or hf:owner/name@revision")
-    if found["revision"]:
-        return found["repository"], found["revision"]
-    row = next(iter(match(name)), None)
-    return found["repository"], row.source.removeprefix(HUB).partition("@")[2] if row else None
+    known = [row.source.partition("@")[2] for row in match(name)]
+    return found["repository"], found["revision"] or next(iter(known), None)
 
 
 def holds(folder: Path, pattern: str) -> bool:

@@ -48,10 +48,7 @@ class Embed(PictureStage):
         return answer
 
     def encode_texts(self, texts: Sequence[str], threads: int = 1) -> tuple[np.ndarray, float]:
-        """Return vectors of texts in the space of the pictures' vectors, (n, d) float32 of unit length.
-
-        With them comes what the model multiplies cosines with before a softmax. Loads the model for this call.
-        """
+        """Load the model; return vectors of texts beside pictures', float32 (n, d), unit length, and the cosines' scale."""
         backend = self._make_backend()
         backend.open(threads)
         try:

@@ -63,8 +63,4 @@ class Faces(PictureStage):
 
     def face_model(self) -> Path | None:
         """Return the file of the model that makes the vectors, or None; RequestError when it can't be found."""
-        return None if self.config.vectors == NO_VECTORS else self.files()[-1]
-
-    def files(self) -> list[Path]:
-        """Return the files of the detector and, where there is one, of the model of the vectors."""
-        return self._make_backend().weights()
+        return None if self.config.vectors == NO_VECTORS else self._make_backend().weights()[-1]

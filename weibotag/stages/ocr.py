@@ -22,13 +22,13 @@ class Ocr(PictureStage):
     class Config(StageConfig):
         """`min_score`: lines below it are left out, 0 to 1; `max_side`: long side that text is searched at, pixels.
 
-        `engine`: what runs the networks (auto: OpenVINO where it is installed); `model`: paddleocr's; `angle`: lines that
+        `engine`: what runs the networks (auto: onnxruntime); `model`: paddleocr's; `angle`: lines that
         stand on their heads are turned.
         """
 
         backend: str = "rapidocr"
         min_score: float = Field(default=0.5, ge=0, le=1)
-        max_side: int = Field(default=960, ge=64, le=4096)
+        max_side: int = Field(default=800, ge=64, le=4096)
         engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
         angle: bool = False
         model: str | None = None
