@@ -18,8 +18,8 @@ from weibotag import models
 from weibotag.backends.faces_opencv import Haar, YuNet, score_weight
 from weibotag.backends.faces_vectors import TEMPLATE, FaceVectors, align, find_face_model, fit_similarity
 from weibotag.errors import RequestError
+from weibotag.files import sha256_of
 from weibotag.media import Frame, frames_table
-from weibotag.models.downloads import measure
 from weibotag.schema import arrow_schema
 from weibotag.stages.faces import Faces
 
@@ -315,7 +315,7 @@ def test_sface_takes_pixels_as_they_are_whatever_its_file_is_called(tmp_path: Pa
         return np.array(vectors.embed(picture, landmarks))
 
     plain = vector_by("face_recognition_sface_2021dec.onnx")
-    known = {"face_recognition_sface_2021dec.onnx": measure(tmp_path / "face_recognition_sface_2021dec.onnx")}
+    known = {"face_recognition_sface_2021dec.onnx": sha256_of(tmp_path / "face_recognition_sface_2021dec.onnx")}
     monkeypatch.setattr("weibotag.backends.faces_vectors.known_hash", known.get)
     assert plain @ vector_by("copy.onnx") < 0.9
 

@@ -1,11 +1,13 @@
 """Files and folders that are either whole or absent: written beside their place, renamed; files are synced first."""
 
 import glob
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -14,6 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 TEMPORARY = ".*.tmp"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, hex; it is read again only when its size or time changed. Raises OSError."""
+    state = path.stat()
+    return _sha256(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

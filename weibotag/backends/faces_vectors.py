@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from weibotag.errors import RequestError
+from weibotag.files import sha256_of
 from weibotag.models import at_hand, find_model, known_hash
-from weibotag.models.downloads import measure
 
 NO_VECTORS = "none"
 # Face models that are used where they are at hand, the better ones first.
@@ -80,7 +80,7 @@ def brings_own_range(path: Path) -> bool:
     import onnx
 
     # By its bytes, which the fingerprint names, not by its file's name.
-    if measure(path) == known_hash(SFACE):
+    if sha256_of(path) == known_hash(SFACE):
         return True
     graph = onnx.load(str(path), load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}

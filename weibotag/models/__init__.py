@@ -14,8 +14,9 @@ from pathlib import Path
 import platformdirs
 
 from weibotag.errors import RequestError
+from weibotag.files import sha256_of
 from weibotag.models import hub
-from weibotag.models.downloads import download, measure
+from weibotag.models.downloads import download
 from weibotag.models.table import HUB, PACKAGE, TABLE, Model, match
 
 VARIABLE = "WEIBOTAG_MODELS"
@@ -96,7 +97,7 @@ def check_trust(path: Path, name: str, allow_pickle: bool) -> None:
             raise RequestError(f"{path} {REFUSED}")
     elif given is None:
         return
-    found, expected = measure(path), given or known_hash(path.name)
+    found, expected = sha256_of(path), given or known_hash(path.name)
     if expected is None:
         raise RequestError(
             f"{path} is a pickle of unknown sha256: if you made it or trust it, name it {plain}#sha256={found}"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weibotag.errors import RequestError
+from weibotag.files import sha256_of
 from weibotag.models import at_hand, cache_folder, explain_unknown, find_model, known_hash, split_hash
-from weibotag.models.downloads import measure
 from weibotag.models.table import match
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -30,10 +30,10 @@ def examine(name: str) -> State:
     if path is None:
         return State(None, fault=f"not here: weibotag models pull {name}")
     if path.is_dir():
-        broken = next((file for file, expected in list_hashes(plain, path) if measure(file) != expected), None)
+        broken = next((file for file, expected in list_hashes(plain, path) if sha256_of(file) != expected), None)
         fault = f"{broken} is damaged: remove {broken.resolve()} and pull {name} again" if broken else None
         return State(path, fault=fault)
-    found, expected = measure(path), given or known_hash(path.name)
+    found, expected = sha256_of(path), given or known_hash(path.name)
     if expected is None or found == expected:
         return State(path, found)
     remedy = "pull it again" if path.parent == cache_folder() else "put the right file there"

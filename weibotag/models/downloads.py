@@ -2,7 +2,6 @@
 
 import os
 import ssl
-from hashlib import file_digest
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
@@ -11,7 +10,7 @@ from urllib.request import Request, urlopen
 
 from weibotag import __version__
 from weibotag.errors import RequestError
-from weibotag.files import sync_folder
+from weibotag.files import sha256_of, sync_folder
 from weibotag.progress import bar
 
 TIMEOUT_SECONDS = 30
@@ -47,7 +46,7 @@ def download(url: str, target: Path, sha256: str, size: int, place: Path) -> Non
                     f"{target.name} can't be downloaded ({reason}): try again, which goes on where this stopped, "
                     f"or fetch {url} elsewhere and put it at {place}"
                 ) from error
-        found = measure(part)
+        found = sha256_of(part)
         if found != sha256:
             part.unlink()
             raise RequestError(
@@ -83,9 +82,3 @@ def receive(url: str, part: Path, size: int) -> None:
 def length_of(part: Path) -> int:
     """Return the size of a file in bytes, 0 when there is none."""
     return part.stat().st_size if part.exists() else 0
-
-
-def measure(path: Path) -> str:
-    """Return the sha256 of a file, hex."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()

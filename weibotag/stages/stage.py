@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from weibotag.errors import RequestError
+from weibotag.files import sha256_of
 from weibotag.media import frame_pixels
 from weibotag.registry import REGISTRY, load
 
@@ -214,15 +214,8 @@ def fingerprint(
 
 
 def hash_weights(path: Path) -> str:
-    """Return the sha256 of a file of weights, hex; a file is read again only when its size or time changed."""
+    """Return the sha256 of a file of weights, hex; raises RequestError when it can't be read."""
     try:
-        state = path.stat()
+        return sha256_of(path)
     except OSError as error:
         raise RequestError(f"{path}: can't be read ({error.strerror}): give the path of a file that is there") from error
-    return _hash_state(path, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _hash_state(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

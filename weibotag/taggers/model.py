@@ -1,6 +1,5 @@
 """A trained tagger in a folder: data files only, nothing pickled."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weibotag.errors import ModelError, WeibotagError
-from weibotag.files import replace_folder, write_json
+from weibotag.files import replace_folder, sha256_of, write_json
 from weibotag.keywords.codes import Codebook
 from weibotag.taggers.calibration import Calibration
 from weibotag.taggers.fast import FastTagger, load_network
@@ -62,7 +61,7 @@ class Model:
                 self.codebook.save(fresh / CODES)
             save_csv(self.taxonomy, fresh / TAXONOMY)
             pq.write_table(self.keywords, fresh / KEYWORDS)
-            files = {path.name: _digest(path) for path in sorted(fresh.iterdir())}
+            files = {path.name: sha256_of(path) for path in sorted(fresh.iterdir())}
             write_json(self.about | {"format": FORMAT, "taxonomy": self.taxonomy.digest, "files": files}, fresh / ABOUT)
 
 
@@ -93,7 +92,7 @@ def load_model(folder: Path) -> Model:
     about = read_about(folder)
     for name, digest in about["files"].items():
         path = folder / name
-        if not path.is_file() or _digest(path) != digest:
+        if not path.is_file() or sha256_of(path) != digest:
             raise ModelError(f"{path}: absent or not the file that was trained: train again")
     try:
         taxonomy = load(folder / TAXONOMY)
@@ -112,8 +111,3 @@ def load_model(folder: Path) -> Model:
         pq.read_table(folder / KEYWORDS),
         about,
     )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
