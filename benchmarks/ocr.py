@@ -35,6 +35,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageStat
 
+from weibotag.errors import WeibotagError
+
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 4
 BATCH = 16
@@ -191,7 +193,8 @@ class Press:
     def pick_ink(self, ground: float, contrast: float) -> tuple[int, int, int]:
         """Return a colour whose luminance differs from `ground` by `contrast` or more (0 to 255)."""
         for _ in range(100):
-            ink = tuple(self.draw.choice((0, 255, self.draw.randint(0, 255))) for _ in range(3))
+            red, green, blue = (self.draw.choice((0, 255, self.draw.randint(0, 255))) for _ in range(3))
+            ink = red, green, blue
             if abs(luminance(ink) - ground) >= contrast:
                 return ink
         return (0, 0, 0) if ground > 128 else (255, 255, 255)
@@ -240,7 +243,7 @@ def open_stock(threads: int) -> Callable[[list[str]], list[str]]:
     """Return a reader that calls RapidOCR as its README does: a path, the defaults, all cores."""
     from rapidocr import RapidOCR
 
-    engine = RapidOCR(params={"Global.log_level": "critical"})
+    engine: Any = RapidOCR(params={"Global.log_level": "critical"})
     return lambda paths: ["\n".join(engine(path).txts or ()) for path in paths]
 
 
@@ -263,7 +266,7 @@ def open_stage(engine: str) -> Callable[[list[str]], list[str]]:
     from weibotag.media import Frame, frames_table
     from weibotag.stages.ocr import Ocr
 
-    stage = Ocr(Ocr.Config(backend="rapidocr", engine=engine, min_score=MIN_SCORE))
+    stage = Ocr(Ocr.Config.model_validate({"backend": "rapidocr", "engine": engine, "min_score": MIN_SCORE}))
     stage.open()
 
     def read(paths: list[str]) -> list[str]:
@@ -289,7 +292,7 @@ def serve(reader: str, threads: int, connection: Connection) -> None:
     openers = {"RapidOCR": open_stock, "PaddleOCR": open_paddle}
     try:
         read = openers[reader](threads) if reader in openers else open_stage(reader)
-    except ImportError as error:
+    except (ImportError, WeibotagError) as error:
         connection.send(str(error))
         return
     connection.send(None)

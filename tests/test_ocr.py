@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import ValidationError
@@ -172,6 +172,32 @@ def test_what_is_read_does_not_depend_on_what_is_looked_at_with_it(
     if batches is None:
         assert together == alone
         assert backend.look(pictures[::-1]) == alone[::-1]
+
+
+@pytest.mark.parametrize("degrees", [-12, 8, 90])
+def test_turned_text_is_read_in_a_turned_box(backend: RapidOcr, degrees: int) -> None:
+    upright = Image.fromarray(write_lines((420, 420), [(60, 190, "PHONE SALE")], latin(40)))
+    lines = read(backend, np.asarray(upright.rotate(degrees, Image.Resampling.BICUBIC, fillcolor="white")))
+    assert texts(lines) == ["PHONE SALE"]
+    left, top, right, right_top = lines[0].box[:4]
+    # The box of a line that runs upwards starts at its top left too, where the line ends.
+    assert abs(np.degrees(np.arctan2(top - right_top, right - left)) - (degrees if degrees < 90 else 0)) < 3
+
+
+def test_small_print_of_a_large_picture_gets_a_nearer_look(backend: RapidOcr) -> None:
+    expected = [f"SMALL PRINT {number} OF A LARGE PAGE" for number in range(100, 110)]
+    places = [(100, 100 + 60 * row, text) for row, text in enumerate(expected)]
+    lines = read(backend, write_lines((1600, 1200), places, latin(14)))
+    assert "".join("".join(texts(lines)).split()) == "".join("".join(expected).split())
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32 - 1))
+def test_noise_of_any_size_gives_boxes_inside_it_at_most(backend: RapidOcr, width: int, height: int, seed: int) -> None:
+    noise = np.random.default_rng(seed).integers(0, 2, (height, width, 1), np.uint8) * 255
+    for line in read(backend, np.repeat(noise, 3, 2)):
+        assert 0 <= min(line.box) and max(line.box[0::2]) <= width and max(line.box[1::2]) <= height
+        assert line.text and 0 <= line.score <= 1
 
 
 def test_lines_that_stand_on_their_heads_are_turned_when_asked() -> None:

@@ -31,7 +31,7 @@ def refuse(*words):
     raise AssertionError(f"network: {words}")
 
 socket.socket.connect = socket.getaddrinfo = refuse
-from weibotag.backends.ocr_paddleocr import PaddleOcr
+from weibotag.backends.ocr_paddleocr import PaddleOcr, find_folders
 early = sorted({"paddleocr", "paddlex", "torch", "cv2", "onnxruntime"} & set(sys.modules))
 backend = PaddleOcr()
 backend.open(threads=1)
@@ -241,6 +241,20 @@ def test_damaged_models_are_refused(models: Path, tmp_path: Path, file: str, bef
     content = (tmp_path / "det" / file).read_bytes()
     (tmp_path / "det" / file).write_bytes(content.replace(before, after, 1))
     assert str(tmp_path / "det") in refusal(PaddleOcr(model=f"{tmp_path}/det,{models}/rec"))
+
+
+def test_an_official_name_is_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def note(name: str) -> Path:
+        asked.append(name)
+        return tmp_path
+
+    monkeypatch.setattr("weibotag.backends.ocr_paddleocr.find_model", note)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    assert find_folders(f"PP-OCRv5_server_det,{folder}") == (tmp_path, tmp_path)
+    assert asked == ["hf:PaddlePaddle/PP-OCRv5_server_det_onnx", str(folder)]
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:

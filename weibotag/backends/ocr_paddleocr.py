@@ -20,13 +20,15 @@ from weibotag.backends.ocr_lines import Line, drop_doubles, order_lines
 from weibotag.backends.ocr_rapidocr import LOW, LOW_SHARE, View, is_cut, plan_views, side_lengths
 from weibotag.backends.onnx_session import choose_providers, session_errors
 from weibotag.errors import RequestError
-from weibotag.models import find_model
+from weibotag.models import at_hand, find_model
 
 DETECTOR = "PP-OCRv6_det_small.onnx"
 RECOGNISER = "PP-OCRv6_rec_small.onnx"
 SETTINGS = "inference.yml"
 # What a model folder holds for each of the library's engines.
 ENGINES = {"onnxruntime": ("inference.onnx",), "paddle": ("inference.json", "inference.pdiparams")}
+# How the names of PaddleOCR's own models begin: PP-OCRv5_server_det …
+OFFICIAL = "PP-OCR"
 
 
 class PaddleOcr:
@@ -172,7 +174,13 @@ def find_folders(model: str) -> tuple[Path, Path]:
         return find_model(names[0]) / "det", find_model(names[0]) / "rec"
     if len(names) != 2:
         raise RequestError(f"ocr with paddleocr found {len(names)} models in {model!r}: give FOLDER or DET,REC")
-    return find_model(names[0]), find_model(names[1])
+    return find_folder(names[0]), find_folder(names[1])
+
+
+def find_folder(name: str) -> Path:
+    """Return a model's folder, by its path or by what `find_model` knows; an official name stands for its hub folder."""
+    official = name.startswith(OFFICIAL) and at_hand(name) is None
+    return find_model(f"hf:PaddlePaddle/{name}_onnx" if official else name)
 
 
 def find_engine(*folders: Path) -> str:
