@@ -196,7 +196,7 @@ def test_small_print_of_a_large_picture_gets_a_nearer_look(backend: RapidOcr) ->
 def test_noise_of_any_size_gives_boxes_inside_it_at_most(backend: RapidOcr, width: int, height: int, seed: int) -> None:
     noise = np.random.default_rng(seed).integers(0, 2, (height, width, 1), np.uint8) * 255
     for line in read(backend, np.repeat(noise, 3, 2)):
-        assert 0 <= min(line.box) and max(line.box[0::2]) <= width and max(line.box[1::2]) <= height
+        assert min(line.box) >= 0 and max(line.box[0::2]) <= width and max(line.box[1::2]) <= height
         assert line.text and 0 <= line.score <= 1
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from weibotag.backends.ocr_lines import Line
-from weibotag.backends.ocr_paddleocr import DETECTOR, RECOGNISER, PaddleOcr, lay_out
+from weibotag.backends.ocr_paddleocr import DETECTOR, RECOGNISER, PaddleOcr, find_folders, lay_out
 from weibotag.backends.ocr_rapidocr import RapidOcr
 from weibotag.errors import RequestError
 
@@ -31,7 +31,7 @@ def refuse(*words):
     raise AssertionError(f"network: {words}")
 
 socket.socket.connect = socket.getaddrinfo = refuse
-from weibotag.backends.ocr_paddleocr import PaddleOcr, find_folders
+from weibotag.backends.ocr_paddleocr import PaddleOcr
 early = sorted({"paddleocr", "paddlex", "torch", "cv2", "onnxruntime"} & set(sys.modules))
 backend = PaddleOcr()
 backend.open(threads=1)
