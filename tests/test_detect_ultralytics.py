@@ -20,7 +20,7 @@ from weibotag.backends.detect_objects import DetectedObject
 from weibotag.backends.detect_ultralytics import Ultralytics, import_library, list_objects
 from weibotag.backends.object_names import chinese_name
 from weibotag.errors import RequestError
-from weibotag.models.downloads import measure
+from weibotag.files import sha256_of
 
 for library in ("ultralytics", "torch", "torchvision"):
     if find_spec(library) is None:
@@ -81,7 +81,7 @@ def world(folder: Path) -> Path:
 
 
 def hashed(path: Path) -> str:
-    return f"{path}#sha256={measure(path)}"
+    return f"{path}#sha256={sha256_of(path)}"
 
 
 def opened(path: Path, **settings: Any) -> Ultralytics:
