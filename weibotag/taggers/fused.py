@@ -1,0 +1,75 @@
+"""The fused tagger: a network over text, wordings and picture vectors, on onnxruntime. Needs no torch."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import csr_matrix
+
+from weibotag.backends.onnx_session import open_session
+from weibotag.errors import ModelError
+from weibotag.taggers import calibration, thresholds
+from weibotag.taggers.calibration import Calibration
+from weibotag.taggers.fast import FLOOR
+from weibotag.taggers.fusion.features import FEATURES, STANDARD, Features
+from weibotag.taggers.tagger import raise_parents
+from weibotag.taxonomy.tree import Taxonomy
+
+NETWORK, DECISIONS = "network.onnx", "fused.safetensors"
+BATCH = 64
+
+
+class FusedTagger:
+    """A trained network in a folder, its calibration, and `thresholds`, one per tag (float32), 0.5 until `decide`."""
+
+    def __init__(self, taxonomy: Taxonomy, folder: Path, threads: int = 1) -> None:
+        from safetensors.numpy import load_file
+
+        self.taxonomy = taxonomy
+        self.folder = folder
+        self.features = Features.load(folder)
+        self._session: Any = open_session(folder / NETWORK, threads)
+        self._asked = [one.name for one in self._session.get_inputs()]
+        if {one.name: one.shape[-1] for one in self._session.get_outputs()}["tags"] != len(taxonomy):
+            raise ModelError(f"{folder / NETWORK}: knows another number of tags than the taxonomy beside it: train again")
+        self._calibration: Calibration | None = None
+        self.thresholds = np.full(len(taxonomy), 0.5, np.float32)
+        if (folder / DECISIONS).is_file():
+            decisions = load_file(folder / DECISIONS)
+            self._calibration = Calibration(decisions["slope"], decisions["offset"])
+            self.thresholds = decisions["thresholds"]
+
+    def raw_scores(self, table: pa.Table) -> csr_matrix:
+        """Return the network's own scores, float32 csr_matrix (posts x tags), those above 0.01; for `table` see `read`."""
+        posts = self.features.encode(table)
+        scores = np.zeros((len(posts), len(self.taxonomy)), np.float32)
+        for rows in posts.shelves(BATCH):
+            batch = posts.batch(rows)
+            scores[rows] = np.exp(self._session.run(["tags"], {name: batch[name] for name in self._asked})[0])
+        scores[scores < FLOOR] = 0
+        return csr_matrix(scores)
+
+    def scores(self, table: pa.Table) -> csr_matrix:
+        """Return probabilities, float32 csr_matrix (posts x tags), a child's never above its parent's."""
+        return self.settle(self.raw_scores(table))
+
+    def settle(self, raw: csr_matrix) -> csr_matrix:
+        """Return raw scores calibrated and closed over parents."""
+        return raise_parents(self._calibration.apply(raw) if self._calibration else raw, self.taxonomy)
+
+    def decide(self, raw: csr_matrix, gold: csr_matrix) -> None:
+        """Learn calibration and thresholds from raw scores and gold tags of held-out rows; write them beside the network."""
+        from safetensors.numpy import save_file
+
+        fitted = calibration.fit(raw, gold)
+        self._calibration = fitted
+        self.thresholds = thresholds.choose(self.settle(raw), gold, self.taxonomy)
+        decisions = {"slope": fitted.slope, "offset": fitted.offset, "thresholds": self.thresholds}
+        save_file(decisions, self.folder / DECISIONS)
+
+    def save(self, folder: Path) -> None:
+        """Copy the files of the tagger to another folder, which must exist."""
+        for name in (NETWORK, FEATURES, STANDARD, DECISIONS):
+            shutil.copyfile(self.folder / name, folder / name)

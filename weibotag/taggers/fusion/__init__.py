@@ -1,0 +1,1 @@
+"""The fused tagger's networks: features, shared parts, training. Only `features` is needed to tag."""

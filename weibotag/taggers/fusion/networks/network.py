@@ -1,0 +1,99 @@
+"""What every network of the fused tagger has: the embeddings of its inputs, and its heads."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weibotag.taggers.fusion.features import Features
+from weibotag.taggers.fusion.trunk import NgramEmbedding, TokenEmbedding, TreeHead, pool_mean
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a network is built for: sizes of its inputs, the tree, and classes by the name of each further task."""
+
+    characters: int
+    words: int
+    authors: int
+    channels: int
+    vector: int
+    parents: np.ndarray
+    tasks: dict[str, int] = field(default_factory=dict)
+    width: int = 128
+    dropout: float = 0.3
+    buckets: int = 2**16
+
+    @classmethod
+    def of(cls, features: Features, parents: np.ndarray, **others: object) -> "Shape":
+        """Return the shape for features; `others` are further fields."""
+        sizes = {name: len(getattr(features, name)) for name in ("characters", "words", "authors", "channels")}
+        return cls(**sizes, vector=len(features.mean), parents=parents, **others)  # type: ignore[arg-type]
+
+
+class Network(nn.Module):
+    """What every network has: embeddings of all inputs, and a head for tags and for each further task.
+
+    `forward` returns a dict: "tags" (n, tags) log-probabilities, a task's name (n, classes) logits, "attention_<what>"
+    (n, length) weights over an input's tokens, and "loss", a loss of the network's own, where it has one.
+    """
+
+    heads: nn.ModuleDict
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.text = NgramEmbedding(shape.characters, shape.width, shape.buckets)
+        self.words = TokenEmbedding(shape.words, shape.width)
+        self.author = nn.Embedding(shape.authors, shape.width, padding_idx=0)
+        self.channel = nn.Embedding(shape.channels, shape.width, padding_idx=0)
+        for table in (self.author, self.channel):
+            nn.init.normal_(table.weight, std=0.1)
+            table.weight.data[0] = 0
+        self.dropout = nn.Dropout(shape.dropout)
+
+    def make_heads(self, width: int, shape: Shape) -> nn.ModuleDict:
+        """Return a head for tags and one for each task, over vectors of `width`."""
+        heads = {"tags": TreeHead(width, shape.parents)} | {name: nn.Linear(width, n) for name, n in shape.tasks.items()}
+        return nn.ModuleDict(heads)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Answer for a batch."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a transformer makes of a batch: `tokens` (n, t, width), `mask` (n, t), and which of them are an input's.
+
+    `spans` has the slice of t of each input: "text", "print", "words", "pictures" (those that the network keeps as tokens);
+    token 0 stands for the whole post.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    spans: dict[str, slice]
+
+
+def join_tokens(parts: dict[str, tuple[Tensor, Tensor]]) -> Encoded:
+    """Return the tokens (n, t, width) and masks (n, t) of several inputs as one sequence, in their order."""
+    ends = np.cumsum([mask.shape[1] for _, mask in parts.values()])
+    spans = {
+        name: slice(int(end) - mask.shape[1], int(end)) for (name, (_, mask)), end in zip(parts.items(), ends, strict=True)
+    }
+    tokens, masks = (torch.cat(some, dim=1) for some in zip(*parts.values(), strict=True))
+    return Encoded(tokens, masks, spans)
+
+
+class Transformer(Network):
+    """A network whose tokens know each other: it can be trained on posts without tags, too (`pretraining`)."""
+
+    def encode(self, batch: dict[str, Tensor]) -> Encoded:
+        """Return the tokens of a batch after all layers."""
+        raise NotImplementedError
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Answer for a batch: heads over the first token and the mean of all."""
+        encoded = self.encode(batch)
+        vector = self.dropout(torch.cat([encoded.tokens[:, 0], pool_mean(encoded.tokens, encoded.mask)], dim=1))
+        return {name: head(vector) for name, head in self.heads.items()}
