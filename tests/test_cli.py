@@ -158,7 +158,7 @@ def test_without_arguments_there_is_help() -> None:
         ("tag posts.csv -o out.csv", "give one of --model MODEL and --taxonomy TAXONOMY"),
         ("tag posts.csv -t tree.csv -o out.csv --route fast", "--route fast needs a trained model"),
         ("tag posts.csv -t tree.csv -o out.csv --where 'splitt = 1'", "expression 'splitt = 1'"),
-        ("tag posts.csv -t tree.csv -o out.csv --column text:content", "expected NAME=THEIRS"),
+        ("tag posts.csv -t tree.csv -o out.csv --column text:content", "expected NAME=COLUMN"),
         ("tag posts.csv -t tree.csv -o out.csv --column text=content", "content"),
         ("tag posts.csv -t tree.csv -o out.csv -p bad.toml", "unknown key 'stage'; did you mean 'stages'?"),
         ("tag posts.csv -t tree.csv -o out.csv -p none.toml", "none.toml: no such pipeline"),

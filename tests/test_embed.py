@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from weibotag.errors import RequestError
 from weibotag.media import Frame, frames_table
@@ -79,6 +80,26 @@ def test_a_picture_that_the_library_refuses_is_a_reason_in_its_row_only(
     assert table["embed_vector"].is_valid().to_pylist() == [False, True]
     assert "no such picture" in table["embed_error"][0].as_py()
     assert table["embed_error"][1].as_py() is None
+
+
+def test_a_grid_gives_patches_in_order_and_leaves_the_vector_as_it_is(stage: Embed) -> None:
+    halves = np.zeros((80, 120, 3), np.uint8)
+    halves[:, :60], halves[:, 60:] = (220, 20, 40), (20, 40, 220)
+    frames = frames_table([Frame("a", halves), Frame("b", halves[:, ::-1].copy()), Frame("c", picture(1, 900))])
+    cut = Embed(Embed.Config(grid=2))
+    cut.open()
+    found, whole = cut.process(frames), stage.process(frames)
+    assert found.schema == whole.schema == Embed.adds
+    assert whole["embed_patches"].null_count == 3
+    assert found["embed_vector"].equals(whole["embed_vector"])
+    straight, mirrored, _ = (np.array(cells, np.float32) for cells in found["embed_patches"].to_pylist())
+    assert straight.shape == (4, 192 + 72)
+    colours = straight[:, 192:] @ mirrored[:, 192:].T
+    assert np.allclose(colours.diagonal(), 0, atol=0.01)
+    assert np.allclose([colours[0, 1], colours[1, 0], colours[2, 3], colours[3, 2]], 1, atol=0.01)
+    assert len({Embed(Embed.Config(grid=grid)).fingerprint() for grid in (0, 2, 3)}) == 3
+    with pytest.raises(ValidationError, match="less than or equal to 4"):
+        Embed.Config(grid=5)
 
 
 def test_ppocr_knows_no_model_and_no_precision() -> None:

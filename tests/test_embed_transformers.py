@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weibotag.backends.embed_chineseclip import ChineseClip
-from weibotag.backends.embed_transformers import WIDEST, TransformersVision, choose_precision, trim_picture
+from weibotag.backends.embed_transformers import WIDEST, TransformersVision, choose_precision, pool_cells, trim_picture
 from weibotag.errors import RequestError
 from weibotag.keywords.zeroshot import open_zero_shot
 from weibotag.media import Frame, frames_table
@@ -151,6 +151,32 @@ def test_a_vector_has_unit_length_and_is_of_its_picture_alone(folders: Any, save
     assert np.array_equal(together, np.stack([backend.look([one])[0] for one in PICTURES]))
     assert np.array_equal(together[::-1], np.stack(backend.look(PICTURES[::-1])))
     assert len(np.unique(together[[3, 5, 6]], axis=0)) == 3
+
+
+@pytest.mark.parametrize(
+    "saver", [save_vit, save_dino, save_resnet, save_clip, save_timm, save_timm_wrapper], ids=lambda saver: saver.__name__
+)
+def test_a_grid_gives_patches_and_leaves_the_vector_as_it_is(folders: Any, saver: Callable) -> None:
+    backend = TransformersVision(str(folders(saver)), "float32", "cpu", grid=2)
+    backend.open()
+    found = backend.look(PICTURES)
+    assert np.array_equal(np.stack([vector for vector, _ in found]), np.stack(opened(folders(saver)).look(PICTURES)))
+    patches = np.stack([cells for _, cells in found]).astype(np.float32)
+    assert patches.shape[:2] == (len(PICTURES), 4)
+    assert np.allclose(np.linalg.norm(patches, axis=2), 1, atol=2e-3)
+
+
+def test_cells_are_the_means_of_their_places() -> None:
+    places = torch.arange(32.0).reshape(1, 2, 4, 4)
+    tokens = torch.cat([torch.full((1, 3, 2), 99.0), places.flatten(2).transpose(1, 2)], dim=1)
+    cells = pool_cells(places, 2)
+    assert cells[0, :, 0].tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert torch.equal(pool_cells(tokens, 2), cells)
+
+
+def test_a_model_whose_patches_are_no_square_has_no_grid(folders: Any) -> None:
+    with pytest.raises(RequestError, match="leave grid at 0"):
+        TransformersVision(str(folders(save_siglip2)), "float32", "cpu", grid=2).open()
 
 
 @pytest.mark.parametrize("saver", [save_dino, save_timm, save_siglip2, save_chinese_clip], ids=lambda saver: saver.__name__)

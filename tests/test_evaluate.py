@@ -73,7 +73,7 @@ def test_report_has_the_promised_keys_and_is_json() -> None:
     report = evaluate(PREDICTED, GOLD, TREE)
     assert {
         "posts", "micro_f1", "macro_f1", "leaf_p_at_1", "p_at_5", "hierarchical_f1", "per_level", "per_tag",
-        "per_route", "keywords", "micro_precision", "micro_recall", "ece", "ece_pairs", "per_modality", "missing",
+        "per_route", "keywords", "micro_precision", "micro_recall", "ece", "ece_pairs", "per_modalities", "missing",
         "unlabelled", "unknown_tags",
     } == set(report)  # fmt: skip
     assert json.loads(json.dumps(report)) == report
@@ -165,11 +165,33 @@ def test_per_route_is_over_predicted_posts() -> None:
     assert routes["fast"]["micro_f1"] == pytest.approx(4 / 7)
 
 
-def test_per_modality_says_what_the_post_has() -> None:
-    kinds = evaluate(PREDICTED, GOLD, TREE)["per_modality"]
-    assert {name: row["posts"] for name, row in kinds.items()} == {"text": 2, "image": 1, "text+image": 1, "neither": 1}
-    assert kinds["text"]["micro_f1"] == pytest.approx(4 / 7)
-    assert kinds["text+image"]["micro_f1"] == pytest.approx(1 / 2)
+def test_per_modalities_says_how_well_posts_of_each_kind_are_tagged() -> None:
+    kinds = evaluate(PREDICTED, GOLD, TREE)["per_modalities"]
+    assert {name: row["posts"] for name, row in kinds.items()} == {
+        "neither": 1, "text only": 2, "pictures only": 1, "short text and pictures": 1,
+    }  # fmt: skip
+    # Posts 1 and 6, which is missing: hits 2, gold 4, predicted 3; of 1 the best leaf 果 is right.
+    assert kinds["text only"] == pytest.approx(
+        {"posts": 2, "micro_f1": 4 / 7, "leaf_p_at_1": 1 / 2, "ece": (0.1 + 0.2 + 0.7) / 3}
+    )
+    # Post 2: the best leaf 食 (0.9) is wrong, 游 (0.6) is right.
+    assert kinds["short text and pictures"] == pytest.approx(
+        {"posts": 1, "micro_f1": 1 / 2, "leaf_p_at_1": 0, "ece": (0.9 + 0.4) / 2}
+    )
+
+
+@pytest.mark.parametrize(("has", "named"), [
+    ({"text": "一二三四五六七八九十", "images": ["a.jpg"]}, "short text and pictures"),
+    ({"text": " 一二三四五六七八九十\n", "videos": ["a.mp4"]}, "short text and pictures"),
+    ({"text": "一二三四五六七八九十一", "images": ["a.jpg"]}, "text and pictures"),
+    ({"text": "短"}, "text only"),
+    ({"text": "短", "images": [], "videos": []}, "text only"),
+    ({"text": None, "videos": ["a.mp4"]}, "pictures only"),
+    ({"text": "　"}, "neither"),
+])  # fmt: skip
+def test_a_post_stands_with_what_it_has(has: dict[str, Any], named: str) -> None:
+    report = evaluate(tags(answer("1", {FOOD: None})), posts(post("1", [FOOD], **has)), TREE)
+    assert report["per_modalities"] == {named: {"posts": 1, "micro_f1": 1, "leaf_p_at_1": 1, "ece": None}}
 
 
 def test_ece() -> None:
@@ -272,7 +294,7 @@ def test_a_perfect_prediction_gets_one_everywhere(sets: list[set[str]]) -> None:
     assert {report[name] for name in SHARES} == {1.0}
     assert report["ece"] == 0
     assert {row["f1"] for row in report["per_tag"].values()} == {1.0}
-    assert {row["micro_f1"] for kind in ("per_route", "per_modality") for row in report[kind].values()} == {1.0}
+    assert {row["micro_f1"] for kind in ("per_route", "per_modalities") for row in report[kind].values()} == {1.0}
     assert {report["keywords"][name] for name in ("precision", "recall", "f1", "recall_at_10")} == {1.0}
 
 
@@ -319,8 +341,11 @@ def test_the_order_of_rows_changes_nothing(pairs: list[tuple[set[str] | None, di
     after = evaluate([pa.concat_tables(tags(*predicted))], posts(*gold), TREE)
     for name in (*SHARES, "ece"):
         assert after[name] == pytest.approx(before[name], abs=1e-12)
-    for name in ("posts", "missing", "unlabelled", "per_level", "per_tag", "per_route", "per_modality"):
+    for name in ("posts", "missing", "unlabelled", "per_level", "per_tag", "per_route"):
         assert after[name] == before[name]
+    for name, row in before["per_modalities"].items():
+        assert after["per_modalities"][name] == pytest.approx(row, abs=1e-12)
+    assert sum(row["posts"] for row in before["per_modalities"].values()) == before["posts"]
 
 
 def drawn(report: dict[str, Any], shown: int) -> str:
@@ -337,7 +362,10 @@ def test_the_table_has_the_numbers_of_the_report() -> None:
     assert "2 of 5 tags, lowest f1 first" in text
     listed = [line.split()[0] for line in text.splitlines() if line.startswith(IDS)]
     assert listed == [APPLE, ISLAND]
-    assert "text+image" in text and "keywords" not in text
+    assert "keywords" not in text
+    for kind, row in report["per_modalities"].items():
+        line = next(line for line in text.splitlines() if line.startswith(f"{kind} "))
+        assert line.split()[-4:] == [str(row["posts"]), *(f"{row[name]:.4f}" for name in ("micro_f1", "leaf_p_at_1", "ece"))]
 
 
 def test_the_table_can_say_that_there_is_no_answer() -> None:

@@ -101,14 +101,18 @@ def quick(**others: Any) -> Any:
     return Settings(**{"epochs": 10, "patience": 10, "batch": 16, "width": 32, "lr": 4e-3, "dropout": 0.1, **others})
 
 
-def teach(network: str, folder: Path, table: pa.Table, **others: Any) -> dict[str, Any]:
-    """Train a network on the posts of a table, a quarter of them held out."""
+def teach(network: str, folder: Path, table: pa.Table, start: Path | None = None, **others: Any) -> dict[str, Any]:
+    """Train a network on the posts of a table, a quarter of them held out, from a body if `start` is one."""
+    from weibotag.taggers.fusion.body import Body
     from weibotag.taggers.fusion.training import train_network
 
     cut = len(table) * 3 // 4
+    settings = quick(**others)
     features = Features.learn([table.slice(0, cut)])
+    if start is not None:
+        features = Body.load(start, network, settings.width).widen(features)
     sides = labelled(features, table.slice(0, cut)), labelled(features, table.slice(cut))
-    return train_network(*sides, TREE, features, network, quick(**others), folder, device="cpu", quiet=True)
+    return train_network(*sides, TREE, features, network, settings, folder, start=start, device="cpu", quiet=True)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -351,6 +355,9 @@ def test_batches_hold_every_post_once_and_masks_are_right(rows: list[dict[str, A
     for name in ("print_boxes", "word_boxes"):
         assert ((batch[name] >= 0) & (batch[name] <= 1)).all()
     assert not batch["pictures"][~batch["seen"]].any()
+    lengths, seen_of = ((part > 0).sum(axis=1, keepdims=True) for part in (batch["text"], batch["seen"]))
+    for name, most in (("word_mentions", lengths), ("print_mentions", lengths), ("word_pictures", seen_of)):
+        assert ((batch[name] >= 0) & (batch[name] <= most)).all()
 
 
 def test_boxes_are_measured_in_their_picture() -> None:
@@ -409,5 +416,8 @@ def test_vectors_are_collected_by_post() -> None:
     found = pa.table({"media_id": ["g", "f"], "embed_vector": pa.array([[1, 2], [3, 4]], pa.list_(pa.float16()))})
     rows = collect_vectors(["b", "c", "a"], links, media, found).to_pylist()
     assert [[one["media_id"] for one in row] for row in rows] == [["f"], [], ["g", "g#5", "f"]]
-    assert rows[2][0] == {"media_id": "g", "width": 9, "height": 9, "vector": [1.0, 2.0]}
+    assert rows[2][0] == {"media_id": "g", "width": 9, "height": 9, "vector": [1.0, 2.0], "patches": None}
     assert rows[2][1]["vector"] is None
+    cells = pa.array([[[1, 1], [2, 2]], [[3, 3], [4, 4]]], pa.list_(pa.list_(pa.float16())))
+    parted = collect_vectors(["b", "c", "a"], links, media, found.append_column("embed_patches", cells)).to_pylist()
+    assert [[one["patches"] and one["patches"][0] for one in row] for row in parted] == [[[3, 3]], [], [[1, 1], None, None]]

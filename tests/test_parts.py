@@ -190,7 +190,7 @@ def test_a_picture_that_a_post_names_twice_speaks_once(tmp_path: Path) -> None:
         "ocr": pa.Table.from_pylist([{"media_id": file_id, "ocr_lines": [line]}], schema=arrow_schema("ocr")),
         "faces": pa.Table.from_pylist([{"media_id": file_id, "faces_found": [face]}], schema=arrow_schema("faces")),
     }
-    rows = collect_wordings(["0", "1"], links, media, findings, {}, {}).to_pylist()
+    rows = collect_wordings(["0", "1"], links, media, findings, {}, {}, ("media", "ocr", "detect", "faces")).to_pylist()
     for row in rows:
         assert [wording["word"] for wording in row["wordings"]] == ["口红", "人脸"]
         assert row["wordings_error"] is None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.sparse import csr_matrix
 
 from weibotag import metrics
 from weibotag.errors import RequestError
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-MODALITIES = ("neither", "text", "image", "text+image")
+MODALITIES = ("neither", "text only", "pictures only", "text and pictures", "short text and pictures")
+# 爱了爱了, 绝绝子, 太好看了吧: so few characters seldom say what a picture shows.
+SHORT_CHARACTERS = 10
 ROUTE_UNKNOWN = "unknown"
 
 
@@ -76,7 +79,8 @@ def evaluate(predicted: Iterable[pa.Table], gold: Iterable[pa.Table], taxonomy: 
     - `per_level`: level ("1" is the first) to precision, recall, f1, tags of the taxonomy, gold and predicted pairs.
     - `per_tag`: tags with a gold or predicted post, to precision, recall, f1, gold and predicted posts.
     - `per_route`: route to posts and micro_f1, over the predicted posts ("unknown" where the route is empty).
-    - `per_modality`: "text", "image", "text+image" or "neither" to posts and micro_f1; blank text is none.
+    - `per_modalities`: what posts have (each stands in one of `MODALITIES`: short is a text of at most ten characters, blank
+      is none, clips are pictures) to posts, micro_f1, leaf_p_at_1 and ece.
     - `keywords`: see `_compare_keywords`; null when no post has gold keywords.
 
     Where only keywords are gold, the metrics of tags are null. Raises RequestError when neither is, when a post_id
@@ -124,14 +128,13 @@ def _compare_tags(truth: _Gold, answer: _Predicted, taxonomy: Taxonomy) -> dict[
     }
     if not truth.labelled.any():
         summary = dict.fromkeys(summary)
-    route, modality = answer.route, np.asarray(MODALITIES, dtype=object)[truth.modality]
     return {
         **summary,
         "ece_pairs": int(scored.sum()),
         "per_level": _per_level(by_tag, taxonomy.depth),
         "per_tag": _per_tag(by_tag, taxonomy.ids),
-        "per_route": _per_group(by_post, route, truth.labelled & answer.seen),
-        "per_modality": _per_group(by_post, modality, truth.labelled),
+        "per_route": _per_route(by_post, answer.route, truth.labelled & answer.seen),
+        "per_modalities": _per_modalities(ranked, right, closure, by_post, np.where(truth.labelled, truth.modality, -1)),
     }
 
 
@@ -160,11 +163,29 @@ def _per_tag(by_tag: np.ndarray, ids: tuple[str, ...]) -> dict[str, dict[str, fl
     }
 
 
-def _per_group(by_post: np.ndarray, group: np.ndarray, counted: np.ndarray) -> dict[str, dict[str, float]]:
+def _per_route(by_post: np.ndarray, route: np.ndarray, counted: np.ndarray) -> dict[str, dict[str, float]]:
+    routes = {}
+    for name in sorted(set(route[counted].tolist())):
+        inside = counted & (route == name)
+        routes[name] = {"posts": int(inside.sum()), "micro_f1": metrics.agreement(by_post[:, inside].sum(axis=1))["f1"]}
+    return routes
+
+
+def _per_modalities(
+    ranked: Ranked, right: np.ndarray, closure: csr_matrix, by_post: np.ndarray, modality: np.ndarray
+) -> dict[str, dict[str, float | None]]:
     groups = {}
-    for name in sorted(set(group[counted].tolist())):
-        inside = counted & (group == name)
-        groups[name] = {"posts": int(inside.sum()), "micro_f1": metrics.agreement(by_post[:, inside].sum(axis=1))["f1"]}
+    for number in np.unique(modality[modality >= 0]).tolist():
+        inside = modality == number
+        mine = inside[ranked.rows]
+        own, own_right, counts = ranked.keep(mine), right[mine], by_post * inside
+        scored = ~np.isnan(own.scores)
+        groups[MODALITIES[number]] = {
+            "posts": int(inside.sum()),
+            "micro_f1": metrics.agreement(counts.sum(axis=1))["f1"],
+            "leaf_p_at_1": metrics.leaf_precision_at_1(own, own_right, closure, counts),
+            "ece": metrics.expected_calibration_error(own.scores[scored], own_right[scored]),
+        }
     return groups
 
 
@@ -205,10 +226,17 @@ def _read_gold(tables: Iterable[pa.Table], taxonomy: Taxonomy, vocabulary: dict[
         rows, words = _flatten(table["keywords"])
         keywords.add(rows + start, _number(words, _fold_into(vocabulary)), np.zeros(len(rows)))
         labelled.append(table["tags"].is_valid().to_numpy())
-        has_text = pc.not_equal(pc.utf8_trim_whitespace(table["text"]), "").fill_null(False).to_numpy()
-        has_image = pc.greater(pc.list_value_length(table["images"]), 0).fill_null(False).to_numpy()
-        modality.append(has_text + 2 * has_image)
+        modality.append(find_modality(table))
     return _Gold(row_of, np.concatenate(labelled), np.concatenate(modality), tags.rank(), keywords.rank(), unknown_tags)
+
+
+def find_modality(table: pa.Table) -> np.ndarray:
+    """Return for each post the place of what it has in `MODALITIES`."""
+    characters = pc.utf8_length(pc.utf8_trim_whitespace(table["text"])).fill_null(0).to_numpy()
+    files = [pc.list_value_length(table[name]).fill_null(0).to_numpy() for name in ("images", "videos")]
+    has_pictures = np.sum(files, axis=0) > 0
+    is_short = has_pictures & (characters <= SHORT_CHARACTERS)
+    return np.where(characters > 0, 1 + 2 * has_pictures + is_short, 2 * has_pictures)
 
 
 def _read_predicted(
@@ -291,7 +319,7 @@ def render(report: dict[str, Any], tags_shown: int = 20) -> "Group":
         "": numbers,
         "level": report["per_level"],
         "route": report["per_route"],
-        "post has": report["per_modality"],
+        "post has": report["per_modalities"],
         f"{len(worst[:tags_shown])} of {len(worst)} tags, lowest f1 first": dict(worst[:tags_shown]),
         "keywords": {"all posts with gold keywords": report["keywords"]} if report["keywords"] else {},
     }

@@ -1,6 +1,8 @@
 """What pictures say, without tagging: posts in, the findings of one stage, or wordings, out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -43,15 +45,38 @@ def look_only(
     codes of the model that `tagger` names. Returns the run's summary. Raises PartialError, after all else is written, when
     a picture could not be looked at.
     """
-    started = perf_counter()
     looking = make_looking(pipeline, store, workers, quiet)
-    coder = None if tagger is None else coder_of(tagger, looking)
-    with open_run(answer, source, out, looking, run_folder, tagger) as run:
-        parts = ingest(run, source, None, quiet, answer)
-        link(run, parts, looking.limits, quiet)
+    if answer == WORDINGS:
+        coder = None if tagger is None else coder_of(tagger, looking)
+        schema, list_rows = arrow_schema(WORDINGS), partial(list_wordings, looking=looking, coder=coder)
+    else:
+        schema, list_rows = pictures_schema(answer), partial(list_found, looking=looking, stage=answer)
+    return look_and_list(source, out, answer, looking, list_rows, schema, run_folder, tagger)
+
+
+def look_and_list(
+    source: PostsSource,
+    out: str,
+    answer: str,
+    looking: Looking,
+    list_rows: Callable[[Run, str], Iterable[pa.Table]],
+    schema: pa.Schema,
+    run_folder: Path | None,
+    asked: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Look at the pictures of posts and write the rows that `list_rows` gives for each part; return the run's summary.
+
+    The file has the columns of the first table, or those of `schema` without any. `asked` is what the rows depend on
+    besides posts and pictures. Raises PartialError as `look_only` does.
+    """
+    started = perf_counter()
+    with open_run(answer, source, out, looking, run_folder, asked) as run:
+        parts = ingest(run, source, None, looking.quiet, answer)
+        link(run, parts, looking.limits, looking.quiet)
         faults = look(run, parts, looking)
-        schema = arrow_schema(WORDINGS) if answer == WORDINGS else pictures_schema(answer)
-        rows = write_tables(_list_findings(run, parts, answer, looking, coder), out, schema)
+        tables = _list_parts(run, parts, answer, looking, list_rows)
+        first = next(tables, schema.empty_table())
+        rows = write_tables(chain([first], tables), out, first.schema.remove_metadata())
         summary = {
             "rows": rows,
             "posts": sum(pq.read_metadata(run.path("posts", part)).num_rows for part in parts),
@@ -70,15 +95,14 @@ def look_only(
     return summary
 
 
-def _list_findings(run: Run, parts: list[str], answer: str, looking: Looking, coder: Coder | None) -> Iterator[pa.Table]:
+def _list_parts(
+    run: Run, parts: list[str], answer: str, looking: Looking, list_rows: Callable[[Run, str], Iterable[pa.Table]]
+) -> Iterator[pa.Table]:
     """Give the rows of all parts, some at a time, with a receipt for each part that is through."""
     with bar(len(parts), f"writing {answer}, parts", looking.quiet) as progress:
         for part in parts:
             rows = 0
-            tables = (
-                list_wordings(run, part, looking, coder) if answer == WORDINGS else list_found(run, part, looking, answer)
-            )
-            for table in tables:
+            for table in list_rows(run, part):
                 rows += len(table)
                 yield table
             run.receipt(answer, part, {"status": "ok", "rows": rows})

@@ -8,9 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from weibotag.looked import mark_files, mark_posts
 from weibotag.looks import Looking, read_links
 from weibotag.runs import Run
+from weibotag.stages.given import add_given
 from weibotag.stages.wordings import collect_wordings
+from weibotag.taggers.fusion.features import collect_vectors
 from weibotag.taxonomy.tree import Taxonomy
 
 # Posts whose pictures' findings are in memory at once.
@@ -19,9 +22,11 @@ ROWS = 5_000
 Coder = Callable[[pa.Table], dict[str, list[tuple[str, str, float]]]]
 
 
-def gather(posts: pa.Table, links: pa.Table, looking: Looking, code: Coder | None) -> pa.Table:
-    """Return a posts table with the columns `wordings` and `wordings_error` added.
+def gather(posts: pa.Table, links: pa.Table, looking: Looking, code: Coder | None, with_vectors: bool = False) -> pa.Table:
+    """Return a posts table with the columns `wordings` and `wordings_error` added, and where a network reads them `vectors`.
 
+    Then the column `looked` has, as bits in the order of the fingerprints, the stages that have seen all its pictures, and
+    `pictured` tells whether it has any.
     `code` says what the vectors of a table of schema "embed" say.
     """
     files = links["file_id"].drop_null()
@@ -29,9 +34,21 @@ def gather(posts: pa.Table, links: pa.Table, looking: Looking, code: Coder | Non
     frames = media.filter(pc.is_null(media["media_error"]))["media_id"]
     findings = {name: read_found(name, frames, looking) for name in looking.fingerprints if name != "embed"}
     said: dict[str, list[tuple[str, str, float]]] = {}
-    if code is not None and "embed" in looking.fingerprints:
-        said = code(read_found("embed", frames, looking))
-    wordings = collect_wordings(posts["post_id"].to_pylist(), links, media, findings, said, looking.unseen)
+    if "embed" in looking.fingerprints and (code is not None or with_vectors):
+        embedded = read_found("embed", frames, looking)
+        said = {} if code is None else code(embedded)
+        if with_vectors:
+            vectors = collect_vectors(posts["post_id"].to_pylist(), links, media, embedded)
+            posts = posts.append_column("vectors", vectors)
+            findings["embed"] = embedded
+    if with_vectors:
+        missing = (frames.filter(pc.invert(pc.is_in(frames, findings[name]["media_id"]))) for name in looking.fingerprints)
+        looked = mark_files(pc.unique(files), media, missing)
+        bits, has = mark_posts(posts["post_id"].combine_chunks(), links, looked, (1 << len(looking.fingerprints)) - 1)
+        posts = posts.append_column("looked", pa.array(bits)).append_column("pictured", pa.array(has))
+        findings.pop("embed", None)
+    expected = () if looking.sparing or looking.late else ("media", *findings)
+    wordings = collect_wordings(posts["post_id"].to_pylist(), links, media, findings, said, looking.unseen, expected)
     for name in ("wordings", "wordings_error"):
         posts = posts.append_column(wordings.schema.field(name), wordings[name])
     return posts
@@ -47,17 +64,20 @@ def read_found(stage: str, media_ids: pa.Array | pa.ChunkedArray, looking: Looki
     return name_faces(found, open_gallery(looking.pipeline.gallery))
 
 
-def gather_part(run: Run, part: str, looking: Looking, code: Coder | None) -> Iterator[pa.Table]:
-    """Give the posts of a part with their wordings, some at a time; one table without those columns where none has any."""
+def gather_part(run: Run, part: str, looking: Looking, code: Coder | None, with_vectors: bool = False) -> Iterator[pa.Table]:
+    """Give the posts of a part with their wordings, some at a time; without those columns where no post has pictures.
+
+    Words that the posts bring along (`Pipeline.words`) are among the wordings.
+    With `with_vectors` they also have the column `vectors`, which networks read: see `collect_vectors`.
+    """
     posts = pq.read_table(run.path("posts", part))
     links = read_links(run, part)
     for start in range(0, len(posts), ROWS):
         some = posts.slice(start, ROWS)
-        if not len(links):
-            yield some
-            continue
-        own = links.filter(pc.is_in(links["post_id"], some["post_id"].combine_chunks()))
-        yield gather(some, own, looking, code)
+        if len(links):
+            own = links.filter(pc.is_in(links["post_id"], some["post_id"].combine_chunks()))
+            some = gather(some, own, looking, code, with_vectors)
+        yield add_given(some, looking.pipeline.words)
 
 
 def coder_of(tagger: dict[str, Any], looking: Looking) -> Coder | None:
@@ -69,7 +89,7 @@ def coder_of(tagger: dict[str, Any], looking: Looking) -> Coder | None:
 
     coders = [zero_shot_of(open_taxonomy(tagger["place"], tagger["digest"]), looking)]
     if tagger["route"] != "rules":
-        codebook = open_model(tagger["place"], tagger["digest"]).codebook
+        codebook = open_model(tagger["place"], tagger["digest"], tagger["route"]).codebook
         coders.append(None if codebook is None else lambda table: say_codes(codebook.code_table(table)))
     return join_coders([coder for coder in coders if coder is not None])
 

@@ -2,10 +2,11 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from math import ceil
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from weibotag.executors.local import Limits, run_parts
 from weibotag.executors.machine import plan_workers, worker_memory
+from weibotag.looked import ask_store
 from weibotag.media import MediaLimits
 from weibotag.parts import link_files, media_fingerprint
 from weibotag.progress import bar
@@ -35,6 +37,8 @@ class Looking:
     """How pictures are looked at, and what it took: `seconds` and `frames` by stage, and counts of files.
 
     `unseen` says, by id, which files could not be looked at, and why; `setbacks` what befell workers, in one line each.
+    `deadline` is when looking ends, whatever is left (perf_counter; None: never), and `late` whether it came to that. Of a
+    run that is `sparing`, or late, pictures that nothing has looked at are no fault of their posts.
     """
 
     store: Store
@@ -52,12 +56,20 @@ class Looking:
     failed: int = 0
     near: dict[str, int] | None = None
     unseen: dict[str, str] = field(default_factory=dict)
+    deadline: float | None = None
+    late: bool = False
+    sparing: bool = False
     setbacks: list[str] = field(default_factory=list)
 
     @property
     def media(self) -> str:
         """Return the fingerprint of the media rows."""
         return media_fingerprint(self.limits)
+
+    def is_late(self) -> bool:
+        """Tell whether the time for looking is up; remembered in `late`."""
+        self.late = self.late or (self.deadline is not None and perf_counter() > self.deadline)
+        return self.late
 
     def request(self) -> dict[str, Any]:
         """Return all that what is found depends on besides the pictures: a run of another request is another run."""
@@ -66,6 +78,7 @@ class Looking:
             "fingerprints": self.fingerprints,
             "media": self.media,
             "reuse": self.pipeline.reuse,
+            "words": dict(self.pipeline.words),
             "gallery": None if gallery is None else hash_weights(gallery),
         }
 
@@ -192,18 +205,11 @@ def _find_needed(run: Run, parts: Iterable[str], looking: Looking) -> list[dict[
         if not paths:
             continue
         seen.update(paths)
-        media = looking.store.read("media", looking.media, pa.array(paths))
-        known = set(media["file_id"].to_pylist())
-        stages_of = {file_id: set() if file_id in known else set(looking.stages) for file_id in paths}
-        frames = media.filter(pc.is_null(media["media_error"]))
-        file_of = dict(zip(frames["media_id"].to_pylist(), frames["file_id"].to_pylist(), strict=True))
-        for name, fingerprint in looking.fingerprints.items():
-            for media_id in looking.store.missing(name, fingerprint, frames["media_id"]).to_pylist():
-                stages_of[file_of[media_id]].add(name)
-        for file_id, path in paths.items():
-            if file_id not in known or stages_of[file_id]:
-                stages = [name for name in looking.stages if name in stages_of[file_id]]
-                needed.append({"path": path, "file_id": file_id, "stages": stages, "known": file_id in known})
+        looked = ask_store(pa.array(paths), looking)
+        for (file_id, path), bits, known in zip(paths.items(), looked.bits.tolist(), looked.decoded.tolist(), strict=True):
+            stages = [name for place, name in enumerate(looking.stages) if not bits >> place & 1]
+            if not known or stages:
+                needed.append({"path": path, "file_id": file_id, "stages": stages, "known": known})
     looking.files = len(seen)
     looking.reused = len(seen) - len(needed)
     return needed
@@ -212,7 +218,21 @@ def _find_needed(run: Run, parts: Iterable[str], looking: Looking) -> list[dict[
 def _run_looks(
     run: Run, groups: list[list[dict[str, Any]]], names: list[str], looking: Looking, kind: str
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Look at groups of files, a part each, and give each receipt with its files."""
+    """Look at groups of files, a part each, and give each receipt with its files; none is begun when time is up."""
+    # A stage that is alone numbers its parts apart.
+    mark = "" if len(names) != 1 or len(looking.stages) == 1 else f"{names[0]}-"
+    by_part = {f"{mark}{number:06d}": files for number, files in enumerate(groups)}
+    ask = job_maker(names, looking)
+    jobs = (ask(part, files) for part, files in by_part.items() if not looking.is_late())
+    workers = min(looking.workers, len(groups))
+    for receipt in run_parts("weibotag.parts:look_at_files", jobs, workers, worker_limits(looking, workers)):
+        files = by_part[receipt["part"]]
+        keep_receipt(run, kind, receipt, files, looking)
+        yield receipt, files
+
+
+def job_maker(names: list[str], looking: Looking) -> Callable[[str, list[dict[str, Any]]], dict[str, Any]]:
+    """Return what makes the job (see `parts.look_at_files`) of a part and its files for some of the stages."""
     settings = {
         "store": str(looking.store.root),
         "limits": asdict(looking.limits),
@@ -226,22 +246,23 @@ def _run_looks(
         ],
         "threads": looking.threads,
     }
-    # A stage that is alone numbers its parts apart.
-    mark = "" if len(names) != 1 or len(looking.stages) == 1 else f"{names[0]}-"
-    by_part = {f"{mark}{number:06d}": files for number, files in enumerate(groups)}
-    jobs = ({"part": part, "files": files, **settings} for part, files in by_part.items())
-    workers = min(looking.workers, len(groups))
+    return lambda part, files: {"part": part, "files": files, **settings}
+
+
+def worker_limits(looking: Looking, workers: int) -> Limits:
+    """Return what a worker that looks at pictures may."""
     given = looking.pipeline.workers
     memory = worker_memory(workers) if given.memory_mb is None else given.memory_mb * 2**20
     # One life: what fails here is looked at again by itself.
-    limits = Limits(given.recycle, given.picture_seconds, memory, lives=1, threads=looking.threads)
-    for receipt in run_parts("weibotag.parts:look_at_files", jobs, workers, limits):
-        for stage, seconds in receipt.get("seconds_per_stage", {}).items():
-            looking.seconds[stage] = looking.seconds.get(stage, 0.0) + seconds
-        for stage, frames in receipt.get("counts", {}).items():
-            looking.frames[stage] = looking.frames.get(stage, 0) + frames
-        run.receipt(kind, receipt["part"], receipt)
-        files = by_part[receipt["part"]]
-        changed = set(receipt.get("changed", ()))
-        looking.unseen |= {file["file_id"]: CHANGED for file in files if file["path"] in changed}
-        yield receipt, files
+    return Limits(given.recycle, given.picture_seconds, memory, lives=1, threads=looking.threads)
+
+
+def keep_receipt(run: Run, kind: str, receipt: dict[str, Any], files: list[dict[str, Any]], looking: Looking) -> None:
+    """Write a receipt down, and add up what it tells."""
+    for stage, seconds in receipt.get("seconds_per_stage", {}).items():
+        looking.seconds[stage] = looking.seconds.get(stage, 0.0) + seconds
+    for stage, frames in receipt.get("counts", {}).items():
+        looking.frames[stage] = looking.frames.get(stage, 0) + frames
+    run.receipt(kind, receipt["part"], receipt)
+    changed = set(receipt.get("changed", ()))
+    looking.unseen |= {file["file_id"]: CHANGED for file in files if file["path"] in changed}

@@ -1,8 +1,10 @@
 """The functions that workers run: paths in, receipt out."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
+from functools import lru_cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,10 +24,13 @@ from weibotag.registry import load
 from weibotag.schema import TAG, arrow_schema
 from weibotag.stages.stage import Stage
 from weibotag.store import Store
-from weibotag.taggers.model import ABOUT, Model, load_model
+from weibotag.taggers.cascade import Cascade
+from weibotag.taggers.model import ABOUT, TAXONOMY, Model, load_model
 from weibotag.taggers.rules import THRESHOLD, RulesTagger
+from weibotag.taggers.steps import stages_of, translate
 from weibotag.taggers.tagger import Tagger
 from weibotag.taggers.thresholds import decide
+from weibotag.taggers.walk import pick
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.taxonomy.tree import load as load_taxonomy
 
@@ -35,6 +40,10 @@ MEDIA_VERSION = 2
 # Frames that stages look at together, and their pixels (three bytes each).
 TOGETHER = 16
 TOGETHER_PIXELS = 16_000_000
+# What `gather` adds to posts, and no output has.
+GATHERED = ("wordings", "wordings_error", "vectors", "looked", "pictured")
+# The mark of a route of posts for which time ran out.
+LATE = "+late"
 Decoded = tuple[dict[str, Any], list[dict[str, Any]] | None, list[Frame], float]
 
 
@@ -163,62 +172,133 @@ def link_files(table: pa.Table, limits: MediaLimits, known: dict[str, tuple[str 
     return pa.Table.from_pylist(rows, schema=arrow_schema("links"))
 
 
-@lru_cache(maxsize=1)
-def open_model(folder: str, digest: str) -> Model:
-    """Return the model of a folder; `digest` is that of its model.json, so that a new model is read anew."""
-    return load_model(Path(folder))
+@lru_cache(maxsize=2)
+def open_model(folder: str, digest: str, route: str = "fast") -> Model:
+    """Return what a route of a model needs; `digest` is that of its model.json, so that a new model is read anew."""
+    return load_model(Path(folder), route)
 
 
 @lru_cache(maxsize=1)
 def open_taxonomy(place: str, digest: str) -> Taxonomy:
     """Return the taxonomy of a model's folder, or that of a file; `digest` is the model's or the taxonomy's own."""
-    return open_model(place, digest).taxonomy if (Path(place) / ABOUT).is_file() else load_taxonomy(Path(place))
+    return load_taxonomy(Path(place) / TAXONOMY if (Path(place) / ABOUT).is_file() else Path(place))
+
+
+# What answers for a table of posts: scores that reach their thresholds (posts x tags), and the route of each post.
+Answerer = Callable[[pa.Table], tuple[csr_matrix, list[str]]]
 
 
 @lru_cache(maxsize=1)
-def open_words(route: str, place: str, digest: str) -> tuple[Vocabulary, Tagger, np.ndarray]:
-    """Return the vocabulary, the tagger and the thresholds of a route."""
+def open_words(route: str, place: str, digest: str) -> tuple[Vocabulary, Taxonomy]:
+    """Return the vocabulary and the taxonomy of a route."""
+    if not (Path(place) / ABOUT).is_file():
+        taxonomy = open_taxonomy(place, digest)
+        return Vocabulary(taxonomy), taxonomy
+    model = open_model(place, digest, route)
+    return Vocabulary(model.taxonomy, model.keywords), model.taxonomy
+
+
+def open_answerer(tagger: dict[str, Any]) -> Answerer:
+    """Return what answers by a route: `tagger` has route, place (model or taxonomy), digest.
+
+    For a cascade also `stages` (the order of the bits in the column `looked`), and where a plan says so `rate` and `prices`;
+    `late` tells that time ran out before all was looked at that should have been.
+    """
+    route, place, digest = tagger["route"], tagger["place"], tagger["digest"]
+    if route == "rules":
+        taxonomy = open_taxonomy(place, digest)
+        return _answer_alike(RulesTagger(taxonomy), np.full(len(taxonomy), THRESHOLD, np.float32), tagger)
+    model = open_model(place, digest, route)
     if route == "fast":
-        model = open_model(place, digest)
-        return Vocabulary(model.taxonomy, model.keywords), model.tagger, model.thresholds
-    taxonomy = open_taxonomy(place, digest)
-    keywords = open_model(place, digest).keywords if (Path(place) / ABOUT).is_file() else None
-    return Vocabulary(taxonomy, keywords), RulesTagger(taxonomy), np.full(len(taxonomy), THRESHOLD, np.float32)
+        return _answer_alike(model.tagger, model.thresholds, tagger)
+    if route == "cascade":
+        assert model.cascade is not None
+        return partial(_answer_by_cascade, open_cascade(tagger), tagger)
+    alone = model.text if route == "text" else model.fused
+    assert alone is not None
+    return _answer_alike(alone, alone.thresholds, tagger)
+
+
+def open_cascade(tagger: dict[str, Any]) -> Cascade:
+    """Return the cascade of a model, at the rate and the prices of a plan where there is one."""
+    kept = open_model(tagger["place"], tagger["digest"], "cascade").cascade
+    assert kept is not None
+    # The model stays as it is for the next run of this process.
+    cascade = copy(kept)
+    cascade.rate = tagger.get("rate", kept.rate)
+    cascade.prices = kept.prices | tagger.get("prices", {})
+    return cascade
+
+
+def _answer_alike(scorer: Tagger, cuts: np.ndarray, tagger: dict[str, Any]) -> Answerer:
+    """Return the answerer of a tagger that has one answer for all posts."""
+
+    def answer(table: pa.Table) -> tuple[csr_matrix, list[str]]:
+        late = _is_late(table, tagger)
+        return decide(scorer.scores(table), cuts, scorer.taxonomy), [tagger["route"] + LATE * one for one in late]
+
+    return answer
+
+
+def _is_late(table: pa.Table, tagger: dict[str, Any]) -> list[bool]:
+    """Return, per post, whether time ran out before its pictures were looked at."""
+    if "late" not in tagger or "looked" not in table.column_names:
+        return [False] * len(table)
+    bits, has = table["looked"].to_numpy(), table["pictured"].to_numpy()
+    return (has & (bits != (1 << len(tagger["stages"])) - 1)).tolist()
+
+
+def _answer_by_cascade(cascade: Cascade, tagger: dict[str, Any], table: pa.Table) -> tuple[csr_matrix, list[str]]:
+    """Answer by a cascade; a route names the tagger and the stages that had looked."""
+    bits, has = np.zeros(len(table), np.int64), np.zeros(len(table), bool)
+    if "looked" in table.column_names:
+        bits, has = translate(table["looked"].to_numpy(), tagger["stages"], cascade.stages), table["pictured"].to_numpy()
+    answer = cascade.answer(table, bits)
+    late = [False] * len(table)
+    if "late" in tagger:
+        left = np.array([cascade.prices[stage] for stage in cascade.stages])
+        late = (has & (pick(answer.gains[:, :-1], left, answer.bits, cascade.rate) >= 0)).tolist()
+    names = {own: "".join(f"+{stage}" for stage in stages_of(own, cascade.stages)) for own in set(answer.bits.tolist())}
+    routes = [
+        cascade.name(own, fused) + names[own] + LATE * one
+        for own, fused, one in zip(answer.bits.tolist(), answer.fused.tolist(), late, strict=True)
+    ]
+    return answer.chosen, routes
 
 
 def tag_posts(tables: Iterable[pa.Table], tagger: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
     """Return the tags table of a part (schema "tags", then the columns that pass through) and its receipt.
 
-    `tables` are posts with or without wordings; `tagger` has route, and model or taxonomy, and digest.
+    `tables` are posts with or without wordings; for `tagger` see `open_answerer`.
     """
-    vocabulary, scorer, thresholds = open_words(tagger["route"], tagger["place"], tagger["digest"])
-    answers = [_tag_table(table, tagger["route"], vocabulary, scorer, thresholds) for table in tables]
-    answer = pa.concat_tables(answers)
+    vocabulary, taxonomy = open_words(tagger["route"], tagger["place"], tagger["digest"])
+    answerer = open_answerer(tagger)
+    answer = pa.concat_tables([_tag_table(table, answerer, vocabulary, taxonomy) for table in tables])
     lengths = pc.list_value_length(answer["tags"])
     receipt = {
         "rows": len(answer),
         "tagged": pc.sum(pc.greater(lengths, 0)).as_py() or 0,
         "tags": pc.sum(lengths).as_py() or 0,
         "with_errors": len(answer) - answer["error"].null_count,
+        "routes": dict(Counter(answer["route"].to_pylist())),
     }
     return answer, receipt
 
 
-def _tag_table(table: pa.Table, route: str, vocabulary: Vocabulary, scorer: Tagger, thresholds: np.ndarray) -> pa.Table:
-    taxonomy = scorer.taxonomy
-    chosen = decide(scorer.scores(table), thresholds, taxonomy)
+def _tag_table(table: pa.Table, answerer: Answerer, vocabulary: Vocabulary, taxonomy: Taxonomy) -> pa.Table:
+    chosen, routes = answerer(table)
     mentions = vocabulary.find(table)
     errors = table["wordings_error"] if "wordings_error" in table.column_names else pa.nulls(len(table), pa.string())
     columns = {
         "post_id": table["post_id"],
         "tags": list_tags(chosen, taxonomy),
         "keywords": find_keywords(table, vocabulary, mentions),
-        "route": pa.array([route] * len(table)),
+        "route": pa.array(routes, pa.string()),
         "evidence": vocabulary.evidence(table, mentions, chosen),
         "error": errors,
     }
     answer = pa.table(columns, schema=arrow_schema("tags"))
-    own = {*arrow_schema("posts").names, "wordings", "wordings_error"}
+    own = {*arrow_schema("posts").names, *GATHERED}
     for name in table.column_names:
         if name not in own:
             answer = answer.append_column(table.schema.field(name), table[name])

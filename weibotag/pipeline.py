@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from weibotag.executors.ahead import work_ahead
 from weibotag.export import find_format, write_tables
 from weibotag.gather import coder_of, gather_part
 from weibotag.looks import Looking, link, look, make_looking, read_links
+from weibotag.parts import LATE
 from weibotag.posts import PostsSource, Rejects, describe_input, read_posts, refuse_outputs
 from weibotag.progress import bar
 from weibotag.runs import Run, reject_parts
@@ -114,23 +116,36 @@ def tag(
     store: Path | None = None,
     max_rejects: int | None = None,
     workers: int | None = None,
+    deadline: float | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Tag posts and write them to `out`; return the run's summary.
 
-    `tagger` says what `parts.tag_posts` asks with: route, and model or taxonomy with its digest. The run folder is
-    `OUT.run` unless given. Raises PartialError, after all else is written, when something could not be done.
+    `tagger` says what `parts.open_answerer` asks with: route, and model or taxonomy with its digest; for a cascade what a
+    plan says (`budget` in seconds, rate, floor, prices). The run folder is `OUT.run` unless given. After `deadline` seconds
+    no picture is looked at any more. Raises PartialError, after all else is written, when something could not be done.
     """
     looking = make_looking(pipeline, store, workers, quiet)
+    looking.sparing = tagger["route"] == "cascade"
     clock = _Clock()
+    started = perf_counter()
+    looking.deadline = None if deadline is None else started + deadline
     with open_run("tag", source, out, looking, run_folder, tagger) as run:
         parts = ingest(run, source, max_rejects, quiet)
         clock.lap("read")
         link(run, parts, looking.limits, quiet)
         clock.lap("find")
-        faults = look(run, parts, looking)
+        answering = tagger | {"stages": list(looking.fingerprints)}
+        escalated: dict[str, Any] = {}
+        if looking.sparing:
+            faults, escalated = _escalate(run, parts, looking, answering, started)
+        else:
+            faults = look(run, parts, looking)
+        if looking.late:
+            log.warning("time is up: pictures that were not looked at by now are left out, and routes say %s", LATE)
+            answering["late"] = True
         clock.lap("look")
-        failed = _tag_parts(run, parts, looking, tagger)
+        failed = _tag_parts(run, parts, looking, answering)
         clock.lap("tag")
         posts = write_output(run, parts, out, quiet)
         set_aside = reject_parts(run, failed) if failed or run.resumed else 0
@@ -143,6 +158,8 @@ def tag(
             "tags": sum(receipt.get("tags", 0) for receipt in receipts),
             "with_errors": sum(receipt.get("with_errors", 0) for receipt in receipts),
             "route": tagger["route"],
+            "routes": dict(sum((Counter(receipt.get("routes", {})) for receipt in receipts), Counter())),
+            **({"cascade": escalated} if escalated else {}),
             **looking.summary(),
             "seconds": clock.laps,
             "out": out,
@@ -158,6 +175,22 @@ def tag(
     return summary
 
 
+def _escalate(
+    run: Run, parts: list[str], looking: Looking, tagger: dict[str, Any], started: float
+) -> tuple[list[str], dict[str, Any]]:
+    """Look where it pays, as `tagger` plans; put down in it the rate that was reached, at which posts are then answered."""
+    from weibotag.escalation import Purse, escalate
+    from weibotag.parts import open_cascade
+
+    if looking.pipeline.reuse == "near":
+        raise RequestError("--reuse near does not go with route cascade, which looks at pictures bit by bit: use exact")
+    cascade = open_cascade(tagger)
+    purse = Purse(started, tagger.get("budget"), tagger.get("floor", 0.0))
+    faults, told = escalate(run, parts, looking, cascade, coder_of(tagger, looking), purse)
+    tagger["rate"] = told["rate"]
+    return faults, told
+
+
 def _tag_parts(run: Run, parts: list[str], looking: Looking, tagger: dict[str, Any]) -> dict[str, str]:
     """Tag the parts that are not done yet; return the parts that failed, with reasons."""
     from weibotag.parts import tag_posts
@@ -168,8 +201,11 @@ def _tag_parts(run: Run, parts: list[str], looking: Looking, tagger: dict[str, A
     open_parts = [part for part in parts if part not in settled or not run.done("tags", part)]
     rows = {part: pq.read_metadata(run.path("posts", part)).num_rows for part in parts}
     coder = coder_of(tagger, looking)
+    with_vectors = tagger["route"] in ("fused", "cascade") or looking.late
     # Reading the next part and writing the last one go on beside the tagger.
-    gathered = work_ahead(_try(lambda part: list(gather_part(run, part, looking, coder)), part) for part in open_parts)
+    gathered = work_ahead(
+        _try(lambda part: list(gather_part(run, part, looking, coder, with_vectors)), part) for part in open_parts
+    )
     with bar(sum(rows.values()), "tagging posts", looking.quiet) as progress, ThreadPoolExecutor(1) as writer:
         progress.advance(sum(rows[part] for part in parts if part not in open_parts))
         written: Future[None] | None = None

@@ -125,6 +125,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "embed": (
         Column("media_id", pa.string(), "media", "one picture or frame"),
         Column("embed_vector", VECTOR, "embed", "picture vector, unit length in each of its blocks"),
+        Column(
+            "embed_patches",
+            pa.list_(VECTOR),
+            "embed",
+            "vectors of the cells of a grid over the picture, row by row; null where no grid was asked for",
+        ),
         Column("embed_error", pa.string(), "embed", "why there is no vector; null when there is one"),
     ),
     "wordings": (
@@ -138,6 +144,11 @@ TABLES: dict[str, tuple[Column, ...]] = {
         ),
         Column("wordings_error", pa.string(), "wordings", "pictures that could not be used, with reasons; else null"),
     ),
+    "similarity": (
+        Column("post_id", pa.string(), "posts", "id of the post"),
+        Column("similarity", pa.float32(), "similarity", "how well its text and pictures belong together, 0 to 1, or null"),
+        Column("error", pa.string(), "similarity", "why it is null, or pictures that could not be used; else null"),
+    ),
     "tags": (
         Column("post_id", pa.string(), "posts", "id of the post"),
         Column("tags", pa.list_(TAG), "tag", "tag ids with calibrated scores 0 to 1, highest first, parents included"),
@@ -147,7 +158,13 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "keywords",
             "keywords, highest score (0 to 1) first; source: text, ocr, object, face, clip",
         ),
-        Column("route", pa.string(), "tag", "tagger that answered: rules, fast"),
+        Column(
+            "route",
+            pa.string(),
+            "tag",
+            "tagger that answered: rules, fast, text, fused; of a cascade, after +, the stages that had looked; +late: time "
+            "ran out",
+        ),
         Column("evidence", pa.list_(EVIDENCE), "tag", "words that spoke for a tag, and where they stood"),
         Column("error", pa.string(), "tag", "what could not be used of this post; null when all was"),
     ),

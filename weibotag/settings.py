@@ -3,11 +3,11 @@
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from weibotag.errors import RequestError
+from weibotag.errors import ModelError, RequestError
 from weibotag.registry import load, names
 from weibotag.stages.stage import Stage
 
@@ -15,6 +15,9 @@ from weibotag.stages.stage import Stage
 NAMED = ("full", "gpu")
 # The keys of a pipeline that decide how pictures are looked at.
 LOOKS = ("stages", "ocr", "detect", "faces", "embed", "media")
+
+# Kinds of words that a platform may have for its pictures already.
+Given = Literal["ocr", "object", "face", "clip"]
 
 
 class Strict(BaseModel):
@@ -56,6 +59,10 @@ class TrainSettings(Strict):
     valid: str | None = None
     columns: dict[str, str] = {}
     tune_seconds: float = Field(default=120, ge=0)
+    tagger: Literal["fast", "fused", "cascade"] = "fast"
+    network: str = "concat"
+    minutes: float | None = Field(default=None, ge=0)
+    tasks: dict[str, str] = {}
 
 
 class TagSettings(Strict):
@@ -65,7 +72,9 @@ class TagSettings(Strict):
     out: Path
     model: Path | None = None
     taxonomy: Path | None = None
-    route: Literal["rules", "fast"] | None = None
+    route: Literal["rules", "fast", "text", "fused", "cascade"] | None = None
+    plan: Path | None = None
+    deadline: str | None = None
     where: str | None = None
     columns: dict[str, str] = {}
     max_rejects: int | None = Field(default=None, ge=0)
@@ -73,7 +82,10 @@ class TagSettings(Strict):
 
 
 class Pipeline(Strict):
-    """A whole pipeline: the stages that look at pictures with their settings, workers, and what `run` does."""
+    """A whole pipeline: the stages that look at pictures with their settings, workers, and what `run` does.
+
+    `words` names columns of the posts that hold words for the pictures, by the kind of wording that they become.
+    """
 
     stages: tuple[str, ...] = ("ocr", "faces", "embed")
     ocr: dict[str, Any] = {}
@@ -85,6 +97,7 @@ class Pipeline(Strict):
     store: Path | None = None
     reuse: Literal["exact", "near"] = "exact"
     gallery: Path | None = None
+    words: dict[Given, str] = {}
     train: TrainSettings | None = None
     tag: TagSettings | None = None
 
@@ -106,6 +119,15 @@ class Pipeline(Strict):
         given = {"gallery": gallery, "reuse": reuse if reuse is None else str(reuse)}
         return self.model_copy(update={name: value for name, value in given.items() if value is not None})
 
+    def with_words(self, words: dict[str, str]) -> "Pipeline":
+        """Return this pipeline with these columns of words before its own; raises RequestError for an unknown kind."""
+        for kind in words:
+            if kind not in get_args(Given):
+                raise RequestError(
+                    f"--words {kind}={words[kind]}: expected one of {', '.join(get_args(Given))} before the ="
+                )
+        return self.model_copy(update={"words": {**self.words, **words}})
+
     def for_rules(self) -> "Pipeline":
         """Return this pipeline without picture vectors, unless they say something without a codebook."""
         if "embed" not in self.stages or getattr(self.make_stage("embed"), "reads_texts", False):
@@ -119,6 +141,31 @@ class Pipeline(Strict):
     def says_how_to_look(self) -> bool:
         """Tell whether anything that decides how pictures are looked at was given."""
         return bool(self.model_fields_set.intersection(LOOKS))
+
+
+def look_as_trained(settings: Pipeline, about: dict[str, Any]) -> Pipeline:
+    """Return a pipeline that looks at pictures as a training did, by what its model.json or match.json says.
+
+    Where `settings` say how to look they stay: see `check_looks`.
+    """
+    settings = settings.with_words(about.get("words", {}) | settings.words)
+    if settings.says_how_to_look():
+        return settings
+    return settings.look_alike(Pipeline(stages=tuple(about["stages"]), **about["stages"], media=about["media"]))
+
+
+def check_looks(settings: Pipeline, about: dict[str, Any], model: Path) -> None:
+    """Raise ModelError where a pipeline does not look at pictures as a model's training did."""
+    media = MediaSettings(**about["media"])
+    if settings.media != media:
+        raise ModelError(f"{model}: was trained with {media!r}, here it is {settings.media!r}: use the same [media]")
+    for name, fingerprint in about["fingerprints"].items():
+        found = settings.make_stage(name).fingerprint() if name in settings.stages else "absent"
+        if found != fingerprint:
+            raise ModelError(
+                f"{model}: was trained on {name}-{fingerprint}, here it is {found}: "
+                "use the pipeline and package versions of the training, or train again"
+            )
 
 
 def read_pipeline(name: str | None) -> Pipeline:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import duckdb
 
 KEYS = {"media": ("file_id", "frame"), "near": ("file_id",)}
+# Columns that parts written before there were any lack; they read as null.
+LATER = {"embed": ("embed_patches",)}
 ROW_GROUP = 1024
 # Keys and vectors do not repeat: a dictionary makes no part smaller, and reading vectors four times slower.
 DICTIONARY = False
@@ -259,7 +261,7 @@ def _merge(stage: str, folder: Path, parts: list[Path]) -> None:
         for part in parts:
             try:
                 with _open(stage, part) as file:
-                    waiting.append(file.read())
+                    waiting.append(schema.cast(file.read(), stage))
             except BrokenPartError:
                 _set_aside(part)
                 continue
@@ -321,7 +323,8 @@ def _read_rows(stage: str, part: Path, rows: list[int]) -> pa.Table:
         groups = np.searchsorted(ends, rows, side="right")
         read = np.unique(groups)
         skipped = np.cumsum(np.where(np.isin(np.arange(len(sizes)), read), 0, sizes))
-        return file.read_row_groups(read.tolist()).take(pa.array(rows - skipped[groups], pa.int64()))
+        found = file.read_row_groups(read.tolist()).take(pa.array(rows - skipped[groups], pa.int64()))
+        return schema.cast(found, stage)
 
 
 @contextmanager
@@ -329,7 +332,9 @@ def _open(stage: str, part: Path) -> Iterator[pq.ParquetFile]:
     """Open a part for reading; raises BrokenPartError where it can't be read or has not the columns of the stage."""
     try:
         with pq.ParquetFile(part, page_checksum_verification=True) as file:
-            if not file.schema_arrow.equals(schema.arrow_schema(stage)):
+            declared = schema.arrow_schema(stage)
+            before = pa.schema([field for field in declared if field.name not in LATER.get(stage, ())])
+            if file.schema_arrow not in (declared, before):
                 raise BrokenPartError(part)
             yield file
     except (pa.ArrowException, OSError) as error:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix, vstack
 
 from weibotag import __version__
+from weibotag.cascading import Beyond, check_beyond, go_beyond
 from weibotag.errors import RequestError
 from weibotag.gather import gather_part, join_coders, say_codes, zero_shot_of
 from weibotag.keywords import codes
@@ -83,6 +84,7 @@ def train_model(
     pipeline: Pipeline,
     *,
     tagger: str = "fast",
+    beyond: Beyond | None = None,
     valid: str | None = None,
     tune_seconds: float = 120,
     threads: int = 1,
@@ -90,12 +92,15 @@ def train_model(
     workers: int | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train a tagger (fast is the one there is) on labelled posts, write the folder `out`, return what model.json says.
+    """Train a tagger (fast, fused, cascade) on labelled posts, write the folder `out`, return what model.json says.
 
+    Each has those before it, too; `beyond` says what is trained beyond fast.
     Hyper-parameters, calibration and thresholds are chosen on the rows where the expression `valid` is true, else on a
     tenth of the posts of each first tag, taken by a hash of the id. Hyper-parameters are tried for `tune_seconds` at most.
     """
     refuse_stranger(out)
+    beyond = beyond or Beyond()
+    check_beyond(tagger, beyond)
     if valid is not None and source.where is not None:
         source = replace(source, where=f"(\n{source.where}\n) OR (\n{valid}\n)")
     refuse_outputs(source, out, Path(f"{out}.run"))
@@ -105,6 +110,8 @@ def train_model(
         "version": __version__,
         "input": describe_input(source),
         "taxonomy": taxonomy.digest,
+        "tagger": tagger,
+        "beyond": beyond.request(),
         **looking.request(),
     }
     started = perf_counter()
@@ -115,19 +122,22 @@ def train_model(
             log.warning("not looked at: %s", fault)
         is_valid = mark_valid(run, parts, valid, taxonomy)
         codebook, learnt_codes = learn_codes(run, parts, looking, taxonomy, is_valid)
-        trained, held = read_rows(run, parts, looking, taxonomy, is_valid, codebook, learnt_codes)
+        trained, held = read_rows(run, parts, looking, taxonomy, is_valid, codebook, learnt_codes, tagger != "fast")
         keywords = learn_keywords(trained.tables, Vocabulary(taxonomy))
         network, settings, trials = tune(trained, held, taxonomy, tune_seconds, threads, quiet)
         model = settle(network, settings, held, taxonomy, codebook, keywords)
+        model.about.update(tagger=tagger, settings=asdict(settings))
+        if tagger != "fast":
+            sides, course = (trained, held), run.folder / "network"
+            model = go_beyond(model, sides, tagger, beyond, looking, course, tune_seconds=tune_seconds, threads=threads)
         model.about.update(
             {
-                "tagger": tagger,
                 "version": __version__,
                 "packages": {name: version(name) for name in PACKAGES},
                 "stages": {name: stage.config.model_dump(mode="json") for name, stage in looking.stages.items()},
                 "fingerprints": looking.fingerprints,
                 "media": pipeline.media.model_dump(mode="json"),
-                "settings": asdict(settings),
+                "words": dict(pipeline.words),
                 "trials": trials,
                 "posts": {"train": trained.gold.shape[0], "valid": held.gold.shape[0]},
                 "rejects": (run.plan or {}).get("rejects", 0),
@@ -261,8 +271,9 @@ def read_rows(
     is_valid: dict[str, np.ndarray],
     codebook: codes.Codebook | None,
     learnt_codes: dict[str, list[str]],
+    with_vectors: bool = False,
 ) -> tuple[Rows, Rows]:
-    """Return the labelled posts to train on and those held out."""
+    """Return the labelled posts to train on and those held out; `with_vectors` as for `gather_part`."""
 
     def say_learnt(table: pa.Table) -> dict[str, list[tuple[str, str, float]]]:
         new = table.filter(pc.invert(pc.is_in(table["media_id"], pa.array(list(learnt_codes), pa.string()))))
@@ -272,7 +283,7 @@ def read_rows(
     sides: tuple[list[pa.Table], list[pa.Table]] = [], []
     for part in parts:
         start = 0
-        for table in gather_part(run, part, looking, code):
+        for table in gather_part(run, part, looking, code, with_vectors):
             held = is_valid[part][start : start + len(table)]
             start += len(table)
             taught = np.diff(gold_matrix([table], taxonomy).indptr) > 0
@@ -355,7 +366,7 @@ def tune(
 def plain_scores(network: Any, settings: Settings, held: Rows, taxonomy: Taxonomy) -> csr_matrix:
     """Return a network's own scores of the held-out rows, closed over parents."""
     tagger = FastTagger(taxonomy, network)
-    return tagger.settle(tagger.raw_scores(held.write_lines(settings.spacing)))
+    return tagger.settle(tagger.score_lines(held.write_lines(settings.spacing)))
 
 
 def measure(scores: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy) -> float:
@@ -374,7 +385,7 @@ def settle(
 ) -> Model:
     """Return the model with rules share, calibration and thresholds chosen on the held-out rows, and its figures there."""
     plain = FastTagger(taxonomy, network)
-    raw = plain.raw_scores(held.write_lines(settings.spacing))
+    raw = plain.score_lines(held.write_lines(settings.spacing))
     by_rules = RulesTagger(taxonomy)
     rules = csr_matrix(vstack([by_rules.scores(table) for table in held.tables]))
     share, score = 0.0, measure(plain.settle(raw), held.gold, taxonomy) + WORTHWHILE

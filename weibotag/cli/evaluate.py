@@ -18,7 +18,7 @@ def evaluate_command(
     per_tag: Annotated[int, typer.Option("--per-tag", min=0, help="Tags in the table, lowest f1 first.")] = 20,
     as_json: bool = Json,
 ) -> None:
-    """Measure predicted tags and keywords against gold ones, over all levels and per level, tag, route and modality.
+    """Measure predicted tags and keywords against gold ones, over all levels and per level, tag, route and what posts have.
 
     Example: weibotag evaluate out.parquet posts.csv -t taxonomy.csv --where "split = 'test'"
     """

@@ -9,12 +9,16 @@ import typer
 from typer.core import TyperGroup
 
 from weibotag import __version__
+from weibotag.cli.compare import compare_command
 from weibotag.cli.detect import detect_train_command
 from weibotag.cli.doctor import doctor_command
 from weibotag.cli.evaluate import evaluate_command
 from weibotag.cli.export import export_command
 from weibotag.cli.gallery import app as gallery_app
 from weibotag.cli.models import app as models_app
+from weibotag.cli.planning import plan_command
+from weibotag.cli.pretrain import pretrain_command
+from weibotag.cli.similarity import similarity_command
 from weibotag.cli.stages import StageGroup, detect_command, embed_command, faces_command, ocr_command, wordings_command
 from weibotag.cli.tagging import run_command, status_command, tag_command, train_command
 from weibotag.cli.taxonomy import app as taxonomy_app
@@ -59,8 +63,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train_command)
+app.command("pretrain")(pretrain_command)
 app.command("tag")(tag_command)
+app.command("plan")(plan_command)
 app.command("evaluate")(evaluate_command)
+app.command("compare")(compare_command)
 app.command("export")(export_command)
 app.command("run")(run_command)
 app.command("status")(status_command)
@@ -75,6 +82,7 @@ faces_app.add_typer(gallery_app, name="gallery")
 app.add_typer(faces_app, name="faces")
 app.command("embed")(embed_command)
 app.command("wordings")(wordings_command)
+app.command("similarity")(similarity_command)
 app.add_typer(taxonomy_app, name="taxonomy")
 app.add_typer(models_app, name="models")
 app.command("doctor")(doctor_command)

@@ -25,6 +25,12 @@ Reuse = Annotated[
 ]
 Where = typer.Option(None, "--where", metavar="EXPR", help="A DuckDB expression that picks rows: \"split = 'train'\".")
 Columns = typer.Option(None, "--column", metavar="NAME=THEIRS", help="Map a column: --column text=content. Repeatable.")
+Words = typer.Option(
+    None,
+    "--words",
+    metavar="KIND=COLUMN",
+    help="Words that the posts have for their pictures: --words ocr=ocr_text; kinds: ocr, object, face, clip. Repeatable.",
+)
 Limit = typer.Option(None, "--limit", min=1, help="Stop after so many posts.")
 Quiet = typer.Option(False, "--quiet", "-q", help="Say nothing but errors.")
 Json = typer.Option(False, "--json", help="Print JSON to stdout.")
@@ -38,13 +44,31 @@ Store = typer.Option(
 
 def parse_columns(pairs: list[str] | None) -> tuple[tuple[str, str], ...]:
     """Return `--column` pairs as (our name, name in the file); raises RequestError for one without `=`."""
-    parsed = []
+    return tuple(parse_pairs(pairs, "--column").items())
+
+
+def parse_pairs(pairs: list[str] | None, option: str) -> dict[str, str]:
+    """Return pairs NAME=COLUMN of an option; raises RequestError for one without `=`."""
+    parsed = {}
     for pair in pairs or []:
-        ours, equals, theirs = pair.partition("=")
-        if not (ours.strip() and equals and theirs.strip()):
-            raise RequestError(f"--column {pair!r}: expected NAME=THEIRS, as in --column text=content")
-        parsed.append((ours.strip(), theirs.strip()))
-    return tuple(parsed)
+        name, equals, column = pair.partition("=")
+        if not (name.strip() and equals and column.strip()):
+            raise RequestError(f"{option} {pair!r}: expected NAME=COLUMN, as in --column text=content")
+        parsed[name.strip()] = column.strip()
+    return parsed
+
+
+def parse_seconds(time: str, option: str) -> float:
+    """Return a time (90s, 30m, 2h, or seconds) in seconds; raises RequestError for anything else."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (time[:-1], time[-1]) if time[-1:] in units else (time, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise RequestError(f"{option} {time!r}: expected a time, as in 90s, 30m or 2h")
+    return seconds
 
 
 def check_stdout(out: str, as_json: bool) -> None:

@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weibotag.cli.options import Columns, Gallery, Json, Limit, Quiet, Reuse, Store, Where, check_stdout, parse_columns
+from weibotag.cli.options import (
+    Columns,
+    Gallery,
+    Json,
+    Limit,
+    Quiet,
+    Reuse,
+    Store,
+    Where,
+    Words,
+    check_stdout,
+    parse_columns,
+    parse_pairs,
+    parse_seconds,
+)
 from weibotag.errors import RequestError
 
 if TYPE_CHECKING:
@@ -32,12 +46,17 @@ class Route(StrEnum):
 
     rules = "rules"
     fast = "fast"
+    text = "text"
+    fused = "fused"
+    cascade = "cascade"
 
 
 class Trained(StrEnum):
     """Taggers that can be trained."""
 
     fast = "fast"
+    fused = "fused"
+    cascade = "cascade"
 
 
 def train_command(
@@ -46,8 +65,29 @@ def train_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the model.")],
     pipeline: PipelineOption = None,
     tagger: Annotated[
-        Trained, typer.Option("--tagger", help="Tagger to train: fastText on characters and wordings.")
+        Trained,
+        typer.Option(
+            "--tagger",
+            help="fast: fastText on characters and wordings; fused: a network beside it; cascade: both, each where it pays.",
+        ),
     ] = Trained.fast,
+    network: Annotated[
+        str, typer.Option("--network", help="Network of the fused tagger: concat, hma, single-stream …")
+    ] = "concat",
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", min=0, help="Time for training the network.", show_default="as it needs")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME=COLUMN", help="A further task of the network; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the network.")] = 0,
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Folder that `weibotag pretrain` made, to begin the network from.")
+    ] = None,
+    encoder: Annotated[
+        str,
+        typer.Option("--encoder", help="Language model that reads the text for a transformer: a folder, or hf:owner/name."),
+    ] = "",
     valid: Annotated[
         str | None,
         typer.Option("--valid", metavar="EXPR", help="Rows that thresholds are chosen on.", show_default="a tenth"),
@@ -61,6 +101,7 @@ def train_command(
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="Threads of fastText; above 1 a model can't be made again exactly.")
     ] = 1,
+    words: list[str] | None = Words,
     gallery: Gallery = None,
     reuse: Reuse = None,
     store: Path | None = Store,
@@ -72,6 +113,7 @@ def train_command(
 
     Example: weibotag train posts.csv -t taxonomy.csv -o model --where "split = 'train'" --valid "split = 'valid'"
     """
+    from weibotag.cascading import Beyond
     from weibotag.posts import PostsSource
     from weibotag.settings import read_pipeline
     from weibotag.taxonomy.tree import load
@@ -81,8 +123,9 @@ def train_command(
         PostsSource(posts, parse_columns(column), where, limit),
         load(taxonomy),
         out,
-        read_pipeline(pipeline).with_looks(gallery, reuse),
+        read_pipeline(pipeline).with_looks(gallery, reuse).with_words(parse_pairs(words, "--words")),
         tagger=tagger.value,
+        beyond=Beyond(network, minutes, parse_pairs(task, "--task"), seed, start, encoder),
         valid=valid,
         tune_seconds=tune_seconds,
         threads=threads,
@@ -100,7 +143,16 @@ def tag_command(
     taxonomy: Annotated[
         Path | None, typer.Option("--taxonomy", "-t", help="Without a model: tag by this tag tree's words.")
     ] = None,
-    route: Annotated[Route | None, typer.Option("--route", help="Tagger that answers.", show_default="fast")] = None,
+    route: Annotated[
+        Route | None, typer.Option("--route", help="Tagger that answers.", show_default="the one that was trained")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="File that `weibotag plan` made: what the cascade may spend, and on what.")
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option("--deadline", metavar="TIME", help="After so long (90s, 30m, 2h) no picture is looked at any more."),
+    ] = None,
     pipeline: PipelineOption = None,
     where: str | None = Where,
     column: list[str] | None = Columns,
@@ -109,6 +161,7 @@ def tag_command(
         int | None, typer.Option("--max-rejects", min=0, help="Exit 3, tagging nothing, above so many rejected rows.")
     ] = None,
     run: RunOption = None,
+    words: list[str] | None = Words,
     gallery: Gallery = None,
     reuse: Reuse = None,
     store: Path | None = Store,
@@ -127,8 +180,8 @@ def tag_command(
     from weibotag.settings import read_pipeline
 
     check_stdout(out, as_json)
-    settings = read_pipeline(pipeline).with_looks(gallery, reuse)
-    choice, settings = choose_tagger(model, taxonomy, None if route is None else str(route), settings)
+    settings = read_pipeline(pipeline).with_looks(gallery, reuse).with_words(parse_pairs(words, "--words"))
+    choice, settings = choose_tagger(model, taxonomy, None if route is None else str(route), settings, plan)
     summary = tag(
         PostsSource(posts, parse_columns(column), where, limit),
         out,
@@ -138,6 +191,7 @@ def tag_command(
         store=store,
         max_rejects=max_rejects,
         workers=workers,
+        deadline=None if deadline is None else parse_seconds(deadline, "--deadline"),
         quiet=quiet,
     )
     report(summary, describe_run(summary), as_json, quiet)
@@ -194,7 +248,7 @@ def status_command(
 
 
 def choose_tagger(
-    model: Path | None, taxonomy: Path | None, route: str | None, settings: "Pipeline"
+    model: Path | None, taxonomy: Path | None, route: str | None, settings: "Pipeline", plan: Path | None = None
 ) -> tuple[dict[str, Any], "Pipeline"]:
     """Return what tags (route, place, digest) and how pictures are looked at: as the model was trained.
 
@@ -202,42 +256,56 @@ def choose_tagger(
     """
     import hashlib
 
-    from weibotag.errors import ModelError
-    from weibotag.settings import Pipeline
+    from weibotag.settings import check_looks, look_as_trained
 
     if (model is None) == (taxonomy is None):
         raise RequestError("give one of --model MODEL and --taxonomy TAXONOMY (in a pipeline: model and taxonomy of [tag])")
     if taxonomy is not None:
         from weibotag.taxonomy.tree import load
 
-        if route == "fast":
-            raise RequestError("--route fast needs a trained model: give --model, or train one with: weibotag train")
+        if route not in (None, "rules") or plan is not None:
+            asked = "--plan" if plan is not None else f"--route {route}"
+            raise RequestError(f"{asked} needs a trained model: give --model, or train one with: weibotag train")
         return {"route": "rules", "place": str(taxonomy), "digest": load(taxonomy).digest}, settings.for_rules()
     assert model is not None
-    from weibotag.taggers.model import ABOUT, read_about
+    from weibotag.taggers.model import ABOUT, check_route, read_about
 
     about = read_about(model)
+    route = route or about["tagger"]
+    check_route(model, about, route)
     digest = hashlib.sha256((model / ABOUT).read_bytes()).hexdigest()
-    tagger = {"route": route or "fast", "place": str(model), "digest": digest}
-    trained = settings.look_alike(Pipeline(stages=tuple(about["stages"]), **about["stages"], media=about["media"]))
-    if not settings.says_how_to_look():
-        settings = trained
-    if tagger["route"] == "rules":
+    tagger: dict[str, Any] = {"route": route, "place": str(model), "digest": digest}
+    if plan is not None:
+        from weibotag.planning import read_plan
+
+        tagger |= read_plan(plan, route, digest)
+    settings = look_as_trained(settings, about)
+    if route == "rules":
         return tagger, settings.for_rules()
-    if settings.media != trained.media:
-        raise ModelError(f"{model}: was trained with {trained.media!r}, here it is {settings.media!r}: use the same [media]")
-    for name, fingerprint in about["fingerprints"].items():
-        found = settings.make_stage(name).fingerprint() if name in settings.stages else "absent"
-        if found != fingerprint:
-            raise ModelError(
-                f"{model}: was trained on {name}-{fingerprint}, here it is {found}: "
-                "use the pipeline and package versions of the training, or train again"
-            )
+    if route == "cascade":
+        settings = leave_out_what_can_not_run(settings)
+        kept = {name: mark for name, mark in about["fingerprints"].items() if name in settings.stages}
+        about = about | {"fingerprints": kept}
+    check_looks(settings, about, model)
     return tagger, settings
+
+
+def leave_out_what_can_not_run(settings: "Pipeline") -> "Pipeline":
+    """Return the pipeline without stages whose library or weights are not here: a cascade does without them, and says so."""
+    able = []
+    for name in settings.stages:
+        try:
+            settings.make_stage(name).fingerprint()
+        except RequestError as error:
+            say(f"the cascade does without {name}: {error}", False)
+            continue
+        able.append(name)
+    return settings.model_copy(update={"stages": tuple(able)})
 
 
 def run_training(settings: "Pipeline", train: "TrainSettings", base: Path, quiet: bool) -> dict[str, Any]:
     """Train as the [train] table says."""
+    from weibotag.cascading import Beyond
     from weibotag.posts import PostsSource
     from weibotag.taxonomy.tree import load
     from weibotag.training import train_model
@@ -247,6 +315,8 @@ def run_training(settings: "Pipeline", train: "TrainSettings", base: Path, quiet
         load(base / train.taxonomy),
         base / train.model,
         settings,
+        tagger=train.tagger,
+        beyond=Beyond(train.network, train.minutes, train.tasks),
         valid=train.valid,
         tune_seconds=train.tune_seconds,
         store=settings.store,
@@ -261,7 +331,8 @@ def run_tagging(settings: "Pipeline", table: "TagSettings", base: Path, quiet: b
 
     model = None if table.model is None else base / table.model
     taxonomy = None if table.taxonomy is None else base / table.taxonomy
-    choice, settings = choose_tagger(model, taxonomy, table.route, settings)
+    plan = None if table.plan is None else base / table.plan
+    choice, settings = choose_tagger(model, taxonomy, table.route, settings, plan)
     return tag(
         PostsSource(place(base, table.posts), tuple(table.columns.items()), table.where),
         str(base / table.out),
@@ -270,6 +341,7 @@ def run_tagging(settings: "Pipeline", table: "TagSettings", base: Path, quiet: b
         run_folder=None if table.run is None else base / table.run,
         store=settings.store,
         max_rejects=table.max_rejects,
+        deadline=None if table.deadline is None else parse_seconds(table.deadline, "deadline"),
         quiet=quiet,
     )
 
@@ -319,4 +391,12 @@ def describe_run(summary: dict[str, Any]) -> str:
     seen = f", {tell_seen(summary['pictures'])}" if summary["pictures"]["files"] else ""
     faults = f", {summary['with_errors']:,} posts with pictures that could not be used (column error)"
     posts = f"{summary['posts']:,} posts, {summary['tagged']:,} with tags"
-    return f"{summary['out']}: {posts}{seen}{faults if summary['with_errors'] else ''}{rejects}; {seconds:.1f} s"
+    looks = f"; {describe_cascade(summary['cascade'])}" if "cascade" in summary else ""
+    return f"{summary['out']}: {posts}{seen}{faults if summary['with_errors'] else ''}{rejects}{looks}; {seconds:.1f} s"
+
+
+def describe_cascade(told: dict[str, Any]) -> str:
+    """Return what a cascade has spent on looks, and what it kept, in one line."""
+    spent, whole, sample = told["looking_seconds"], told["looking_at_everything_seconds"], told["sample"]
+    kept = f", keeping {sample['kept']:.0%} of the gain (as {sample['posts']} posts tell)" if sample["posts"] else ""
+    return f"looked for {spent:.1f} s where everything takes about {whole:.1f} s{kept}"

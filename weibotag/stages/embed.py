@@ -1,17 +1,18 @@
 """Pictures to vectors."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from weibotag.schema import arrow_schema
 from weibotag.stages.stage import PictureStage, StageConfig
 
 
 class Embed(PictureStage):
-    """Frames in; one float16 vector per frame out."""
+    """Frames in; one float16 vector per frame out, and those of the cells of a grid where one is asked for."""
 
     name: ClassVar[str] = "embed"
     version: ClassVar[int] = 2
@@ -19,13 +20,14 @@ class Embed(PictureStage):
     finds: ClassVar[str] = "embed_vector"
 
     class Config(StageConfig):
-        """`backend`: ppocr, transformers or chineseclip; the rest is for the latter two.
+        """`backend`: ppocr, transformers or chineseclip; `grid`: into how many cells a side a picture is cut, 0 for none.
 
-        `model`: a folder, or a name that the backend takes (null: its default); `precision`: auto is float16 on a GPU, on a
-        CPU bfloat16 where that has instructions for it, else float32.
+        The rest is for the latter two. `model`: a folder, or a name that the backend takes (null: its default); `precision`:
+        auto is float16 on a GPU, on a CPU bfloat16 where that has instructions for it, else float32.
         """
 
         backend: str = "ppocr"
+        grid: int = Field(0, ge=0, le=4)
         model: str | None = None
         precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
         device: str = "auto"
@@ -43,9 +45,16 @@ class Embed(PictureStage):
         """Tell whether the backend gives texts vectors in the space of its pictures' vectors."""
         return hasattr(self._backend_class(), "encode_texts")
 
-    def describe(self, answer: np.ndarray) -> np.ndarray:
-        """Return the vector."""
-        return answer
+    def fill(self, answers: Sequence[Any]) -> dict[str, list[Any]]:
+        """Return the vectors, and the patches where there is a grid."""
+        if not self.config.grid:
+            return {"embed_vector": list(answers), "embed_patches": [None] * len(answers)}
+        vectors, patches = zip(*(answer or (None, None) for answer in answers), strict=True)
+        return {"embed_vector": list(vectors), "embed_patches": [own if own is None else list(own) for own in patches]}
+
+    def _settings(self) -> dict[str, Any]:
+        # A picture that is not cut has the answers, and the fingerprint, of those from before there were grids.
+        return {name: value for name, value in super()._settings().items() if name != "grid" or value}
 
     def encode_texts(self, texts: Sequence[str], threads: int = 1) -> tuple[np.ndarray, float]:
         """Load the model; return vectors of texts beside pictures', float32 (n, d), unit length, and the cosines' scale."""

@@ -69,8 +69,8 @@ class StageConfig(BaseModel):
 class PictureStage:
     """A stage whose backend looks at pictures, some at a time.
 
-    A stage of this kind names its table in `adds`, the one column that it fills in `finds`, and the settings that it uses
-    itself in `own`; a backend takes those settings that its constructor names.
+    A stage of this kind names its table in `adds`, the column that it fills in `finds` (one that fills more has its own
+    `fill`), and the settings that it uses itself in `own`; a backend takes those settings that its constructor names.
     """
 
     name: ClassVar[str]
@@ -90,6 +90,10 @@ class PictureStage:
     def describe(self, answer: Any) -> Any:
         """Return what the backend found in one picture as a value of the column `finds`."""
         raise NotImplementedError
+
+    def fill(self, answers: Sequence[Any]) -> dict[str, list[Any]]:
+        """Return the values of columns for what the backend found in each picture, null for None."""
+        return {self.finds: [None if answer is None else self.describe(answer) for answer in answers]}
 
     @property
     def alone(self) -> bool:
@@ -122,7 +126,7 @@ class PictureStage:
             answers += look_in_halves(self._backend.look, pictures[start : start + step], self._backend.errors, self._lower)
         columns = {
             "media_id": table["media_id"],
-            self.finds: [None if isinstance(answer, Fault) else self.describe(answer) for answer in answers],
+            **self.fill([None if isinstance(answer, Fault) else answer for answer in answers]),
             f"{self.name}_error": [str(answer) if isinstance(answer, Fault) else None for answer in answers],
         }
         return pa.table(columns, schema=self.adds)

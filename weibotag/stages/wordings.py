@@ -1,7 +1,7 @@
 """What the pictures of a post say, as words: back from one row per picture to one row per post."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -20,13 +20,15 @@ def collect_wordings(
     findings: dict[str, pa.Table],
     said: Mapping[str, list[tuple[str, str, float]]],
     unseen: Mapping[str, str],
+    expected: Collection[str],
 ) -> pa.Table:
     """Return a row of schema "wordings" for each of `post_ids`, in order.
 
     `links` names each post's files, `media` their frames, `findings` what the stages "ocr", "detect" and "faces" saw in each
     frame (those that ran), `said` what its vector says by media_id (word, kind, score), `unseen` why files were not
-    looked at, by file_id. The frames of a file speak together: what several of them say is one wording with their `count`
-    (two faces in each of three frames are two wordings of count 3). A file that a post names twice speaks once.
+    looked at, by file_id. Posts are told where one of the `expected` (stages; "media": any of them) has not looked. The
+    frames of a file speak together: what several of them say is one wording with their `count` (two faces in each of three
+    frames are two wordings of count 3). A file that a post names twice speaks once.
     """
     frames: dict[str, list[dict[str, Any]]] = {}
     for row in media.to_pylist():
@@ -42,7 +44,9 @@ def collect_wordings(
             continue
         rows = sorted(frames.get(file_id, ()), key=lambda row: row["frame"])
         if not rows:
-            why = unseen.get(file_id, "tag again")
+            why = unseen.get(file_id, "tag again" if "media" in expected else None)
+            if why is None:
+                continue
             reasons.setdefault(post_id, []).append(f"{link['path']}: not looked at: {why}")
             continue
         again = (post_id, file_id) in heard
@@ -52,7 +56,7 @@ def collect_wordings(
             if row["media_error"] is not None:
                 reasons.setdefault(post_id, []).append(f"{link['path']}: {row['media_error']}")
                 continue
-            found, faults = _describe(row["media_id"], seen)
+            found, faults = _describe(row["media_id"], seen, expected)
             found += [
                 _wording(word, kind, score, row["media_id"], None) for word, kind, score in said.get(row["media_id"], ())
             ]
@@ -75,14 +79,17 @@ def _by_media(table: pa.Table) -> dict[str, dict[str, Any]]:
     return {row["media_id"]: row for row in table.to_pylist()}
 
 
-def _describe(media_id: str, seen: dict[str, dict[str, dict[str, Any]]]) -> tuple[list[dict[str, Any]], list[str]]:
+def _describe(
+    media_id: str, seen: dict[str, dict[str, dict[str, Any]]], expected: Collection[str]
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the wordings of one frame, and why a stage found nothing where it failed."""
     wordings: list[dict[str, Any]] = []
     faults: list[str] = []
     for stage, rows in seen.items():
         row = rows.get(media_id)
         if row is None:
-            faults.append(f"{stage} did not look at it")
+            if stage in expected:
+                faults.append(f"{stage} did not look at it")
             continue
         if row[f"{stage}_error"] is not None:
             faults.append(f"{stage}: {row[f'{stage}_error']}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from scipy.special import expit
 
 from weibotag.taggers.tagger import mark_right
 
@@ -23,7 +24,7 @@ class Calibration:
         """Return the matrix with its scores turned into probabilities, float32; what is absent stays absent."""
         odds = logit(scores.data)
         tags = scores.indices
-        probabilities = 1 / (1 + np.exp(-(self.slope[tags] * odds + self.offset[tags])))
+        probabilities = expit(self.slope[tags] * odds + self.offset[tags])
         return csr_matrix((probabilities.astype(np.float32), tags, scores.indptr), shape=scores.shape)
 
 

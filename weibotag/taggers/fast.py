@@ -104,10 +104,10 @@ def _spell_wordings(words: Sequence[str], kinds: Sequence[str], spacing: str) ->
     return read + (" " + " ".join(others) if others else "")
 
 
-def train(lines: Sequence[str], gold: csr_matrix, settings: Settings, threads: int = 1) -> Any:
+def train(lines: Sequence[str], gold: csr_matrix, settings: Settings, threads: int = 1, seed: int = SEED) -> Any:
     """Return a fastText model of lines and their gold tags (posts x tags, ancestors included).
 
-    With one thread the same input gives the same model. Raises DivergedError where training breaks down.
+    With one thread the same input and seed give the same model. Raises DivergedError where training breaks down.
     """
     import fasttext
 
@@ -123,7 +123,7 @@ def train(lines: Sequence[str], gold: csr_matrix, settings: Settings, threads: i
             raise RequestError("no post to train on has a tag of the taxonomy; see the tags with: weibotag taxonomy show")
         try:
             return fasttext.train_supervised(
-                str(path), loss="ova", minCount=1, thread=threads, seed=SEED, verbose=0, **numbers
+                str(path), loss="ova", minCount=1, thread=threads, seed=seed, verbose=0, **numbers
             )
         except RuntimeError as error:
             raise DivergedError(f"fastText could not train with {settings}: {error}") from error
@@ -154,7 +154,7 @@ class FastTagger:
         if self._numbers and max(self._numbers.values()) >= len(taxonomy):
             raise ModelError("the fastText model knows more tags than the taxonomy beside it: train again")
 
-    def raw_scores(self, lines: Sequence[str]) -> csr_matrix:
+    def score_lines(self, lines: Sequence[str]) -> csr_matrix:
         """Return fastText's own scores for prepared lines: float32 csr_matrix (posts x tags), those above 0.01."""
         labels, scores = self._network.f.multilinePredict([line + "\n" for line in lines], -1, FLOOR, "strict")
         lengths = np.fromiter(map(len, labels), np.int64, len(labels))
@@ -166,8 +166,12 @@ class FastTagger:
 
     def scores(self, table: pa.Table) -> csr_matrix:
         """Return probabilities, float32 csr_matrix (posts x tags), a child's never above its parent's."""
-        raw = self.raw_scores(write_documents(table, self.spacing))
-        return self.settle(blend(raw, self._rules.scores(table), self.rules_share) if self._rules else raw)
+        return self.settle(self.raw_scores(table))
+
+    def raw_scores(self, table: pa.Table) -> csr_matrix:
+        """Return the scores of posts before calibration, mixed with those of the taxonomy's words as training found best."""
+        raw = self.score_lines(write_documents(table, self.spacing))
+        return blend(raw, self._rules.scores(table), self.rules_share) if self._rules else raw
 
     def settle(self, raw: csr_matrix) -> csr_matrix:
         """Return raw scores calibrated and closed over parents."""

@@ -1,5 +1,6 @@
 """The fused tagger: a network over text, wordings and picture vectors, on onnxruntime. Needs no torch."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix
+from scipy.special import softmax
 
 from weibotag.backends.onnx_session import open_session
 from weibotag.errors import ModelError
@@ -17,12 +19,15 @@ from weibotag.taggers.fusion.features import FEATURES, STANDARD, Features
 from weibotag.taggers.tagger import raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
-NETWORK, DECISIONS = "network.onnx", "fused.safetensors"
+NETWORK, DECISIONS, TASKS = "network.onnx", "fused.safetensors", "tasks.json"
 BATCH = 64
 
 
 class FusedTagger:
-    """A trained network in a folder, its calibration, and `thresholds`, one per tag (float32), 0.5 until `decide`."""
+    """A trained network in a folder, its calibration, and `thresholds`, one per tag (float32), 0.5 until `decide`.
+
+    `tasks` are the names of the classes of each further task that it was trained for.
+    """
 
     def __init__(self, taxonomy: Taxonomy, folder: Path, threads: int = 1) -> None:
         from safetensors.numpy import load_file
@@ -34,6 +39,9 @@ class FusedTagger:
         self._asked = [one.name for one in self._session.get_inputs()]
         if {one.name: one.shape[-1] for one in self._session.get_outputs()}["tags"] != len(taxonomy):
             raise ModelError(f"{folder / NETWORK}: knows another number of tags than the taxonomy beside it: train again")
+        self.tasks: dict[str, list[str]] = {}
+        if (folder / TASKS).is_file():
+            self.tasks = json.loads((folder / TASKS).read_text(encoding="utf-8"))
         self._calibration: Calibration | None = None
         self.thresholds = np.full(len(taxonomy), 0.5, np.float32)
         if (folder / DECISIONS).is_file():
@@ -43,13 +51,28 @@ class FusedTagger:
 
     def raw_scores(self, table: pa.Table) -> csr_matrix:
         """Return the network's own scores, float32 csr_matrix (posts x tags), those above 0.01; for `table` see `read`."""
-        posts = self.features.encode(table)
-        scores = np.zeros((len(posts), len(self.taxonomy)), np.float32)
-        for rows in posts.shelves(BATCH):
-            batch = posts.batch(rows)
-            scores[rows] = np.exp(self._session.run(["tags"], {name: batch[name] for name in self._asked})[0])
+        scores = np.exp(self._run(table, {"tags": len(self.taxonomy)})["tags"])
         scores[scores < FLOOR] = 0
         return csr_matrix(scores)
+
+    def answers(self, table: pa.Table) -> dict[str, tuple[list[str], np.ndarray]]:
+        """Return, by task, the likeliest class of each post of `table` and its probability, float32 (posts,)."""
+        answered = {}
+        for name, logits in self._run(table, {name: len(classes) for name, classes in self.tasks.items()}).items():
+            likely = softmax(logits, axis=1)
+            answered[name] = [self.tasks[name][place] for place in likely.argmax(axis=1)], likely.max(axis=1)
+        return answered
+
+    def _run(self, table: pa.Table, widths: dict[str, int]) -> dict[str, np.ndarray]:
+        """Return outputs of the network, by name and width, for posts, float32 (posts, width)."""
+        posts = self.features.encode(table)
+        found = {name: np.zeros((len(posts), width), np.float32) for name, width in widths.items()}
+        for rows in posts.shelves(BATCH) if widths else ():
+            batch = posts.batch(rows)
+            told = self._session.run(list(widths), {name: batch[name] for name in self._asked})
+            for own, values in zip(found.values(), told, strict=True):
+                own[rows] = values
+        return found
 
     def scores(self, table: pa.Table) -> csr_matrix:
         """Return probabilities, float32 csr_matrix (posts x tags), a child's never above its parent's."""
@@ -71,5 +94,5 @@ class FusedTagger:
 
     def save(self, folder: Path) -> None:
         """Copy the files of the tagger to another folder, which must exist."""
-        for name in (NETWORK, FEATURES, STANDARD, DECISIONS):
+        for name in (NETWORK, FEATURES, STANDARD, DECISIONS, TASKS):
             shutil.copyfile(self.folder / name, folder / name)

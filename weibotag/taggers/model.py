@@ -13,7 +13,10 @@ from weibotag.errors import ModelError, WeibotagError
 from weibotag.files import replace_folder, sha256_of, write_json
 from weibotag.keywords.codes import Codebook
 from weibotag.taggers.calibration import Calibration
+from weibotag.taggers.cascade import Cascade
 from weibotag.taggers.fast import FastTagger, load_network
+from weibotag.taggers.fused import FusedTagger
+from weibotag.taggers.text import TextTagger
 from weibotag.taxonomy.tree import Taxonomy, load, save_csv
 
 FORMAT = 1
@@ -25,12 +28,22 @@ ABOUT, NETWORK, DECISIONS, CODES, TAXONOMY, KEYWORDS = (
     "taxonomy.csv",
     "keywords.parquet",
 )
+# Folders of the parts that not every model has.
+FUSED, TEXT, CASCADE = "fused", "text", "cascade"
+# The routes that a model has, by the tagger that was trained.
+ROUTES = {
+    "fast": ("rules", "fast"),
+    "fused": ("rules", "fast", "fused"),
+    "cascade": ("rules", "fast", "fused", "text", "cascade"),
+}
 
 
 @dataclass(frozen=True)
 class Model:
     """What training leaves: the tagger, a threshold per tag (float32), the codebook where pictures were there,
     the keywords learnt from the posts (columns keyword, score), and `about`: pipeline, fingerprints, metrics, versions.
+
+    `fused` is there where a network was trained, `text` and `cascade` where a cascade was, if `load_model` was asked.
     """
 
     taxonomy: Taxonomy
@@ -40,6 +53,9 @@ class Model:
     codebook: Codebook | None
     keywords: pa.Table
     about: dict[str, Any]
+    fused: FusedTagger | None = None
+    text: TextTagger | None = None
+    cascade: Cascade | None = None
 
     def save(self, folder: Path) -> None:
         """Write the model beside `folder` and put it there in one step; an older model at that place goes.
@@ -61,7 +77,12 @@ class Model:
                 self.codebook.save(fresh / CODES)
             save_csv(self.taxonomy, fresh / TAXONOMY)
             pq.write_table(self.keywords, fresh / KEYWORDS)
-            files = {path.name: sha256_of(path) for path in sorted(fresh.iterdir())}
+            for name, part in ((FUSED, self.fused), (TEXT, self.text), (CASCADE, self.cascade)):
+                if part is not None:
+                    (fresh / name).mkdir()
+                    part.save(fresh / name)
+            paths = sorted(path for path in fresh.rglob("*") if path.is_file())
+            files = {path.relative_to(fresh).as_posix(): sha256_of(path) for path in paths}
             write_json(self.about | {"format": FORMAT, "taxonomy": self.taxonomy.digest, "files": files}, fresh / ABOUT)
 
 
@@ -85,8 +106,11 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def load_model(folder: Path) -> Model:
-    """Read a model; raises ModelError naming the file that is absent, damaged or not the one that was trained."""
+def load_model(folder: Path, route: str = "fast") -> Model:
+    """Read what a route of a model needs.
+
+    Raises ModelError naming the file that is absent, damaged or not the one that was trained, or a route without a tagger.
+    """
     from safetensors.numpy import load_file
 
     about = read_about(folder)
@@ -98,16 +122,32 @@ def load_model(folder: Path) -> Model:
         taxonomy = load(folder / TAXONOMY)
     except WeibotagError as error:
         raise ModelError(str(error)) from error
+    check_route(folder, about, route)
     decisions = load_file(folder / DECISIONS)
     calibration = Calibration(decisions["slope"], decisions["offset"])
+    fast = FastTagger(
+        taxonomy, load_network(folder / NETWORK), calibration, about["rules_share"], about["settings"]["spacing"]
+    )
+    fused = FusedTagger(taxonomy, folder / FUSED) if route in ("fused", "cascade") else None
+    text = TextTagger.load(folder / TEXT, taxonomy) if route in ("text", "cascade") else None
+    cascade = None if text is None or fused is None else Cascade.load(folder / CASCADE, taxonomy, (text, fast, fused))
     return Model(
         taxonomy,
-        FastTagger(
-            taxonomy, load_network(folder / NETWORK), calibration, about["rules_share"], about["settings"]["spacing"]
-        ),
+        fast,
         calibration,
         decisions["thresholds"],
         Codebook.load(folder / CODES) if CODES in about["files"] else None,
         pq.read_table(folder / KEYWORDS),
         about,
+        fused,
+        text,
+        cascade,
     )
+
+
+def check_route(folder: Path, about: dict[str, Any], route: str) -> None:
+    """Raise ModelError where a model was not trained to answer by a route."""
+    trained = about["tagger"]
+    if route not in ROUTES[trained]:
+        known = ", ".join(ROUTES[trained])
+        raise ModelError(f"{folder}: was trained with --tagger {trained}, which has no route {route}; it has: {known}")

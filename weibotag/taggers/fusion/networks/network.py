@@ -6,13 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weibotag.taggers.fusion.features import Features
+from weibotag.errors import RequestError
+from weibotag.taggers.fusion.features import MOST_CHARACTERS, Features
+from weibotag.taggers.fusion.networks.encoder import TextEncoder
 from weibotag.taggers.fusion.trunk import NgramEmbedding, TokenEmbedding, TreeHead, pool_mean
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a network is built for: sizes of its inputs, the tree, and classes by the name of each further task."""
+    """What a network is built for: sizes of its inputs, the tree, and classes by the name of each further task.
+
+    `encoder` names a language model whose states take the place of a text's characters, in a `Transformer`.
+    """
 
     characters: int
     words: int
@@ -20,16 +25,19 @@ class Shape:
     channels: int
     vector: int
     parents: np.ndarray
+    patch: int = 1
     tasks: dict[str, int] = field(default_factory=dict)
     width: int = 128
     dropout: float = 0.3
     buckets: int = 2**16
+    encoder: str = ""
 
     @classmethod
     def of(cls, features: Features, parents: np.ndarray, **others: object) -> "Shape":
         """Return the shape for features; `others` are further fields."""
         sizes = {name: len(getattr(features, name)) for name in ("characters", "words", "authors", "channels")}
-        return cls(**sizes, vector=len(features.mean), parents=parents, **others)  # type: ignore[arg-type]
+        widths = {"vector": len(features.mean), "patch": len(features.patch_mean)}
+        return cls(**sizes, **widths, parents=parents, encoder=features.encoder, **others)  # type: ignore[arg-type]
 
 
 class Network(nn.Module):
@@ -43,6 +51,8 @@ class Network(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
+        if shape.encoder and not isinstance(self, Transformer):
+            raise RequestError(f"{type(self).__name__} reads characters only: choose a transformer for an encoder of texts")
         self.text = NgramEmbedding(shape.characters, shape.width, shape.buckets)
         self.words = TokenEmbedding(shape.words, shape.width)
         self.author = nn.Embedding(shape.authors, shape.width, padding_idx=0)
@@ -86,7 +96,49 @@ def join_tokens(parts: dict[str, tuple[Tensor, Tensor]]) -> Encoded:
 
 
 class Transformer(Network):
-    """A network whose tokens know each other: it can be trained on posts without tags, too (`pretraining`)."""
+    """A network whose tokens know each other: it can be trained on posts without tags, too (`pretraining`).
+
+    A token is what it says + its kind + its place in the text or in its picture.
+    """
+
+    LAYERS, HEADS = 2, 4
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape)
+        width = shape.width
+        self.project = nn.Sequential(nn.Dropout(shape.dropout), nn.Linear(shape.vector, width))
+        self.first = nn.Parameter(torch.randn(1, 1, width) * 0.1)
+        self.places = nn.Embedding(MOST_CHARACTERS, width)
+        self.segments = nn.Embedding(4, width)
+        # Small, or what a token says would drown in where it stands.
+        for table in (self.places, self.segments):
+            nn.init.normal_(table.weight, std=0.02)
+        self.print_place = nn.Linear(5, width, bias=False)
+        self.encoder = TextEncoder(shape.encoder, width) if shape.encoder else None
+        self.norm, self.norm_last = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.heads = self.make_heads(2 * width, shape)
+
+    def read(self, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return each input's tokens (n, t, width) before the first layer, and their mask (n, t); "post" is for all."""
+        text, print_ = (self.text(batch[name]) for name in ("text", "print"))
+        if self.encoder is not None:
+            text = self.encoder(batch["tokens"], batch["token_of"])
+        text, print_ = self._at_places(text), self._at_places(print_)
+        said = torch.stack([self.author(batch["author"]), self.channel(batch["channel"])], dim=1)
+        named = torch.stack([batch["author"], batch["channel"]], dim=1) > 0
+        first = self.first.expand(text.shape[0], -1, -1)
+        return {
+            "post": (first, torch.ones_like(named[:, :1])),
+            "text": (text + self.segments.weight[0], batch["text"] > 0),
+            "print": (print_ + self.print_place(batch["print_boxes"]) + self.segments.weight[1], batch["print"] > 0),
+            "names": (said + self.segments.weight[3], named),
+            "words": (self.words(batch["words"], batch["word_kinds"], batch["word_boxes"]), batch["words"] > 0),
+            "pictures": (self.project(batch["pictures"]) + self.segments.weight[2], batch["seen"]),
+        }
+
+    def _at_places(self, tokens: Tensor) -> Tensor:
+        steps = torch.arange(tokens.shape[1], device=tokens.device)
+        return tokens + self.places(steps)
 
     def encode(self, batch: dict[str, Tensor]) -> Encoded:
         """Return the tokens of a batch after all layers."""

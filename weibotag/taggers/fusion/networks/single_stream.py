@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weibotag.taggers.fusion.features import MOST_CHARACTERS, MOST_WORDS
 from weibotag.taggers.fusion.networks.network import Encoded, Shape, Transformer, join_tokens
 from weibotag.taggers.fusion.trunk import AttentionLayer
 
@@ -14,46 +13,11 @@ from weibotag.taggers.fusion.trunk import AttentionLayer
 class SingleStream(Transformer):
     """Text, print, words and pictures as tokens of one transformer: the architecture of VisualBERT (Li et al., 2019),
     VL-BERT (Su et al., 2020) and Unicoder-VL (Li et al., 2020).
-
-    A token is what it says + its kind + its place in the text or in its picture.
     """
-
-    LAYERS, HEADS = 2, 4
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
-        width = shape.width
-        self.project = nn.Sequential(nn.Dropout(shape.dropout), nn.Linear(shape.vector, width))
-        self.first = nn.Parameter(torch.randn(1, 1, width) * 0.1)
-        self.places = nn.Embedding(MOST_CHARACTERS, width)
-        self.segments = nn.Embedding(4, width)
-        # Small, or what a token says would drown in where it stands.
-        for table in (self.places, self.segments):
-            nn.init.normal_(table.weight, std=0.02)
-        self.print_place = nn.Linear(5, width, bias=False)
-        self.norm, self.norm_last = nn.LayerNorm(width), nn.LayerNorm(width)
         self.layers: Any = self.make_body(shape)
-        self.heads = self.make_heads(2 * width, shape)
-
-    def embed(self, batch: dict[str, Tensor]) -> Encoded:
-        """Return the tokens before the first layer: the first for the whole post, the last those of pictures."""
-        text, print_ = (self._at_places(self.text(batch[name])) for name in ("text", "print"))
-        said = torch.stack([self.author(batch["author"]), self.channel(batch["channel"])], dim=1)
-        named = torch.stack([batch["author"], batch["channel"]], dim=1) > 0
-        first = self.first.expand(text.shape[0], -1, -1)
-        parts = {
-            "post": (first, torch.ones_like(named[:, :1])),
-            "text": (text + self.segments.weight[0], batch["text"] > 0),
-            "print": (print_ + self.print_place(batch["print_boxes"]) + self.segments.weight[1], batch["print"] > 0),
-            "words": (self.words(batch["words"], batch["word_kinds"], batch["word_boxes"]), batch["words"] > 0),
-            "names": (said + self.segments.weight[3], named),
-            "pictures": (self.project(batch["pictures"]) + self.segments.weight[2], batch["seen"]),
-        }
-        return join_tokens(parts)
-
-    def _at_places(self, tokens: Tensor) -> Tensor:
-        steps = torch.arange(tokens.shape[1], device=tokens.device)
-        return tokens + self.places(steps)
 
     def make_body(self, shape: Shape) -> nn.Module:
         """Return the layers of the transformer."""
@@ -67,7 +31,7 @@ class SingleStream(Transformer):
 
     def encode(self, batch: dict[str, Tensor]) -> Encoded:
         """Return the tokens of a batch after all layers."""
-        first = self.embed(batch)
+        first = join_tokens(self.read(batch))
         pictures = batch["seen"].shape[1]
         tokens = self.norm_last(self.think(self.dropout(self.norm(first.tokens)), first.mask, pictures))
         return replace(first, tokens=tokens)
@@ -87,7 +51,7 @@ class VisualBert(SingleStream):
             num_attention_heads=self.HEADS,
             intermediate_size=4 * shape.width,
             visual_embedding_dim=shape.width,
-            max_position_embeddings=2 * MOST_CHARACTERS + MOST_WORDS + 3,
+            max_position_embeddings=1,
             hidden_dropout_prob=shape.dropout / 3,
             attention_probs_dropout_prob=shape.dropout / 3,
             pad_token_id=0,
@@ -101,6 +65,8 @@ class VisualBert(SingleStream):
         numbers = mask.long()
         return self.layers(
             inputs_embeds=tokens[:, :-pictures],
+            # Tokens bring their own places: counted from the start they would move with the padding.
+            position_ids=torch.zeros_like(numbers[:, :-pictures]),
             attention_mask=numbers[:, :-pictures],
             visual_embeds=tokens[:, -pictures:],
             visual_attention_mask=numbers[:, -pictures:],

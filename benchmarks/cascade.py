@@ -1,0 +1,231 @@
+"""What the cascade keeps of the gain at ten budgets: real runs, from an empty store and from one that knows most pictures.
+
+    python benchmarks/cascade.py POSTS.csv TAXONOMY.csv [-p PIPELINE.toml] [--model MODEL] [--store STORE]
+
+Trains a model with a cascade on split train (valid chooses), or takes MODEL. Then split test is tagged by text alone, with
+everything looked at, and by the cascade within a tenth, two tenths ... of the time that everything takes. Prices and rates
+are those of one `weibotag plan` on the posts, whose looks no run is given. In brackets: the share of the gain in micro-F1
+over text alone. The last part times tagging with all pictures known: CPU time of one process, the taggers in turns. Prints
+Markdown.
+"""
+
+import argparse
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weibotag.cascading import Beyond
+from weibotag.cli.tagging import choose_tagger
+from weibotag.gather import coder_of, gather_part
+from weibotag.looks import link, make_looking
+from weibotag.parts import open_answerer
+from weibotag.pipeline import ingest, tag
+from weibotag.planning import plan_tagging
+from weibotag.posts import PostsSource, Rejects, read_posts
+from weibotag.runs import Run
+from weibotag.settings import Pipeline, read_pipeline
+from weibotag.taggers.thresholds import micro_f1
+from weibotag.taxonomy.tree import Taxonomy, load
+from weibotag.training import gold_matrix, train_model
+
+TEST = "split = 'test'"
+SHORT_TEXT = 10
+TENTHS = range(1, 11)
+ROUNDS = 5
+
+
+class Bench:
+    """Posts to tag, their gold tags, and groups of them."""
+
+    def __init__(self, posts: Path, taxonomy: Taxonomy, model: Path, pipeline: Pipeline, folder: Path) -> None:
+        self.source = PostsSource(str(posts), where=TEST)
+        self.taxonomy, self.model, self.pipeline, self.folder = taxonomy, model, pipeline, folder
+        with Rejects(folder / "rejects.csv") as rejects:
+            table = pa.concat_tables(list(read_posts(self.source, rejects, 20_000)))
+        self.ids = table["post_id"].to_pylist()
+        self.gold = gold_matrix([table], taxonomy)
+        pictured = np.array([bool(files) for files in table["images"].to_pylist()])
+        long = np.array([len(text) > SHORT_TEXT for text in table["text"].to_pylist()])
+        self.groups = {"all": np.ones(len(table), bool), "pictures": pictured, "text and pictures": pictured & long}
+        self.runs = 0
+
+    def run(self, route: str, store: Path, extra: dict[str, Any] | None = None) -> tuple[dict[str, float], dict[str, Any]]:
+        """Tag the posts; return micro-F1 by group, and the summary with `took` seconds."""
+        self.runs += 1
+        tagger, settings = choose_tagger(self.model, None, route, self.pipeline)
+        out = self.folder / f"{self.runs}.parquet"
+        begun = perf_counter()
+        summary = tag(self.source, str(out), tagger | (extra or {}), settings, store=store, quiet=True)
+        summary["took"] = perf_counter() - begun
+        told = pq.read_table(out, columns=["post_id", "tags"])
+        place = {post_id: row for row, post_id in enumerate(told["post_id"].to_pylist())}
+        lists = [[one["id"] for one in own] for own in told["tags"].to_pylist()]
+        given = pa.table({"tags": pa.array([lists[place[post_id]] for post_id in self.ids], pa.list_(pa.string()))})
+        chosen = gold_matrix([given], self.taxonomy)
+        return {name: micro_f1(chosen[mask], self.gold[mask]) for name, mask in self.groups.items()}, summary
+
+
+def curve(bench: Bench, plan: dict[str, Any], start: Path | None) -> list[list[str]]:
+    """Return rows of the table; the store of each run is a copy of `start`, or empty."""
+
+    def fresh() -> Path:
+        store = bench.folder / "store"
+        shutil.rmtree(store, ignore_errors=True)
+        if start is not None:
+            shutil.copytree(start, store)
+        return store
+
+    keys = {key: plan[key] for key in ("prices", "floor")}
+    text, told = bench.run("text", bench.folder / "never")
+    rows = [row("text alone", text, text, text, told["took"], None, told)]
+    # What it takes to look at everything, and then what all taggers make of it.
+    _, told = bench.run("fused", fresh())
+    seconds = told["took"]
+    whole, _ = bench.run("cascade", bench.folder / "store", {"rate": -1e9})
+    for tenth in TENTHS:
+        budget = seconds * tenth / 10
+        rate = next((point["rate"] for point in plan["curve"] if point["seconds"] >= budget), plan["floor"])
+        quality, told = bench.run("cascade", fresh(), keys | {"rate": rate, "budget": budget})
+        rows.append(row(f"cascade, {tenth}0 %", quality, text, whole, told["took"], budget, told))
+    knee, told = bench.run("cascade", fresh())
+    rows.append(row("cascade, knee", knee, text, whole, told["took"], None, told))
+    return [*rows, row("everything", whole, text, whole, seconds, None, {})]
+
+
+def row(
+    name: str,
+    quality: dict[str, float],
+    text: dict[str, float],
+    whole: dict[str, float],
+    took: float,
+    budget: float | None,
+    told: dict[str, Any],
+) -> list[str]:
+    """Return the cells of a line."""
+    cells = [
+        name,
+        "" if budget is None else f"{budget:.1f}",
+        f"{took:.1f}",
+        "" if budget is None else f"{took / budget:.2f}",
+    ]
+    for group, value in quality.items():
+        gain = whole[group] - text[group]
+        cells.append(f"{value:.3f}" + (f" ({(value - text[group]) / gain:.0%})" if abs(gain) > 1e-9 else ""))
+    sample = told.get("cascade", {}).get("sample", {})
+    return [*cells, f"{sample['kept']:.2f}" if "kept" in sample else ""]
+
+
+def speed(bench: Bench, store: Path) -> list[list[str]]:
+    """Return CPU microseconds a post (the least of some rounds) and micro-F1 of each route where all pictures are known."""
+    tagger, settings = choose_tagger(bench.model, None, "cascade", bench.pipeline)
+    looking = make_looking(settings, store, 0, True)
+    looking.sparing = True
+    with Run.open(bench.folder / "speed.run", {}) as run:
+        parts = ingest(run, bench.source, None, True)
+        link(run, parts, looking.limits, True)
+        coder = coder_of(tagger, looking)
+        tables = [table for part in parts for table in gather_part(run, part, looking, coder, with_vectors=True)]
+    stages = {"stages": list(looking.fingerprints)}
+    extras: dict[str, dict[str, Any]] = {"cascade": {"rate": 0.0}}
+    answerers = {
+        route: open_answerer(tagger | stages | {"route": route} | extras.get(route, {}))
+        for route in ("text", "fast", "fused", "cascade")
+    }
+    spent = dict.fromkeys(answerers, float("inf"))
+    for _ in range(ROUNDS):
+        for route, answer in answerers.items():
+            begun = process_time()
+            chosen = [answer(table)[0] for table in tables]
+            spent[route] = min(spent[route], (process_time() - begun) / len(bench.ids) * 1e6)
+    rows = []
+    for route, answer in answerers.items():
+        order = {post_id: at for at, post_id in enumerate(bench.ids)}
+        told = [order[post_id] for table in tables for post_id in table["post_id"].to_pylist()]
+        chosen = [answer(table)[0] for table in tables]
+        right = micro_f1(_stack(chosen), bench.gold[told])
+        rows.append([route, f"{spent[route]:.0f}", f"{spent[route] / spent['fast']:.2f}", f"{right:.4f}"])
+    return rows
+
+
+def _stack(blocks: Sequence[Any]) -> Any:
+    from scipy.sparse import csr_matrix, vstack
+
+    return csr_matrix(vstack(blocks))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("posts", type=Path, help="CSV with columns split (train, valid, test), text, images, tags")
+    parser.add_argument("taxonomy", type=Path)
+    parser.add_argument("-p", "--pipeline", help="how pictures are looked at (default: lite)")
+    parser.add_argument("--model", type=Path, help="a model with a cascade (default: one is trained)")
+    parser.add_argument("--store", type=Path, help="store for the training (default: a temporary one)")
+    parser.add_argument("--network", default="concat")
+    parser.add_argument("--tune-seconds", type=float, default=30)
+    options = parser.parse_args()
+    taxonomy, pipeline = load(options.taxonomy), read_pipeline(options.pipeline)
+    print(f"{date.today()}, {platform.machine()}, Python {platform.python_version()}\n")
+    with tempfile.TemporaryDirectory(prefix="weibotag-bench-") as name:
+        folder = Path(name)
+        model = options.model or folder / "model"
+        if options.model is None:
+            about = train_model(
+                PostsSource(str(options.posts), where="split = 'train'"),
+                taxonomy,
+                model,
+                pipeline,
+                tagger="cascade",
+                beyond=Beyond(network=options.network),
+                valid="split = 'valid'",
+                tune_seconds=options.tune_seconds,
+                store=options.store or folder / "training",
+                quiet=True,
+            )
+            print(f"trained: {about['cascade']}\n", flush=True)
+        bench = Bench(options.posts, taxonomy, model, pipeline, folder)
+        tagger, settings = choose_tagger(model, None, "cascade", pipeline)
+        plan = plan_tagging(
+            bench.source, tagger, settings, folder / "plan.json", sample=150, store=folder / "planned", quiet=True
+        )
+        head = [
+            "run",
+            "budget s",
+            "took s",
+            "ratio",
+            *(f"micro-F1 {name} (of the gain)" for name in bench.groups),
+            "said to keep",
+        ]
+        counts = ", ".join(f"{int(mask.sum()):,} {name}" for name, mask in bench.groups.items())
+        print(f"From an empty store ({counts}):\n")
+        print_table(head, curve(bench, plan, None))
+        most = folder / "most"
+        known = PostsSource(str(options.posts), where=f"({TEST}) AND hash(post_id) % 5 < 4")
+        fused, settings = choose_tagger(model, None, "fused", pipeline)
+        tag(known, str(folder / "known.parquet"), fused, settings, store=most, quiet=True)
+        print("\nFrom a store that knows four posts of five:\n")
+        print_table(head, curve(bench, plan, most))
+        print("\nAll pictures known, one process:\n")
+        bench.run("fused", folder / "all")
+        print_table(["route", "us/post", "of fast", "micro-F1"], speed(bench, folder / "all"))
+
+
+def print_table(head: list[str], rows: list[list[str]]) -> None:
+    """Print a Markdown table."""
+    for cells in (head, ["---"] * len(head), *rows):
+        print("| " + " | ".join(cells) + " |")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""What given words bring: text alone, with print, with image words, with both, for each tagger, over several seeds.
+
+    python benchmarks/tweets.py POSTS.csv --seeds 5
+
+POSTS has columns text, ocr_text, image_words, tags and split (train, test). Tags of at least 20 training posts are a flat
+taxonomy; posts without any of them are left out. With each seed another fifth of train is held out, to choose thresholds on
+and what fastText is tuned to. Prints Markdown: micro-F1 and precision at 1 on test, mean ± standard deviation.
+"""
+
+import argparse
+import platform
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import csr_matrix
+
+from weibotag.posts import PostsSource, read_posts
+from weibotag.rejects import Rejects
+from weibotag.stages.given import add_given
+from weibotag.taggers import calibration, thresholds
+from weibotag.taggers.fast import FastTagger, blend, train
+from weibotag.taggers.fusion.training import Settings, train_fused
+from weibotag.taggers.linear import train_linear
+from weibotag.taxonomy.tree import Tag, Taxonomy
+from weibotag.training import Rows, blake, first_settings, gold_matrix, tune
+
+FEWEST_POSTS = 20
+FOLDS = 5
+VIEWS = {
+    "text": {},
+    "+ print": {"ocr": "ocr_text"},
+    "+ image words": {"object": "image_words"},
+    "+ both": {"ocr": "ocr_text", "object": "image_words"},
+}
+# Scores of the held-out posts, by which they are calibrated, and of those of test.
+Scores = tuple[csr_matrix, ...]
+
+
+def read_table(path: Path) -> pa.Table:
+    """Return the posts as the product reads them."""
+    with Rejects() as rejects:
+        return pa.concat_tables(read_posts(PostsSource(str(path)), rejects))
+
+
+def make_taxonomy(posts: pa.Table) -> Taxonomy:
+    """Return the tags that enough training posts have, none below another."""
+    counts = Counter(pc.list_flatten(posts.filter(pc.equal(posts["split"], "train"))["tags"]).to_pylist())
+    names = sorted(tag for tag, count in counts.items() if count >= FEWEST_POSTS)
+    return Taxonomy([Tag(name, None, name, (), (), line) for line, name in enumerate(names, start=2)])
+
+
+def pick(posts: pa.Table, gold: csr_matrix, mask: np.ndarray) -> Rows:
+    """Return the posts of a mask with their gold tags."""
+    return Rows([posts.filter(pa.array(mask))], gold[mask])
+
+
+def run_flat(trained: Rows, held: Rows, tested: Rows, taxonomy: Taxonomy, seed: int, seconds: float) -> dict[str, Scores]:
+    """Return the raw scores of the taggers that are no networks."""
+    found: dict[str, Scores] = {}
+    first = first_settings(trained.gold.shape[0])
+    _, tuned, _ = tune(trained, held, taxonomy, seconds, 1, True)
+    for name, settings in (
+        ("fast, characters, 3-grams", first),
+        ("fast, words, 3-grams", replace(first, spacing="words")),
+        ("fast, words, 2-grams", replace(first, spacing="words", wordNgrams=2)),
+        ("fast, words", replace(first, spacing="words", wordNgrams=1)),
+        ("fast, tuned", tuned),
+    ):
+        tagger = FastTagger(taxonomy, train(trained.write_lines(settings.spacing), trained.gold, settings, seed=seed))
+        found[name] = tuple(tagger.score_lines(rows.write_lines(settings.spacing)) for rows in (held, tested))
+    linear = train_linear(trained.tables, trained.gold, taxonomy)
+    found["linear"] = tuple(linear.raw_scores(rows.tables[0]) for rows in (held, tested))
+    one, other = found["fast, tuned"], found["linear"]
+    found["average of fast, tuned and linear"] = blend(one[0], other[0], 0.5), blend(one[1], other[1], 0.5)
+    return found
+
+
+def measure(scores: Scores, held: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy) -> tuple[float, float]:
+    """Return micro-F1 and precision at 1 on test, calibrated and with thresholds chosen on the held-out posts."""
+    fitted = calibration.fit(scores[0], held)
+    chosen, tested = fitted.apply(scores[0]), fitted.apply(scores[1])
+    cuts = thresholds.choose(chosen, held, taxonomy)
+    first = np.asarray(tested.argmax(axis=1)).ravel()
+    right = np.asarray(gold[np.arange(gold.shape[0]), first]).ravel() * (tested.max(axis=1).toarray().ravel() > 0)
+    return thresholds.micro_f1(thresholds.decide(tested, cuts, taxonomy), gold), float(right.mean())
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("posts", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--networks", default="concat,hma", help="names, joined by commas; none: ''")
+    parser.add_argument("--epochs", type=int, default=50, help="of a network at most")
+    parser.add_argument("--tune-seconds", type=float, default=4, help="for fastText's hyper-parameters, each time")
+    options = parser.parse_args()
+    posts = read_table(options.posts)
+    taxonomy = make_taxonomy(posts)
+    gold = gold_matrix([posts], taxonomy)
+    labelled = np.diff(gold.indptr) > 0
+    is_train = np.array([split == "train" for split in posts["split"].to_pylist()])
+    folds = np.array([int(blake(post_id), 16) % FOLDS for post_id in posts["post_id"].to_pylist()])
+    figures: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    spent: dict[str, float] = defaultdict(float)
+    for view, words in VIEWS.items():
+        seen = add_given(posts, words)
+        tested = pick(seen, gold, labelled & ~is_train)
+        for seed in range(options.seeds):
+            trained, held = (
+                pick(seen, gold, labelled & is_train & mask) for mask in (folds != seed % FOLDS, folds == seed % FOLDS)
+            )
+            started = time.process_time()
+            found = run_flat(trained, held, tested, taxonomy, seed + 1, options.tune_seconds)
+            spent["flat"] += time.process_time() - started
+            for network in filter(None, options.networks.split(",")):
+                started = time.process_time()
+                with tempfile.TemporaryDirectory(prefix="weibotag-bench-") as folder:
+                    settings = Settings(epochs=options.epochs, patience=max(6, options.epochs // 4))
+                    learn, choose = ((rows.tables, rows.gold) for rows in (trained, held))
+                    tagger, _ = train_fused(learn, choose, taxonomy, network, settings, Path(folder), seed=seed, quiet=True)
+                    found[network] = tagger.raw_scores(held.tables[0]), tagger.raw_scores(tested.tables[0])
+                spent[network] += time.process_time() - started
+            for name, scores in found.items():
+                figures.setdefault(name, {}).setdefault(view, []).append(measure(scores, held.gold, tested.gold, taxonomy))
+    sizes = f"{int((labelled & is_train).sum())} posts of train, {int((labelled & ~is_train).sum())} of test"
+    print(f"{date.today()}, {platform.machine()}, {sizes}, {len(taxonomy)} tags, {options.seeds} seeds\n")
+    for place, figure in enumerate(("micro-F1", "P@1")):
+        print_row([figure, *VIEWS])
+        print_row(["---"] * (1 + len(VIEWS)))
+        for name, by_view in figures.items():
+            print_row([name, *(spell([one[place] for one in by_view[view]]) for view in VIEWS)])
+        print()
+    print("CPU seconds:", ", ".join(f"{name} {seconds:.0f}" for name, seconds in spent.items()))
+
+
+def spell(values: list[float]) -> str:
+    """Return a mean with its standard deviation."""
+    return f"{np.mean(values):.3f} ± {np.std(values):.3f}"
+
+
+def print_row(cells: Iterable[str]) -> None:
+    """Print a row of a Markdown table."""
+    print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

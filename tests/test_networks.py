@@ -1,0 +1,280 @@
+"""Networks that let text and pictures meet: in two streams, at the words that name what is seen, and patch by patch."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_fusion import TREE, WIDTH, draw_posts, labelled, picture, quick, said, table_of, teach
+
+from weibotag.errors import ModelError, RequestError
+from weibotag.taggers.fusion.features import Features
+from weibotag.taggers.fusion.tables import find_mention
+
+torch = pytest.importorskip("torch", reason="networks are trained with torch")
+
+NETWORKS = ("two-stream", "early", "patches")
+FOREIGN = ("lxmert", "visualbert")
+
+
+def build(network: str, table: Any, encoder: str = "") -> tuple[Any, Any]:
+    """Return an untrained network and a table's posts."""
+    from weibotag.taggers.fusion.networks import NETWORKS as KNOWN
+    from weibotag.taggers.fusion.networks import Shape
+
+    if network in FOREIGN:
+        pytest.importorskip("transformers", reason="its body is of transformers")
+    features = Features.learn([table], encoder)
+    torch.manual_seed(0)
+    module = KNOWN[network](Shape.of(features, TREE.parents, width=32)).eval()
+    return module, features.encode(table)
+
+
+def answer(module: Any, posts: Any, rows: list[int]) -> np.ndarray:
+    from weibotag.taggers.fusion.training import to_tensors
+
+    with torch.inference_mode():
+        return module(to_tensors(posts.batch(np.array(rows)), torch.device("cpu")))["tags"].numpy()
+
+
+def cut_up(vector: Any, name: str, cells: list[Any] | None) -> dict[str, Any]:
+    return {**picture(vector, name), "patches": None if cells is None else [np.float16(cell).tolist() for cell in cells]}
+
+
+def are_right(folder: Path, fresh: Any) -> np.ndarray:
+    """Return for each post whether the likeliest leaf is the true one."""
+    from weibotag.taggers.fused import FusedTagger
+    from weibotag.training import gold_matrix
+
+    leaves = np.flatnonzero(TREE.parents >= 0)
+    gold, scores = gold_matrix([fresh], TREE).toarray(), FusedTagger(TREE, folder).scores(fresh).toarray()
+    return scores[:, leaves].argmax(axis=1) == gold[:, leaves].argmax(axis=1)
+
+
+@pytest.mark.parametrize("network", ("two-stream", "early"))
+def test_each_network_learns_what_only_one_modality_or_both_together_say(network: str, tmp_path: Path) -> None:
+    teach(network, tmp_path, draw_posts(480, seed=1), epochs=7)
+    right = are_right(tmp_path, draw_posts(120, seed=2))
+    shares = [float(right[branch::4].mean()) for branch in range(4)]
+    assert min(shares) > 0.85, shares
+
+
+@pytest.mark.parametrize("network", (*NETWORKS, *FOREIGN))
+def test_onnx_agrees_with_torch_whatever_a_post_lacks_and_whoever_stands_beside_it(network: str, tmp_path: Path) -> None:
+    from weibotag.backends.onnx_session import open_session
+    from weibotag.taggers.fusion.training import export
+
+    rows = [
+        *draw_posts(3, seed=3).to_pylist(),
+        {"text": "爱" * 500, "wordings": [said(f"字{at}", "ocr", [0] * 8) for at in range(300)]},
+        {},
+        {"wordings": [said("杯子", "object", [5, 5, 20, 20]), said("新", "strange kind")]},
+        {"vectors": [picture(np.ones(WIDTH), str(at)) for at in range(12)] + [picture(None)]},
+        {"vectors": [cut_up(np.ones(WIDTH), "a", [[1, 2], [2, 3]]), cut_up(np.ones(WIDTH), "b", [[4, 0]] * 20)]},
+        {
+            "text": "杯子里的茶，杯子",
+            "wordings": [said("杯子", "object", [5, 5, 20, 20]), said("杯子里的", "ocr", [0] * 8), said("碗", "object")],
+            "vectors": [cut_up(np.ones(WIDTH), "m", [[3, 2]])],
+        },
+        {"text": "无图", "author": "甲", "channel": "乙"},
+    ]
+    module, posts = build(network, table_of(rows))
+    everyone = list(range(len(rows)))
+    together = answer(module, posts, everyone)
+    assert np.isfinite(together).all()
+    np.testing.assert_allclose(np.vstack([answer(module, posts, [at]) for at in everyone]), together, atol=1e-4)
+    export(module, posts, tmp_path / "network.onnx")
+    session = open_session(tmp_path / "network.onnx")
+    for some in (everyone, [1], [4], [4, 7, 3]):
+        batch = posts.batch(np.array(some))
+        told = session.run(["tags"], {one.name: batch[one.name] for one in session.get_inputs()})[0]
+        np.testing.assert_allclose(told, together[some], atol=1e-3)
+
+
+def test_text_and_pictures_ask_each_other_in_two_streams() -> None:
+    module, posts = build("two-stream", draw_posts(8, seed=5))
+    from weibotag.taggers.fusion.training import to_tensors
+
+    batch = to_tensors(posts.batch(np.array([1])), torch.device("cpu"))
+    with torch.inference_mode():
+        plain, shown, told = (
+            module.encode(batch | other)
+            for other in ({}, {"pictures": batch["pictures"] + 1}, {"text": batch["text"].flip(1)})
+        )
+    assert list(plain.spans)[:2] == ["post", "text"]
+    assert plain.spans["pictures"].stop == plain.tokens.shape[1] == plain.mask.shape[1]
+    assert (plain.tokens[:, plain.spans["text"]] - shown.tokens[:, plain.spans["text"]]).abs().max() > 1e-4
+    assert (plain.tokens[:, plain.spans["pictures"]] - told.tokens[:, plain.spans["pictures"]]).abs().max() > 1e-4
+
+
+def test_what_a_text_mentions_moves_to_the_end_of_the_mention() -> None:
+    from weibotag.taggers.fusion.training import to_tensors
+
+    row = {
+        "text": "看这只小狗，买一送一",
+        "wordings": [
+            said("小狗", "object", [0, 0, 9, 9]),
+            said("猫", "object"),
+            said("买一送一！", "ocr"),
+            said("买一", "ocr"),
+        ],
+        "vectors": [picture(np.ones(WIDTH), "other"), picture(np.arange(WIDTH), "m")],
+    }
+    module, posts = build("early", table_of([row]))
+    batch = posts.batch(np.array([0]))
+    assert batch["word_mentions"].tolist() == [[5, 0]]
+    assert batch["word_pictures"].tolist() == [[2, 2]]
+    assert batch["print_mentions"].tolist() == [[0] * 6 + [7, 8, 0]]
+    still = {name: np.zeros_like(batch[name]) for name in ("word_mentions", "print_mentions")}
+    with torch.inference_mode():
+        moved, kept, unseen = (
+            module.read(to_tensors(batch | other, torch.device("cpu")))
+            for other in ({}, still, {"seen": np.zeros_like(batch["seen"])})
+        )
+    changed = (moved["text"][0] - kept["text"][0])[0].abs().sum(1) > 1e-6
+    assert np.flatnonzero(changed.numpy()).tolist() == [4, 6, 7]
+    torch.testing.assert_close((moved["text"][0] - kept["text"][0])[0, 4], kept["words"][0][0, 0])
+    assert moved["words"][1].tolist() == [[False, True]]
+    assert moved["print"][1].tolist() == [[True] * 6 + [False, False, True]]
+    assert not torch.equal(moved["text"][0][0, 4], unseen["text"][0][0, 4])
+
+
+@given(st.text("ab猫狗1 ", max_size=8), st.text("ab猫狗1 ", min_size=1, max_size=3))
+def test_a_mention_is_the_first_whole_word(text: str, word: str) -> None:
+    end = find_mention(text, word)
+    # What a regular expression calls a border, with letters, digits and Chinese as three kinds of their own.
+    inside = (
+        "".join(f"(?<![{kind}])" if word[0] in kind else "" for kind in ("ab", "1"))
+        + re.escape(word)
+        + "".join(f"(?![{kind}])" if word[-1] in kind else "" for kind in ("ab", "1"))
+    )
+    found = re.search(inside, text)
+    assert end == (found.end() if found else 0)
+
+
+def draw_grids(count: int, seed: int) -> Any:
+    """Return posts whose tag is whether the first or the last of a picture's patches is the bright one."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        last = int(draw.integers(2))
+        cells = draw.normal(size=(4, 6)) * 0.3
+        cells[3 * last, 0] += 3
+        rows.append({"vectors": [cut_up(np.ones(4), "m", list(cells))], "tags": [("看/红", "看/蓝")[last]]})
+    return table_of(rows)
+
+
+def test_patches_are_told_apart_by_their_order(tmp_path: Path) -> None:
+    teach("patches", tmp_path, draw_grids(400, seed=1), epochs=8, missing=0.0)
+    assert are_right(tmp_path, draw_grids(100, seed=2)).mean() > 0.95
+
+
+def test_a_picture_with_patches_is_not_seen_as_a_whole_and_one_without_is() -> None:
+    rows = [
+        {"vectors": [cut_up(vector, "m", cells), cut_up(np.ones(4), "n", None)]}
+        for vector in (np.zeros(4), np.array([1, 0, 2, 0]))
+        for cells in ([[1, 2]] * 4, [[2, 1]] * 4, None)
+    ]
+    module, posts = build("patches", table_of(rows))
+    first, other, whole, first_again, _, whole_again = answer(module, posts, list(range(6)))
+    np.testing.assert_allclose(first, first_again, atol=1e-6)
+    assert np.abs(first - other).max() > 1e-4
+    assert np.abs(whole - whole_again).max() > 1e-4
+
+
+def test_patches_are_kept_of_the_first_two_pictures() -> None:
+    grid = [[float(at), 1.0] for at in range(20)]
+    rows = [
+        {},
+        {
+            "vectors": [
+                cut_up(None, "x", grid),
+                *(cut_up(np.ones(4), name, grid[:at]) for at, name in ((2, "a"), (20, "b"), (4, "c"))),
+            ]
+        },
+    ]
+    table = table_of(rows)
+    features = Features.learn([table])
+    batch = features.encode(table).batch(np.arange(2))
+    assert batch["patch_cells"].tolist() == [[0] * 18, [1, 2, *range(17, 33)]]
+    kept = batch["patches"][1] * features.patch_scale + features.patch_mean
+    np.testing.assert_allclose(kept[:, 0], [0, 1, *range(16)], atol=1e-4)
+    assert not batch["patches"][0].any()
+    with pytest.raises(ModelError, match="patches of pictures have 3 numbers, the model was trained on 2"):
+        features.encode(table_of([{"vectors": [cut_up(np.ones(4), "m", [[1, 2, 3]])]}]))
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with random weights, and a vocabulary of some characters and a word."""
+    transformers = pytest.importorskip("transformers", reason="reads language models")
+    folder = tmp_path_factory.mktemp("bert")
+    vocabulary = (
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "cat",
+        "##s",
+        *dict.fromkeys("爱了家里的猫狗很可新到货这是东西方，好啊吧"),
+    )
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**sizes, vocab_size=len(vocabulary), initializer_range=0.3)
+    transformers.BertModel(config).save_pretrained(folder)
+    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    return folder
+
+
+def test_states_of_a_language_model_stand_at_the_characters_of_their_tokens(bert: Path, tmp_path: Path) -> None:
+    import transformers
+
+    from weibotag.taggers.fusion.training import to_tensors
+
+    table = table_of([{"text": "狗 cats好"}, {"text": ""}, {"text": "新到"}])
+    features = Features.learn([table], str(bert))
+    features.save(tmp_path)
+    features = Features.load(tmp_path)
+    batch = features.encode(table).batch(np.arange(3))
+    assert batch["token_of"].tolist()[0] == [2, 0, 3, 3, 3, 4, 5]
+    assert (batch["tokens"] > 0).sum(axis=1).tolist() == [6, 2, 4]
+    module, _ = build("single-stream", table, encoder=str(bert))
+    model = transformers.AutoModel.from_pretrained(bert).eval()
+    with torch.inference_mode():
+        expected = model(
+            **transformers.AutoTokenizer.from_pretrained(bert)("狗 cats好", return_tensors="pt")
+        ).last_hidden_state
+        told = module.encoder(*(to_tensors(batch, torch.device("cpu"))[name] for name in ("tokens", "token_of")))
+        torch.testing.assert_close(told[0, [0, 2, 5, 6]], module.encoder.project(expected[0, [1, 2, 3, 4]]))
+    assert not told[0, 1].any() and not told[1].any()
+
+
+def test_a_network_learns_over_a_frozen_language_model_and_tags_without_its_folder(bert: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    from weibotag.taggers.fusion.training import train_network
+
+    encoder = tmp_path / "encoder"
+    shutil.copytree(bert, encoder)
+    # Those of whose tags the text tells.
+    train, valid = (
+        posts.take(list(range(1, len(posts), 4))) for posts in (draw_posts(800, seed=1), draw_posts(200, seed=2))
+    )
+    features = Features.learn([train], str(encoder))
+    sides = labelled(features, train), labelled(features, valid)
+    work = tmp_path / "work"
+    train_network(*sides, TREE, features, "single-stream", quick(), work, device="cpu", quiet=True)
+    before = load_file(encoder / "model.safetensors")
+    after = load_file(work / "checkpoint.safetensors")
+    name = "embeddings.word_embeddings.weight"
+    assert np.array_equal(after[f"network.encoder.model.{name}"], before[name])
+    shutil.rmtree(encoder)
+    assert are_right(work, valid).mean() > 0.9
+    with pytest.raises(RequestError, match="reads characters only"):
+        build("concat", train, str(bert))

@@ -1,0 +1,306 @@
+"""Looking where it pays: the looks that bring most per millisecond come first, until the time is spent."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from weibotag.gather import ROWS, Coder, gather
+from weibotag.looked import ask_store
+from weibotag.lookers import Lookers
+from weibotag.looks import Looking, read_links
+from weibotag.runs import Run
+from weibotag.stages.given import add_given
+from weibotag.taggers.cascade import Cascade
+from weibotag.taggers.steps import given, translate
+from weibotag.taggers.walk import Outlook, pick
+
+# Tagging and writing at the end take about so many times as long as the first answers to posts with pictures, per post.
+LAST = 1.5
+# A part of looks takes at most this share of what is left.
+PART_SHARE = 0.02
+# When the rate of a plan has left more than this share of the budget, lower rates are tried.
+UNSPENT = 0.05
+# Posts that are looked at whole, whatever they promise, to tell what the others lose: a share of those with pictures, so
+# many at most, and for this share of the budget at most.
+SAMPLED, MOST_SAMPLED, SAMPLE_COST = 0.01, 200, 0.05
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Purse:
+    """The seconds that a run may take in all, from `started` (perf_counter); `budget` None: as long as looks pay.
+
+    `floor` is the rate below which a look is not worth it whatever is left.
+    """
+
+    started: float
+    budget: float | None = None
+    floor: float = 0.0
+    reserve: float = 0.0
+
+    def left(self) -> float:
+        """Return the seconds that are left for looks; infinite without a budget."""
+        return np.inf if self.budget is None else self.budget - self.reserve - (perf_counter() - self.started)
+
+
+class Board:
+    """The posts with pictures that can be used, and their files: who names which, and what is known of each."""
+
+    def __init__(self, run: Run, parts: Sequence[str], looking: Looking) -> None:
+        self.stages = tuple(looking.fingerprints)
+        self.places: dict[str, np.ndarray] = {}
+        ids: dict[str, int] = {}
+        self.paths: list[str] = []
+        posts, files = [], []
+        count = 0
+        for part in parts:
+            links = read_links(run, part).select(["post_id", "path", "file_id"])
+            links = links.filter(pc.is_valid(links["file_id"]))
+            for path, file_id in zip(links["path"].to_pylist(), links["file_id"].to_pylist(), strict=True):
+                if file_id not in ids:
+                    ids[file_id] = len(ids)
+                    self.paths.append(path)
+            named = pc.unique(links["post_id"])
+            posts.append(pc.index_in(links["post_id"], named).to_numpy(zero_copy_only=False).astype(np.int64) + count)
+            files.append(np.array([ids[file_id] for file_id in links["file_id"].to_pylist()], np.int64))
+            self.places[part] = np.arange(count, count + len(named))
+            count += len(named)
+        self.posts, self.files = (np.concatenate([np.empty(0, np.int64), *some]) for some in (posts, files))
+        # A file that a post names twice is looked at once.
+        self.posts, self.files = np.unique(np.stack([self.posts, self.files]), axis=1)
+        self.count = count
+        self.looked = ask_store(pa.array(list(ids), pa.string()), looking)
+
+    def refresh(self, touched: np.ndarray, looking: Looking) -> None:
+        """Ask the store again for some files."""
+        new = ask_store(self.looked.file_ids.take(pa.array(touched)), looking)
+        for name in ("bits", "decoded", "usable"):
+            getattr(self.looked, name)[touched] = getattr(new, name)
+
+    def lacking(self, place: int) -> np.ndarray:
+        """Return a bool per file: whether a stage has yet to see it."""
+        return (self.looked.bits >> place & 1 == 0) & self.looked.usable
+
+    def count_lacking(self) -> np.ndarray:
+        """Return how many files of each post each stage has yet to see, (posts, stages)."""
+        columns = [
+            np.bincount(self.posts, self.lacking(place)[self.files], minlength=self.count)
+            for place in range(len(self.stages))
+        ]
+        return np.stack(columns, axis=1) if columns else np.zeros((self.count, 0))
+
+
+def escalate(
+    run: Run, parts: Sequence[str], looking: Looking, cascade: Cascade, coder: Coder | None, purse: Purse
+) -> tuple[list[str], dict[str, Any]]:
+    """Look at pictures where that pays; return one line for each that could not be looked at, and what it came to.
+
+    In waves: posts are answered by what is known, for each the look that brings most per millisecond is taken where it
+    brings at least the cascade's rate, those with the most first, and with what they found the posts are answered again.
+    `cascade.rate` becomes the rate that was reached.
+    """
+    # What a run that was stopped has spent counts.
+    earlier = sum(receipt.get("seconds", 0.0) for kind in ("looks", "second-looks") for receipt in run.receipts(kind))
+    purse.started -= earlier / max(1, looking.workers)
+    board = Board(run, parts, looking)
+    climb = Climb(run, parts, looking, cascade, coder, board, purse)
+    looking.files, looking.reused = len(board.paths), int((board.looked.bits == (1 << len(board.stages)) - 1).sum())
+    looking.store.prepare()
+    first = board.looked.bits.copy(), board.count_lacking()
+    begun = perf_counter()
+    with Lookers(run, looking) as lookers:
+        sample = climb.look_at_sample(lookers)
+        while climb.go_on() and climb.take_wave(lookers):
+            pass
+    looking.failed = len(climb.faults)
+    looking.store.compact("media", looking.media)
+    for name, fingerprint in looking.fingerprints.items():
+        looking.store.compact(name, fingerprint)
+    cascade.rate = climb.reached
+    whole = float((first[1] * climb.prices).sum()) / 1000
+    posts = sum(pq.read_metadata(run.path("posts", part)).num_rows for part in parts)
+    told = {
+        "rate": climb.reached,
+        "waves": climb.waves,
+        "posts_with_pictures": board.count,
+        "text_alone_seconds": round(posts * cascade.prices["text"] / 1000, 2),
+        "looking_seconds": round(perf_counter() - begun, 2),
+        "looking_at_everything_seconds": round(whole, 2),
+        "sample": climb.judge_sample(sample, *first),
+    }
+    return climb.faults, told
+
+
+class Climb:
+    """The waves of one run: what looks would bring each post (`gains`), who has looked (`bits`), and what it came to."""
+
+    def __init__(
+        self,
+        run: Run,
+        parts: Sequence[str],
+        looking: Looking,
+        cascade: Cascade,
+        coder: Coder | None,
+        board: Board,
+        purse: Purse,
+    ) -> None:
+        self.run, self.parts, self.looking, self.cascade, self.coder = run, parts, looking, cascade, coder
+        self.board, self.purse = board, purse
+        self.prices = np.array([cascade.prices[stage] for stage in board.stages])
+        self.order = [cascade.stages.index(stage) for stage in board.stages]
+        self.gains = np.zeros((board.count, len(board.stages)), np.float32)
+        self.bits = np.zeros(board.count, np.int64)
+        self.stale = np.ones(board.count, bool)
+        self.rate = self.reached = cascade.rate
+        self.faults: list[str] = []
+        self.waves: list[dict[str, Any]] = []
+
+    def go_on(self) -> bool:
+        """Tell whether there is time for another look."""
+        return self.purse.left() > 0 and not self.looking.is_late()
+
+    def look_at_sample(self, lookers: Lookers) -> np.ndarray:
+        """Look at some posts whole; return which (bool per post)."""
+        count = self.board.count
+        most = min(MOST_SAMPLED, ceil(SAMPLED * count))
+        if self.purse.budget is not None:
+            most = min(most, int(SAMPLE_COST * 1000 * max(0.0, self.purse.left()) / max(1e-6, self.prices.sum())))
+        sample = np.zeros(count, bool)
+        sample[np.random.default_rng(0).permutation(count)[:most]] = True
+        masks = [self.board.lacking(place)[self.board.files] & sample[self.board.posts] for place in range(len(self.prices))]
+        self._look(_list_files(self.board, masks, np.zeros(count)), lookers)
+        return sample
+
+    def take_wave(self, lookers: Lookers) -> bool:
+        """Answer, choose, look; return whether another wave may follow."""
+        begun = perf_counter()
+        for part in self.parts:
+            self._appraise(part)
+        if not self.waves:
+            self.purse.reserve = LAST * (perf_counter() - begun)
+        board, purse = self.board, self.purse
+        lacking = board.count_lacking()
+        costs = np.maximum(lacking * self.prices, 1e-6)
+        gains = np.where(lacking > 0, self.gains, 0)
+        chosen = pick(gains, costs, self.bits, self.rate)
+        if not (chosen >= 0).any():
+            if purse.budget is None or purse.left() < UNSPENT * purse.budget or self.rate <= purse.floor:
+                return False
+            self.rate = self.reached = max(purse.floor, self.rate / 2)
+            return True
+        every = np.arange(board.count)
+        ratios = np.where(chosen >= 0, gains[every, chosen] / costs[every, chosen], -np.inf)
+        masks = [board.lacking(place)[board.files] & (chosen[board.posts] == place) for place in range(len(self.prices))]
+        files = _list_files(board, masks, ratios)
+        self._look(files, lookers)
+        if lookers.begun < len(files):
+            self.reached = files[max(0, lookers.begun - 1)]["ratio"]
+        seconds = round(perf_counter() - purse.started, 2)
+        self.waves.append({"files": lookers.begun, "wanted": len(files), "rate": self.reached, "until": seconds})
+        return True
+
+    def _look(self, files: list[dict[str, Any]], lookers: Lookers) -> None:
+        size = _part_size(len(files), self.purse, self.prices, self.looking)
+        self.faults += lookers.look(files, size, self.go_on)
+        touched = np.unique(np.array([file["place"] for file in files], np.int64))
+        self.board.refresh(touched, self.looking)
+        # What could not be looked at is not asked for again.
+        lost = [file["place"] for file in files if file["file_id"] in self.looking.unseen]
+        self.board.looked.usable[lost] = False
+        self.stale[self.board.posts[np.isin(self.board.files, touched)]] = True
+
+    def _appraise(self, part: str) -> None:
+        """Answer those posts of a part that are stale, and put down what looks would bring them, and who has looked."""
+        places = self.board.places[part]
+        wanted = np.flatnonzero(self.stale[places])
+        for start in range(0, len(wanted), ROWS):
+            some = wanted[start : start + ROWS]
+            table = self._gather(part, some)
+            looked = table["looked"].to_numpy()
+            bits = translate(looked, self.board.stages, self.cascade.stages)
+            gains = self.cascade.answer(table, bits, self.rate).gains[:, self.order]
+            self.gains[places[some]] = gains * table["pictured"].to_numpy()[:, None]
+            self.bits[places[some]] = looked
+        self.stale[places] = False
+
+    def _gather(self, part: str, wanted: np.ndarray) -> pa.Table:
+        """Return posts of a part, by their places on the board, with what is known of their pictures."""
+        links = read_links(self.run, part)
+        named = pc.unique(links.filter(pc.is_valid(links["file_id"]))["post_id"]).take(pa.array(wanted))
+        posts = pq.read_table(self.run.path("posts", part))
+        table = posts.take(pc.index_in(named, posts["post_id"].combine_chunks()))
+        own = links.filter(pc.is_in(links["post_id"], named))
+        table = gather(table, own, self.looking, self.coder, with_vectors=True)
+        return add_given(table, self.looking.pipeline.words)
+
+    def judge_sample(self, sample: np.ndarray, first: np.ndarray, lacked: np.ndarray) -> dict[str, Any]:
+        """Return what posts that were looked at whole tell of the others: the share of the gain that is kept, and regret.
+
+        Both as the probabilities with everything looked at have it. The regret is what micro-F1 lost for not looking.
+        """
+        tables, places = [], []
+        for part in self.parts:
+            own = self.board.places[part]
+            wanted = np.flatnonzero(sample[own])
+            if len(wanted):
+                tables.append(self._gather(part, wanted))
+                places.append(own[wanted])
+        if not tables:
+            return {"posts": 0}
+        table, rows = pa.concat_tables(tables, promote_options="default"), np.concatenate(places)
+        whole = (1 << len(self.board.stages)) - 1
+        complete = (table["looked"].to_numpy() == whole) & table["pictured"].to_numpy()
+        table, rows = table.filter(pa.array(complete)), rows[complete]
+        if not len(rows):
+            return {"posts": 0}
+        known = np.full(self.board.count, whole, np.int64)
+        np.bitwise_and.at(known, self.board.posts, first[self.board.files])
+        known = translate(known[rows], self.board.stages, self.cascade.stages)
+        left = np.ones((len(rows), len(self.cascade.stages)))
+        left[:, self.order] = lacked[rows]
+        known |= given(table, self.cascade.stages)
+        outlook = Outlook(self.cascade, table, np.ones(len(rows), bool), known, left)
+        return {"posts": len(rows)} | outlook.judge(outlook.walk(self.reached))
+
+
+def _list_files(board: Board, masks: Sequence[np.ndarray], ratios: np.ndarray) -> list[dict[str, Any]]:
+    """Return the files to look at with their stages, those that bring most per millisecond first.
+
+    `masks` tell for each stage which pairs of post and file are wanted, `ratios` what each post promises.
+    """
+    best: dict[int, list[Any]] = {}
+    for stage, wanted in zip(board.stages, masks, strict=True):
+        for post, file in zip(board.posts[wanted].tolist(), board.files[wanted].tolist(), strict=True):
+            kept = best.setdefault(file, [-np.inf, set()])
+            kept[0] = max(kept[0], float(ratios[post]))
+            kept[1].add(stage)
+    ranked = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))
+    ids = board.looked.file_ids.to_pylist()
+    return [
+        {
+            "path": board.paths[file],
+            "file_id": ids[file],
+            "stages": [stage for stage in board.stages if stage in stages],
+            "known": bool(board.looked.decoded[file]),
+            "place": file,
+            "ratio": ratio,
+        }
+        for file, (ratio, stages) in ranked
+    ]
+
+
+def _part_size(files: int, purse: Purse, prices: np.ndarray, looking: Looking) -> int:
+    """Return how many files a part has: few enough for all workers, and that the last one does not go far over the time."""
+    size = max(1, min(looking.pipeline.workers.part_files, ceil(files / max(1, looking.workers))))
+    if purse.budget is None:
+        return size
+    return max(1, min(size, int(1000 * PART_SHARE * purse.left() / max(1.0, prices.max(initial=1.0)))))

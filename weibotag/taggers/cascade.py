@@ -1,0 +1,372 @@
+"""The cascade: the cheapest tagger first; pictures are looked at, and the network asked, where that pays."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import csr_matrix, vstack
+
+from weibotag.files import write_json
+from weibotag.taggers import calibration, thresholds
+from weibotag.taggers.calibration import Calibration
+from weibotag.taggers.fast import FastTagger, blend
+from weibotag.taggers.fused import FusedTagger
+from weibotag.taggers.gains import Forest, benefit, describe
+from weibotag.taggers.linear import LinearTagger
+from weibotag.taggers.steps import KINDS, given, limit, stages_of
+from weibotag.taggers.tagger import raise_parents
+from weibotag.taggers.text import TextTagger
+from weibotag.taxonomy.tree import Taxonomy
+
+ABOUT, ARRAYS, READER = "cascade.json", "cascade.safetensors", "reader.safetensors"
+# Who answers: for a post nobody has looked at, for one whose pictures are known, and the network.
+TEXT, FAST, FUSED = "text", "fast", "fused"
+# What the cheap answer may weigh beside the network's; it is there already when the network is asked.
+SHARES = (0.0, 0.25, 0.5, 0.75)
+MOST_ROWS = 20_000
+# Of Forest: what a state remembers.
+FOREST = ("feature", "threshold", "left", "right", "value")
+# Who reads text alone, who reads what pictures say as well, and the network.
+Taggers = tuple[TextTagger, FastTagger | LinearTagger, FusedTagger]
+
+
+@dataclass(frozen=True)
+class State:
+    """How a tagger answers for posts whose pictures some stages have looked at: calibration, thresholds float32 (tags,)."""
+
+    calibrated: Calibration
+    thresholds: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Scores and those of them that reach their thresholds, csr_matrix (posts x tags); `bits` (posts,): stages that looked;
+    `fused` (posts,): whether the network was asked; `gains` float32 (posts, stages + 1): what each stage, and the network,
+    would bring yet.
+    """
+
+    scores: csr_matrix
+    chosen: csr_matrix
+    bits: np.ndarray
+    fused: np.ndarray
+    gains: np.ndarray
+
+
+class Cascade:
+    """The taggers of a model, how each answers at each state, and what a further step would bring.
+
+    `stages` are those that look at pictures; a set of them is a number of bits. `prices` are milliseconds: of a stage per
+    picture, of a tagger per post. `rate` is the least gain per millisecond for which a step is taken, in tags that are right
+    (see `gains.benefit`); `worth` is the micro-F1 that gains are measured with.
+    """
+
+    def __init__(
+        self,
+        taxonomy: Taxonomy,
+        taggers: Taggers,
+        stages: Sequence[str],
+        share: float,
+        worth: float,
+    ) -> None:
+        self.taxonomy = taxonomy
+        self.text, self.reader, self.network = taggers
+        self.stages = tuple(stages)
+        self.share, self.worth = share, worth
+        self.states: dict[tuple[str, int], State] = {}
+        self.forests: dict[tuple[str, str], Forest] = {}
+        self.prices: dict[str, float] = {}
+        self.rate = 0.0
+        self.figures: dict[str, Any] = {}
+
+    @property
+    def everything(self) -> int:
+        """Return the bits of all stages."""
+        return (1 << len(self.stages)) - 1
+
+    def name(self, bits: int, fused: bool) -> str:
+        """Return what a route is called."""
+        if fused or not bits:
+            return FUSED if fused else TEXT
+        return "linear" if isinstance(self.reader, LinearTagger) else FAST
+
+    def cheap(self, bits: int) -> str:
+        """Return who answers first for posts that these stages have looked at."""
+        return FAST if bits else TEXT
+
+    def raw(self, tagger: str, table: pa.Table) -> csr_matrix:
+        """Return a tagger's raw scores of posts, float32 csr_matrix; the network's own are mixed with the cheap one's."""
+        if tagger == TEXT:
+            return self.text.scores(table)
+        if tagger == FAST:
+            return self.reader.raw_scores(table)
+        return self.network.raw_scores(table)
+
+    def settle(self, state: State, raw: csr_matrix) -> tuple[csr_matrix, csr_matrix]:
+        """Return probabilities, and those that reach their thresholds, of raw scores at a state."""
+        scores = raise_parents(state.calibrated.apply(raw), self.taxonomy)
+        return scores, thresholds.decide(scores, state.thresholds, self.taxonomy)
+
+    def answer(self, table: pa.Table, bits: np.ndarray, rate: float | None = None) -> Answer:
+        """Answer for posts whose pictures the stages of `bits` (posts,) have looked at, 0 for posts without pictures.
+
+        The network is asked where it brings at least `rate` per millisecond. Stages whose words posts bring along count as
+        having looked.
+        """
+        bits = bits | given(table, self.stages)
+        rate = self.rate if rate is None else rate
+        parts: list[tuple[np.ndarray, csr_matrix, csr_matrix, np.ndarray, np.ndarray]] = []
+        for own in np.unique(bits):
+            rows = np.flatnonzero(bits == own)
+            parts += self._answer_alike(table.take(pa.array(rows)), rows, int(own), rate)
+        if not parts:
+            empty = csr_matrix((0, len(self.taxonomy)), dtype=np.float32)
+            return Answer(empty, empty, bits, np.zeros(0, bool), np.zeros((0, len(self.stages) + 1), np.float32))
+        order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
+        scores, chosen = (csr_matrix(vstack([part[place] for part in parts]))[order] for place in (1, 2))
+        fused, gains = (np.concatenate([part[place] for part in parts])[order] for place in (3, 4))
+        return Answer(scores, chosen, bits, fused, gains)
+
+    def _answer_alike(
+        self, table: pa.Table, rows: np.ndarray, bits: int, rate: float
+    ) -> list[tuple[np.ndarray, csr_matrix, csr_matrix, np.ndarray, np.ndarray]]:
+        """Answer for posts of one state: rows, scores, chosen, fused, gains of those without the network and with it."""
+        name = self.cheap(bits)
+        raw = self.raw(name, table)
+        scores, chosen = self.settle(self.states[name, bits], raw)
+        looks = describe(scores, chosen, table, self.worth, self.taxonomy)
+        gains = self._foresee(name, looks, bits)
+        ask = gains[:, -1] >= rate * self.prices[FUSED]
+        parts = []
+        if not ask.all():
+            quiet = ~ask
+            parts.append((rows[quiet], scores[quiet], chosen[quiet], np.zeros(int(quiet.sum()), bool), gains[quiet]))
+        if ask.any():
+            asked = table.filter(pa.array(ask))
+            mixed = blend(self.raw(FUSED, asked), csr_matrix(raw[ask]), self.share)
+            scores, chosen = self.settle(self.states[FUSED, bits], mixed)
+            looks = describe(scores, chosen, asked, self.worth, self.taxonomy)
+            parts.append((rows[ask], scores, chosen, np.ones(int(ask.sum()), bool), self._foresee(FUSED, looks, bits)))
+        return parts
+
+    def _foresee(self, tagger: str, looks: np.ndarray, bits: int) -> np.ndarray:
+        """Return what each stage, and the network, would bring posts that a tagger has answered, float32."""
+        gains = np.zeros((len(looks), len(self.stages) + 1), np.float32)
+        looks = _with_bits(looks, bits, len(self.stages))
+        for place, step in enumerate((*self.stages, FUSED)):
+            if step != tagger and not bits >> place & 1:
+                gains[:, place] = self.forests[tagger, step].predict(looks)
+        return gains
+
+    def save(self, folder: Path) -> None:
+        """Write cascade.json, cascade.safetensors and the reader, where it is not the model's own fast tagger."""
+        from safetensors.numpy import save_file
+
+        if isinstance(self.reader, LinearTagger):
+            self.reader.save(folder / READER)
+
+        arrays: dict[str, np.ndarray] = {}
+        for (tagger, bits), state in self.states.items():
+            arrays |= {
+                f"state {tagger} {bits} slope": state.calibrated.slope,
+                f"state {tagger} {bits} offset": state.calibrated.offset,
+                f"state {tagger} {bits} thresholds": state.thresholds,
+            }
+        for (tagger, step), forest in self.forests.items():
+            arrays |= {f"gain {tagger} {step} {name}": np.ascontiguousarray(getattr(forest, name)) for name in FOREST}
+        save_file(arrays, folder / ARRAYS)
+        about = {name: getattr(self, name) for name in ("stages", "share", "worth", "prices", "rate", "figures")}
+        write_json(about, folder / ABOUT)
+
+    @classmethod
+    def load(cls, folder: Path, taxonomy: Taxonomy, taggers: Taggers) -> "Cascade":
+        """Read what `save` wrote; of `taggers` the second is the model's own fast tagger."""
+        from safetensors.numpy import load_file
+
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        if (folder / READER).is_file():
+            taggers = taggers[0], LinearTagger.load(folder / READER, taxonomy), taggers[2]
+        cascade = cls(taxonomy, taggers, about["stages"], about["share"], about["worth"])
+        cascade.prices, cascade.rate, cascade.figures = about["prices"], about["rate"], about["figures"]
+        kept: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
+        for name, array in load_file(folder / ARRAYS).items():
+            kind, tagger, of, field = name.split()
+            kept.setdefault((kind, tagger, of), {})[field] = array
+        for (kind, tagger, of), arrays in kept.items():
+            if kind == "state":
+                calibrated = Calibration(arrays["slope"], arrays["offset"])
+                cascade.states[tagger, int(of)] = State(calibrated, arrays["thresholds"])
+            else:
+                cascade.forests[tagger, of] = Forest(**arrays)
+        return cascade
+
+
+def _with_bits(looks: np.ndarray, bits: int, stages: int) -> np.ndarray:
+    own = np.array([bits >> place & 1 for place in range(stages)], np.float32)
+    return np.hstack([looks, np.broadcast_to(own, (len(looks), stages))])
+
+
+def count_files(table: pa.Table) -> np.ndarray:
+    """Return how many pictures and clips each post names, int64 (posts,)."""
+    counts = [pc.fill_null(pc.list_value_length(table[name]), 0).to_numpy() for name in ("images", "videos")]
+    return np.asarray(np.sum(counts, axis=0, dtype=np.int64))
+
+
+def stages_of_words(kinds: Collection[str]) -> tuple[str, ...]:
+    """Return the stages whose kinds of wordings these are."""
+    return tuple(stage for stage, own in KINDS.items() if set(own) & set(kinds))
+
+
+def learn_cascade(
+    tables: Sequence[pa.Table],
+    gold: csr_matrix,
+    taxonomy: Taxonomy,
+    taggers: Taggers,
+    stages: Sequence[str],
+    prices: Mapping[str, float],
+) -> Cascade:
+    """Return the cascade of trained taggers, learnt on held-out posts with all wordings and vectors, and their gold tags.
+
+    For each set of stages the posts are seen as if only those had looked: there the taggers are calibrated, thresholds are
+    chosen, and what each further step brings (`gains.benefit`) becomes the target of a forest.
+    """
+    whole = pa.concat_tables(tables, promote_options="default").slice(0, MOST_ROWS)
+    gold = gold[:MOST_ROWS]
+    seen = count_files(whole) + given(whole, stages) > 0
+    sheet = _Sheet(whole, gold, seen, taxonomy, taggers, stages)
+    cascade = Cascade(taxonomy, taggers, stages, sheet.choose_share(), 0.5)
+    cascade.prices = dict(prices)
+    for bits in range(cascade.everything + 1):
+        if bits and not seen.any():
+            continue
+        for tagger in (cascade.cheap(bits), FUSED):
+            sheet.open(cascade, tagger, bits)
+    full = sheet.answers[FUSED, cascade.everything if seen.any() else 0]
+    best = sheet.patch(full[1])
+    cascade.worth = thresholds.micro_f1(best, gold)
+    _learn_gains(cascade, sheet)
+    _choose_rate(cascade, sheet)
+    return cascade
+
+
+def _choose_rate(cascade: Cascade, sheet: "_Sheet") -> None:
+    """Set the rate of the curve's knee on the held-out posts: what is spent where no plan says another."""
+    from weibotag.taggers.curve import draw_up
+    from weibotag.taggers.walk import Ends, Outlook
+
+    left = np.repeat(count_files(sheet.whole)[:, None], len(cascade.stages), axis=1)
+    outlook = Outlook(cascade, sheet.whole, sheet.seen, np.zeros(len(sheet.seen), np.int64), left)
+
+    def quality(ends: Ends) -> float:
+        return thresholds.micro_f1(outlook.answers(ends), sheet.gold)
+
+    curve = draw_up(outlook, quality)
+    cascade.rate = float(curve.rates[curve.knee])
+    cascade.figures = {
+        "text": round(quality(outlook.text_alone()), 4),
+        "knee": round(float(curve.quality[curve.knee]), 4),
+        "everything": round(quality(outlook.everything()), 4),
+        "cost_at_knee": round(float(curve.seconds[curve.knee] / max(1e-9, curve.seconds[-1])), 3),
+    }
+
+
+class _Sheet:
+    """Held-out posts as each set of stages would show them, and what taggers answer there."""
+
+    def __init__(
+        self,
+        whole: pa.Table,
+        gold: csr_matrix,
+        seen: np.ndarray,
+        taxonomy: Taxonomy,
+        taggers: Taggers,
+        stages: Sequence[str],
+    ) -> None:
+        self.whole, self.gold, self.seen, self.taxonomy, self.stages = whole, gold, seen, taxonomy, stages
+        self.plain = Cascade(taxonomy, taggers, stages, 0.0, 0.5)
+        self.raws: dict[tuple[str, int], csr_matrix] = {}
+        self.answers: dict[tuple[str, int], tuple[csr_matrix, csr_matrix]] = {}
+
+    def rows(self, bits: int) -> np.ndarray:
+        """Return which posts can be in a state: all in that of no stage, those with pictures in the others."""
+        return self.seen if bits else np.ones(len(self.seen), bool)
+
+    def view(self, bits: int) -> pa.Table:
+        """Return the posts of a state as it shows them."""
+        return limit(self.whole.filter(pa.array(self.rows(bits))), stages_of(bits, self.stages))
+
+    def raw(self, tagger: str, bits: int) -> csr_matrix:
+        """Return a tagger's raw scores at a state."""
+        if (tagger, bits) not in self.raws:
+            self.raws[tagger, bits] = self.plain.raw(tagger, self.view(bits))
+        return self.raws[tagger, bits]
+
+    def choose_share(self) -> float:
+        """Return what the cheap answer weighs beside the network's, by micro-F1 over posts with everything looked at."""
+        bits = self.plain.everything if self.seen.any() else 0
+        gold = self.gold[self.rows(bits)]
+
+        def score(share: float) -> float:
+            raw = blend(self.raw(FUSED, bits), self.raw(self.plain.cheap(bits), bits), share)
+            return thresholds.micro_f1(self._settle(raw, gold)[1], gold)
+
+        return max(SHARES, key=score)
+
+    def open(self, cascade: Cascade, tagger: str, bits: int) -> None:
+        """Learn how a tagger answers at a state, and answer."""
+        raw, gold = self.raw(tagger, bits), self.gold[self.rows(bits)]
+        if tagger == FUSED:
+            raw = blend(raw, self.raw(cascade.cheap(bits), bits), cascade.share)
+        calibrated = calibration.fit(raw, gold)
+        scores = raise_parents(calibrated.apply(raw), self.taxonomy)
+        state = State(calibrated, thresholds.choose(scores, gold, self.taxonomy))
+        cascade.states[tagger, bits] = state
+        self.answers[tagger, bits] = cascade.settle(state, raw)
+
+    def _settle(self, raw: csr_matrix, gold: csr_matrix) -> tuple[csr_matrix, csr_matrix]:
+        scores = raise_parents(calibration.fit(raw, gold).apply(raw), self.taxonomy)
+        return scores, thresholds.decide(scores, thresholds.choose(scores, gold, self.taxonomy), self.taxonomy)
+
+    def patch(self, chosen: csr_matrix) -> csr_matrix:
+        """Return what all posts get when those with pictures get `chosen`, the others the network's answer on text."""
+        if len(self.seen) == chosen.shape[0]:
+            return chosen
+        rest = self.answers[FUSED, 0][1][~self.seen]
+        order = np.argsort(np.concatenate([np.flatnonzero(self.seen), np.flatnonzero(~self.seen)]))
+        return csr_matrix(vstack([chosen, rest]))[order]
+
+
+def _learn_gains(cascade: Cascade, sheet: _Sheet) -> None:
+    """Fit a forest for each tagger that has answered and each step from there, over all states that it can be taken in."""
+    worth, stages = cascade.worth, cascade.stages
+    values: dict[tuple[str, int], np.ndarray] = {}
+    looks: dict[tuple[str, int], np.ndarray] = {}
+    numbers = np.arange(len(sheet.seen))
+    for tagger, bits in cascade.states:
+        scores, chosen = sheet.answers[tagger, bits]
+        values[tagger, bits] = benefit(chosen, sheet.gold[sheet.rows(bits)], worth)
+        described = describe(scores, chosen, sheet.view(bits), worth, cascade.taxonomy)
+        looks[tagger, bits] = _with_bits(described, bits, len(stages))
+    cases: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    for (tagger, bits), before in values.items():
+        own = sheet.rows(bits)
+        if tagger != FUSED:
+            case = looks[tagger, bits], values[FUSED, bits] - before, numbers[own]
+            cases.setdefault((tagger, FUSED), []).append(case)
+        for place, stage in enumerate(stages):
+            after = bits | 1 << place
+            if after == bits or (FUSED, after) not in values:
+                continue
+            mask = sheet.seen[own]
+            case = looks[tagger, bits][mask], values[FUSED, after] - before[mask], numbers[sheet.seen]
+            cases.setdefault((tagger, stage), []).append(case)
+    width = next(iter(looks.values())).shape[1]
+    nothing = np.zeros((0, width), np.float32), np.zeros(0), np.zeros(0, np.int64)
+    for tagger in (TEXT, FAST, FUSED):
+        for step in (*stages, FUSED):
+            some = cases.get((tagger, step), [nothing])
+            cascade.forests[tagger, step] = Forest.fit(*(np.concatenate(part) for part in zip(*some, strict=True)))
