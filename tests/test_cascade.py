@@ -309,3 +309,23 @@ def test_given_words_are_read_for_nothing(world: Path, tmp_path: Path) -> None:
     answer = ask("tag", str(world / "posts.csv"), "-o", str(tmp_path / "bad.parquet"), *base)
     assert answer.exit_code == 2
     assert "have no column 'print'" in str(answer.exception) + answer.output
+
+
+def test_a_network_begins_from_pretraining_and_tells_similarity(world: Path, tmp_path: Path) -> None:
+    looks = ("-p", str(world / "pipeline.toml"), "--store", str(world / "store"), "--quiet")
+    posts, body = str(world / "posts.csv"), str(tmp_path / "body")
+    answer = ask("pretrain", posts, "-o", body, "--network", "single-stream", "--epochs", "1", *looks)
+    assert answer.exit_code == 0, answer.output
+    answer = ask("similarity", posts, "-m", body, "-o", str(tmp_path / "out.parquet"), "--store", str(world / "store"), "-q")
+    assert answer.exit_code == 0, answer.output
+    told = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert {row["similarity"] is None for row in told if int(row["post_id"]) // 4 % 3 == 2} == {True}
+    assert all(0 <= row["similarity"] <= 1 for row in told if int(row["post_id"]) // 4 % 3 < 2)
+    train = ("train", posts, "-t", str(world / "tree.csv"), *looks, "--tune-seconds", "0", "--minutes", "0", "--start", body)
+    answer = ask(*train, "-o", str(tmp_path / "model"), "--tagger", "fused", "--network", "single-stream")
+    assert answer.exit_code == 0, answer.output
+    answer = ask(*train, "-o", str(tmp_path / "other"), "--tagger", "fused", "--network", "concat")
+    assert answer.exit_code == 2
+    answer = ask(*train, "-o", str(tmp_path / "other"))
+    assert answer.exit_code == 2
+    assert "give --tagger fused or cascade" in str(answer.exception) + answer.output

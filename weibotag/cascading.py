@@ -6,7 +6,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
@@ -123,8 +122,7 @@ def choose_reader(model: Model, trained: Any, held: Any, seconds: float) -> Fast
 
     def score(tagger: FastTagger | LinearTagger) -> float:
         raw = csr_matrix(vstack([tagger.raw_scores(table) for table in held.tables]))
-        shared = np.full(len(model.taxonomy), thresholds.best_shared(raw, held.gold, model.taxonomy))
-        return thresholds.micro_f1(thresholds.decide(raise_parents(raw, model.taxonomy), shared, model.taxonomy), held.gold)
+        return thresholds.shared_f1(raise_parents(raw, model.taxonomy), held.gold, model.taxonomy)
 
     return max(candidates, key=score)
 

@@ -352,7 +352,7 @@ def tune(
                 if best_network is None:
                     best = replace(best, lr=best.lr / 2)
                 continue
-            score = measure(plain_scores(network, settings, held, taxonomy), held.gold, taxonomy)
+            score = thresholds.shared_f1(plain_scores(network, settings, held, taxonomy), held.gold, taxonomy)
             spent = perf_counter() - begun
             pace = max(pace, spent / (settings.epoch * settings.dim))
             trials.append({name: getattr(settings, name), "micro_f1": round(score, 4), "seconds": round(spent, 2)})
@@ -369,12 +369,6 @@ def plain_scores(network: Any, settings: Settings, held: Rows, taxonomy: Taxonom
     return tagger.settle(tagger.score_lines(held.write_lines(settings.spacing)))
 
 
-def measure(scores: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy) -> float:
-    """Return the micro-F1 of scores under the threshold, shared by all tags, that suits them best."""
-    cut = thresholds.best_shared(scores, gold, taxonomy)
-    return thresholds.micro_f1(thresholds.decide(scores, np.full(len(taxonomy), cut), taxonomy), gold)
-
-
 def settle(
     network: Any,
     settings: Settings,
@@ -388,9 +382,9 @@ def settle(
     raw = plain.score_lines(held.write_lines(settings.spacing))
     by_rules = RulesTagger(taxonomy)
     rules = csr_matrix(vstack([by_rules.scores(table) for table in held.tables]))
-    share, score = 0.0, measure(plain.settle(raw), held.gold, taxonomy) + WORTHWHILE
+    share, score = 0.0, thresholds.shared_f1(plain.settle(raw), held.gold, taxonomy) + WORTHWHILE
     for other in RULES_SHARES:
-        value = measure(plain.settle(blend(raw, rules, other)), held.gold, taxonomy)
+        value = thresholds.shared_f1(plain.settle(blend(raw, rules, other)), held.gold, taxonomy)
         if value > score:
             share, score = other, value
     if share:

@@ -127,7 +127,7 @@ def train_text(
     half a minute). A candidate that costs more must bring `WORTHWHILE` micro-F1 more. Calibrated on all held-out rows, those
     whose text says nothing included, so that a low confidence is one to go by.
     """
-    from weibotag.training import WORTHWHILE, measure
+    from weibotag.training import WORTHWHILE
 
     tables = [strip(table) for table in trained.tables]
     taggers: dict[str, FastTagger | LinearTagger] = {}
@@ -151,7 +151,7 @@ def train_text(
     for name, parts in CANDIDATES.items():
         if set(parts) <= set(taggers):
             joined = raise_parents(join_scores([raw[part] for part in parts]), taxonomy)
-            score, cost = measure(joined, held.gold, taxonomy), sum(costs[part] for part in parts)
+            score, cost = thresholds.shared_f1(joined, held.gold, taxonomy), sum(costs[part] for part in parts)
             figures[name] = {"micro_f1": round(score, 4), "microseconds": round(cost, 1)}
     best = choose_candidate({name: told["micro_f1"] for name, told in figures.items()}, WORTHWHILE)
     chosen = join_scores([raw[part] for part in CANDIDATES[best]])

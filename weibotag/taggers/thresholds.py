@@ -38,6 +38,12 @@ def best_shared(scores: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy) -> flo
     return float(GRID[len(GRID) - 1 - int(np.argmax(values[::-1]))])
 
 
+def shared_f1(scores: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy) -> float:
+    """Return the micro-F1 of scores under the threshold, shared by all tags, that suits them best."""
+    cut = best_shared(scores, gold, taxonomy)
+    return micro_f1(decide(scores, np.full(len(taxonomy), cut), taxonomy), gold)
+
+
 def micro_f1(chosen: csr_matrix, gold: csr_matrix) -> float:
     """Return 2 TP / (predicted + gold) over all (post, tag) pairs; 0 when there are none."""
     both = chosen.astype(bool).multiply(gold.astype(bool)).nnz

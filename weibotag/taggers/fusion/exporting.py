@@ -129,7 +129,7 @@ def quantise(path: Path, posts: Posts, gold: csr_matrix, taxonomy: Taxonomy) -> 
                 start = process_time()
                 found[which][rows] = np.exp(sessions[which].run(["tags"], {name: batch[name] for name in asked})[0])
                 spent[which] += process_time() - start
-        scores = [shared_f1(csr_matrix(np.where(one < FLOOR, 0, one)), gold, taxonomy) for one in found]
+        scores = [thresholds.shared_f1(csr_matrix(np.where(one < FLOOR, 0, one)), gold, taxonomy) for one in found]
         kept = scores[1] > scores[0] - LOSS and spent[1] < (1 - GAIN) * spent[0]
         if kept:
             os.replace(small, path)
@@ -137,9 +137,3 @@ def quantise(path: Path, posts: Posts, gold: csr_matrix, taxonomy: Taxonomy) -> 
         logging.disable(logging.NOTSET)
         small.unlink(missing_ok=True)
     return {"kept": kept, "micro_f1": [round(score, 4) for score in scores], "speed": round(spent[0] / spent[1], 2)}
-
-
-def shared_f1(scores: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy) -> float:
-    """Return the micro-F1 of scores under the threshold, shared by all tags, that suits them best."""
-    cut = thresholds.best_shared(scores, gold, taxonomy)
-    return thresholds.micro_f1(thresholds.decide(scores, np.full(len(taxonomy), cut), taxonomy), gold)

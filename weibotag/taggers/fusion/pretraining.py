@@ -31,11 +31,12 @@ from weibotag.pipeline import ingest
 from weibotag.posts import PostsSource, describe_input, refuse_outputs
 from weibotag.runs import Run
 from weibotag.settings import Pipeline
-from weibotag.similarity import CALIBRATION
+from weibotag.similarity import CALIBRATION, note_looks
 from weibotag.taggers.fusion.body import ABOUT, save_body
 from weibotag.taggers.fusion.course import CHECKPOINT, CURVES, Course, Settings, digest_of, to_tensors
 from weibotag.taggers.fusion.features import Features, Posts, Ragged, join_posts
 from weibotag.taggers.fusion.matching import MENTIONS, PICTURE_SIDE, draw_partners, export_match, train_matching
+from weibotag.taggers.fusion.matching import SETTINGS as MATCHING
 from weibotag.taggers.fusion.networks import NETWORKS, Network, Shape
 from weibotag.taggers.fusion.networks.network import Transformer
 from weibotag.taggers.fusion.training import BUCKETS, BUCKETS_PER_POST
@@ -179,7 +180,14 @@ def pretrain(
     known = [name for name, kind in NETWORKS.items() if issubclass(kind, Transformer)]
     if network == "sm-lstm":
         how: dict[str, Any] = {"seed": seed, "device": device, "threads": threads, "quiet": quiet}
-        told = train_matching(trained, held, network, settings, folder, **how)
+        told = train_matching(
+            trained,
+            held,
+            network,
+            replace(MATCHING, epochs=settings.epochs, patience=8, minutes=settings.minutes),
+            folder,
+            **how,
+        )
         return {**told, "figures": {"auc": told["auc"]}, "posts": told["pairs"]}
     if network not in known:
         raise RequestError(f"no network {network!r} to pretrain; there are: {', '.join(known)}, sm-lstm")
@@ -330,6 +338,8 @@ def pretrain_posts(
         work = folder / "body"
         how: dict[str, Any] = {"device": device, "threads": threads, "quiet": quiet}
         about = pretrain(*sides, network, settings, work, **how)
+        if (work / CALIBRATION).is_file():
+            note_looks(work, looking)
         with replace_folder(out) as fresh:
             for path in work.iterdir():
                 if path.name not in (CHECKPOINT, CURVES):

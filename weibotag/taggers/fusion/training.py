@@ -19,10 +19,11 @@ from weibotag.taggers.fused import NETWORK, TASKS, FusedTagger
 from weibotag.taggers.fusion.balance import OWN
 from weibotag.taggers.fusion.body import Body
 from weibotag.taggers.fusion.course import Course, Settings, digest_of, to_tensors
-from weibotag.taggers.fusion.exporting import export, quantise, shared_f1
+from weibotag.taggers.fusion.exporting import export, quantise
 from weibotag.taggers.fusion.features import INPUTS, Features, Posts, join_posts
 from weibotag.taggers.fusion.networks import NETWORKS, Network, Shape
 from weibotag.taggers.fusion.trunk import asymmetric_loss, drop_modalities, suspect_missing, weigh_tags
+from weibotag.taggers.thresholds import shared_f1
 from weibotag.taxonomy.tree import Taxonomy
 
 # The share of epochs after which the network knows enough to suspect the annotators.
