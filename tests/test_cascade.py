@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commands import ask, draw
+from damaged_media import make
+from hostile_posts import write_hostile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
@@ -329,3 +331,24 @@ def test_a_network_begins_from_pretraining_and_tells_similarity(world: Path, tmp
     answer = ask(*train, "-o", str(tmp_path / "other"))
     assert answer.exit_code == 2
     assert "give --tagger fused or cascade" in str(answer.exception) + answer.output
+
+
+def test_damaged_pictures_cost_the_cascade_only_themselves(world: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "posts"
+    (folder / "media").mkdir(parents=True)
+    names = [str(path.relative_to(folder)) for path in make(folder / "media", 60, seed=3)]
+    rows = [f"m{number},分享图片,{name}" for number, name in enumerate(names)]
+    (folder / "damaged.csv").write_text("\n".join(["post_id,text,images", *rows, ""]), encoding="utf-8")
+    write_hostile(folder / "hostile.csv", seed=5)
+    words = ("tag", str(folder), "-m", str(world / "model"), "-o", str(tmp_path / "out.parquet"), "--json", "-q")
+    answer = ask(*words, "--store", str(tmp_path / "store"))
+    assert answer.exit_code == 0, answer.output
+    summary = json.loads(answer.stdout)
+    told = {row["post_id"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
+    assert summary["posts"] == len(told)
+    assert {f"m{number}" for number in range(len(names))} <= set(told)
+    routes = [told[f"m{number}"]["route"] for number in range(len(names))]
+    assert any("+" in route for route in routes)
+    reasons = [told[f"m{number}"]["error"] for number in range(len(names))]
+    assert 5 < sum(reason is not None for reason in reasons) < len(names)
+    assert not any("not looked at" in reason for reason in reasons if reason)
