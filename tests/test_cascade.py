@@ -194,6 +194,7 @@ def words_table(kinds: list[list[str]], media: str | None = "m") -> pa.Table:
     return pa.table({"wordings": pa.array(rows, pa.list_(WORDING))})
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from(["ocr", "object", "face", "code", "clip"]), max_size=6), max_size=5))
 def test_a_limited_table_has_the_words_of_its_stages_alone(kinds: list[list[str]]) -> None:
     order = ("ocr", "embed", "detect")
@@ -214,6 +215,7 @@ def test_words_that_were_brought_along_count_as_looks() -> None:
     assert given_bits(words_table(kinds), ("ocr", "embed", "detect")).tolist() == [0, 0, 0]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_the_answer_of_more_benefit_has_the_larger_micro_f1(data: st.DataObject) -> None:
     matrix = st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=3, max_size=3)
@@ -246,7 +248,7 @@ def test_a_forest_kept_as_arrays_predicts_what_the_library_does() -> None:
     assert Forest.fit(rows[:0], targets[:0], np.arange(0)).predict(rows[:1]) == pytest.approx([0])
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0, 2))
 def test_the_pick_brings_most_per_millisecond(seed: int, rate: float) -> None:
     draws = np.random.default_rng(seed)

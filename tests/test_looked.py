@@ -1,7 +1,7 @@
 """Which stages have looked at which files and posts."""
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weibotag.looked import mark_files, mark_posts
@@ -9,6 +9,7 @@ from weibotag.looked import mark_files, mark_posts
 FILES = ["a", "b", "c", "d"]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_post_is_seen_by_a_stage_when_all_its_pictures_are(data: st.DataObject) -> None:
     # A file of two frames, files of one, one that is no picture, one that nobody has decoded.
