@@ -56,6 +56,7 @@ class Board:
     """The posts with pictures that can be used, and their files: who names which, and what is known of each."""
 
     def __init__(self, run: Run, parts: Sequence[str], looking: Looking) -> None:
+        self._run, self._looking = run, looking
         self.stages = tuple(looking.fingerprints)
         self.places: dict[str, np.ndarray] = {}
         ids: dict[str, int] = {}
@@ -80,9 +81,19 @@ class Board:
         self.count = count
         self.looked = ask_store(pa.array(list(ids), pa.string()), looking)
 
-    def refresh(self, touched: np.ndarray, looking: Looking) -> None:
+    def gather(self, part: str, wanted: np.ndarray, coder: Coder | None) -> pa.Table:
+        """Return posts of a part, by their place among those of the part here, with what is known of their pictures."""
+        links = read_links(self._run, part)
+        named = pc.unique(links.filter(pc.is_valid(links["file_id"]))["post_id"]).take(pa.array(wanted))
+        posts = pq.read_table(self._run.path("posts", part))
+        table = posts.take(pc.index_in(named, posts["post_id"].combine_chunks()))
+        own = links.filter(pc.is_in(links["post_id"], named))
+        table = gather(table, own, self._looking, coder, with_vectors=True)
+        return add_given(table, self._looking.pipeline.words)
+
+    def refresh(self, touched: np.ndarray) -> None:
         """Ask the store again for some files."""
-        new = ask_store(self.looked.file_ids.take(pa.array(touched)), looking)
+        new = ask_store(self.looked.file_ids.take(pa.array(touched)), self._looking)
         for name in ("bits", "decoded", "usable"):
             getattr(self.looked, name)[touched] = getattr(new, name)
 
@@ -212,7 +223,7 @@ class Climb:
         size = _part_size(len(files), self.purse, self.prices, self.looking)
         self.faults += lookers.look(files, size, self.go_on)
         touched = np.unique(np.array([file["place"] for file in files], np.int64))
-        self.board.refresh(touched, self.looking)
+        self.board.refresh(touched)
         # What could not be looked at is not asked for again.
         lost = [file["place"] for file in files if file["file_id"] in self.looking.unseen]
         self.board.looked.usable[lost] = False
@@ -224,23 +235,13 @@ class Climb:
         wanted = np.flatnonzero(self.stale[places])
         for start in range(0, len(wanted), ROWS):
             some = wanted[start : start + ROWS]
-            table = self._gather(part, some)
+            table = self.board.gather(part, some, self.coder)
             looked = table["looked"].to_numpy()
             bits = translate(looked, self.board.stages, self.cascade.stages)
             gains = self.cascade.answer(table, bits, self.rate).gains[:, self.order]
             self.gains[places[some]] = gains * table["pictured"].to_numpy()[:, None]
             self.bits[places[some]] = looked
         self.stale[places] = False
-
-    def _gather(self, part: str, wanted: np.ndarray) -> pa.Table:
-        """Return posts of a part, by their places on the board, with what is known of their pictures."""
-        links = read_links(self.run, part)
-        named = pc.unique(links.filter(pc.is_valid(links["file_id"]))["post_id"]).take(pa.array(wanted))
-        posts = pq.read_table(self.run.path("posts", part))
-        table = posts.take(pc.index_in(named, posts["post_id"].combine_chunks()))
-        own = links.filter(pc.is_in(links["post_id"], named))
-        table = gather(table, own, self.looking, self.coder, with_vectors=True)
-        return add_given(table, self.looking.pipeline.words)
 
     def judge_sample(self, sample: np.ndarray, first: np.ndarray, lacked: np.ndarray) -> dict[str, Any]:
         """Return what posts that were looked at whole tell of the others: the share of the gain that is kept, and regret.
@@ -252,7 +253,7 @@ class Climb:
             own = self.board.places[part]
             wanted = np.flatnonzero(sample[own])
             if len(wanted):
-                tables.append(self._gather(part, wanted))
+                tables.append(self.board.gather(part, wanted, self.coder))
                 places.append(own[wanted])
         if not tables:
             return {"posts": 0}

@@ -16,7 +16,7 @@ from weibotag.cascading import UNAFFORDABLE, price
 from weibotag.errors import RequestError
 from weibotag.escalation import LAST, Board
 from weibotag.files import write_json
-from weibotag.gather import coder_of, gather
+from weibotag.gather import coder_of
 from weibotag.lookers import Lookers
 from weibotag.looks import Looking, link, make_looking, read_links
 from weibotag.parts import open_cascade
@@ -143,12 +143,7 @@ class Survey:
             own = self.board.places[part]
             wanted = np.flatnonzero(np.isin(own, self.chosen))
             if len(wanted):
-                links = read_links(self.run, part)
-                named = pc.unique(links.filter(pc.is_valid(links["file_id"]))["post_id"]).take(pa.array(wanted))
-                posts = pq.read_table(self.run.path("posts", part))
-                table = posts.take(pc.index_in(named, posts["post_id"].combine_chunks()))
-                own_links = links.filter(pc.is_in(links["post_id"], named))
-                tables.append(gather(table, own_links, self.looking, coder, with_vectors=True))
+                tables.append(self.board.gather(part, wanted, coder))
         spent = (perf_counter() - begun) / max(1, len(self.chosen))
         for part in self.parts:
             posts = pq.read_table(self.run.path("posts", part))
@@ -161,10 +156,12 @@ class Survey:
         """Return what the cascade expects of all posts, for which those of the sample stand."""
         count = len(self.chosen)
         pictured = np.arange(len(table)) < count
-        known, left = given(table, cascade.stages), np.ones((len(table), len(cascade.stages)))
+        known, left = given(table, cascade.stages), np.zeros((len(table), len(cascade.stages)))
         known[:count] |= translate(self.known[self.chosen], self.board.stages, cascade.stages)
         for place, stage in enumerate(self.board.stages):
             left[:count, cascade.stages.index(stage)] = self.left[self.chosen][:, place]
+        # What only words that posts bring along could say, nothing here can look for.
+        left[:, [stage not in self.board.stages for stage in cascade.stages]] = 1
         seen = pictured | (known > 0)
         plain = len(table) - count
         shares = self.board.count / max(1, count), (posts - self.board.count) / max(1, plain)
