@@ -33,7 +33,7 @@ def main() -> None:
     report = compare(
         PostsSource(options.posts),
         load(options.taxonomy),
-        ["fast", *NETWORKS],
+        ["fast", "linear", *NETWORKS],
         read_pipeline(options.pipeline),
         valid="split = 'valid'",
         test="split = 'test'",

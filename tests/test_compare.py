@@ -132,7 +132,7 @@ def test_a_name_that_is_not_there_is_an_error_that_names_those_that_are(folder: 
     pytest.importorskip("torch", reason="networks are trained with torch")
     result = ask("compare", "labelled.csv", "-t", "tree.csv", "--taggers", "fast,hmm")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: no tagger 'hmm'; there are: rules, fast, text, concat, hma")
+    assert result.stderr.startswith("error: no tagger 'hmm'; there are: rules, fast, linear, text, concat, hma")
     assert ask("compare", "labelled.csv", "-t", "tree.csv", "--taggers", " , ").stderr.startswith(
         "error: no tagger is named"
     )

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from scipy.sparse import csr_matrix, vstack
 
 from weibotag import __version__
 from weibotag.errors import MissingExtraError, RequestError
@@ -28,6 +29,8 @@ from weibotag.posts import PostsSource, describe_input, matches, refuse_outputs
 from weibotag.runs import Run
 from weibotag.schema import arrow_schema
 from weibotag.settings import Pipeline
+from weibotag.taggers import calibration, thresholds
+from weibotag.taggers.linear import train_linear
 from weibotag.taggers.rules import THRESHOLD, RulesTagger
 from weibotag.taggers.tagger import Tagger
 from weibotag.taggers.text import train_text
@@ -35,7 +38,7 @@ from weibotag.taggers.thresholds import decide
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training import Rows, draw_valid, gold_matrix, learn_codes, read_rows, settle, tune
 
-WITHOUT_TORCH = ("rules", "fast", "text")
+WITHOUT_TORCH = ("rules", "fast", "linear", "text")
 TUNE_SECONDS = 120.0
 # Posts that taggers are timed on, and how often each: another program's noise hits one round, not all.
 TIMED, ROUNDS = 2_000, 5
@@ -83,7 +86,7 @@ def compare(
     folder: Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train taggers ("rules", "fast", "text", names of networks) and return figures of each on the test rows.
+    """Train taggers (`WITHOUT_TORCH`, names of networks) and return figures of each on the test rows.
 
     Rows where the expression `test` is true are tested on, else about a fifth of each first tag, by a hash of the id; those
     where `valid` is true, else a tenth of the rest, are what settings and thresholds are chosen on. No training begins
@@ -223,6 +226,13 @@ def train_tagger(
         return Contender(fused, fused.thresholds, about["seconds"], about["parameters"])
     started = perf_counter()
     seconds = TUNE_SECONDS if minutes is None else min(TUNE_SECONDS, 60 * minutes)
+    if name == "linear":
+        linear = train_linear(trained.tables, trained.gold, taxonomy, seconds)
+        raw = csr_matrix(vstack([linear.raw_scores(table) for table in held.tables]))
+        linear.calibration = calibration.fit(raw, held.gold)
+        cuts = thresholds.choose(linear.settle(raw), held.gold, taxonomy)
+        parameters = count_parameters(lambda folder: linear.save(folder / "linear.safetensors"))
+        return Contender(linear, cuts, perf_counter() - started, parameters)
     network, settings, _ = tune(trained, held, taxonomy, seconds, 1, quiet)
     if name == "text":
         text = train_text(trained, held, taxonomy, settings, seconds, 1, quiet)

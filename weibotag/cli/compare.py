@@ -13,7 +13,8 @@ def compare_command(
     posts: Annotated[str, typer.Argument(help="Labelled posts: file, folder, quoted glob, or -.")],
     taxonomy: Annotated[Path, typer.Option("--taxonomy", "-t", help="The tag tree: CSV, JSON or YAML.")],
     taggers: Annotated[
-        str, typer.Option("--taggers", help="Names joined by commas: rules, fast, text, and networks (concat, hma …).")
+        str,
+        typer.Option("--taggers", help="Names joined by commas: rules, fast, linear, text, networks (concat, hma …)."),
     ] = "rules,fast,text",
     valid: Annotated[
         str | None,
