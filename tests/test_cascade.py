@@ -110,7 +110,8 @@ def test_pictures_are_looked_at_where_it_pays(world: Path, tmp_path: Path) -> No
     assert tagged["error"].null_count == len(tagged)
     assert sum(summary["routes"].values()) == summary["posts"] == len(tagged)
     assert summary["cascade"]["sample"]["posts"] >= 1
-    tag(world, tmp_path / "text.parquet", "--route", "text", "--store", str(tmp_path / "empty2"))
+    text, _ = tag(world, tmp_path / "text.parquet", "--route", "text", "--store", str(tmp_path / "empty2"))
+    assert text["frames_per_stage"] == {}
     assert score(world, tmp_path / "cascade.parquet") > score(world, tmp_path / "text.parquet")
 
 

@@ -111,7 +111,7 @@ def test_networks_are_compared_with_the_others(folder: Path) -> None:
     report = compare("labelled.csv", "--taggers", "concat,rules", "--seed", "3", "--minutes", "1e-9")
     assert list(report["taggers"]) == ["concat", "rules"]
     network = report["taggers"]["concat"]
-    assert network["parameters"] > 1000 and network["training_seconds"] > 0
+    assert network["parameters"] > 1000
     assert 0 < network["micro_f1_pictures"] <= 1 and 0 < network["micro_f1_text_only"] <= 1
 
 

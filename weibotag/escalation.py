@@ -22,8 +22,8 @@ from weibotag.taggers.cascade import Cascade
 from weibotag.taggers.steps import given, translate
 from weibotag.taggers.walk import Outlook, pick
 
-# Tagging and writing at the end take about so many times as long as the first answers to posts with pictures, per post.
-LAST = 1.5
+# Judging the sample, tagging and writing at the end take about so many times as long as the first answers, per post.
+LAST = 2.5
 # A part of looks takes at most this share of what is left.
 PART_SHARE = 0.02
 # When the rate of a plan has left more than this share of the budget, lower rates are tried.
@@ -31,6 +31,8 @@ UNSPENT = 0.05
 # Posts that are looked at whole, whatever they promise, to tell what the others lose: a share of those with pictures, so
 # many at most, and for this share of the budget at most.
 SAMPLED, MOST_SAMPLED, SAMPLE_COST = 0.01, 200, 0.05
+# Seconds for loading the model of a stage, which a short budget has better uses for.
+LOADING = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +186,8 @@ class Climb:
         count = self.board.count
         most = min(MOST_SAMPLED, ceil(SAMPLED * count))
         if self.purse.budget is not None:
-            most = min(most, int(SAMPLE_COST * 1000 * max(0.0, self.purse.left()) / max(1e-6, self.prices.sum())))
+            share = SAMPLE_COST * max(0.0, self.purse.left()) - LOADING * len(self.prices)
+            most = min(most, max(0, int(1000 * share / max(1e-6, self.prices.sum()))))
         sample = np.zeros(count, bool)
         sample[np.random.default_rng(0).permutation(count)[:most]] = True
         masks = [self.board.lacking(place)[self.board.files] & sample[self.board.posts] for place in range(len(self.prices))]
@@ -197,7 +200,8 @@ class Climb:
         for part in self.parts:
             self._appraise(part)
         if not self.waves:
-            self.purse.reserve = LAST * (perf_counter() - begun)
+            posts = sum(pq.read_metadata(self.run.path("posts", part)).num_rows for part in self.parts)
+            self.purse.reserve = LAST * (perf_counter() - begun) * posts / max(1, self.board.count)
         board, purse = self.board, self.purse
         lacking = board.count_lacking()
         costs = np.maximum(lacking * self.prices, 1e-6)

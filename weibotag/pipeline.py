@@ -126,7 +126,7 @@ def tag(
     no picture is looked at any more. Raises PartialError, after all else is written, when something could not be done.
     """
     looking = make_looking(pipeline, store, workers, quiet)
-    looking.sparing = tagger["route"] == "cascade"
+    looking.sparing = tagger["route"] in ("cascade", "text")
     clock = _Clock()
     started = perf_counter()
     looking.deadline = None if deadline is None else started + deadline
@@ -137,9 +137,10 @@ def tag(
         clock.lap("find")
         answering = tagger | {"stages": list(looking.fingerprints)}
         escalated: dict[str, Any] = {}
-        if looking.sparing:
+        faults: list[str] = []
+        if tagger["route"] == "cascade":
             faults, escalated = _escalate(run, parts, looking, answering, started)
-        else:
+        elif tagger["route"] != "text":
             faults = look(run, parts, looking)
         if looking.late:
             log.warning("time is up: pictures that were not looked at by now are left out, and routes say %s", LATE)

@@ -102,7 +102,7 @@ def plan_tagging(
         curve = draw_up(outlook, outlook.expected_f1)
         # Reading, and twice (before looks and after) what is done for each post, come whatever is looked at.
         text_alone = fixed + LAST * posts * (cascade.prices["text"] / 1000)
-        fixed += (1 + LAST) * gathering * board.count
+        fixed += (1 + LAST) * gathering * posts
         plan = _write_down(curve, fixed, text_alone, budget, posts, outlook, cascade)
         plan |= {"model": tagger["digest"], "posts_with_pictures": board.count, "sample": len(survey.chosen)}
         run.finish(plan)
