@@ -25,7 +25,7 @@ from weibotag.taggers.walk import Outlook, pick
 # Judging the sample, tagging and writing at the end take about so many times as long as the first answers, per post.
 LAST = 2.5
 # A part of looks takes at most this share of what is left.
-PART_SHARE = 0.02
+PART_SHARE = 0.01
 # When the rate of a plan has left more than this share of the budget, lower rates are tried.
 UNSPENT = 0.05
 # Posts that are looked at whole, whatever they promise, to tell what the others lose: a share of those with pictures, so
@@ -201,7 +201,8 @@ class Climb:
             self._appraise(part)
         if not self.waves:
             posts = sum(pq.read_metadata(self.run.path("posts", part)).num_rows for part in self.parts)
-            self.purse.reserve = LAST * (perf_counter() - begun) * posts / max(1, self.board.count)
+            # A stage that is first needed in the last wave loads its model there.
+            self.purse.reserve = LAST * (perf_counter() - begun) * posts / max(1, self.board.count) + 2 * LOADING
         board, purse = self.board, self.purse
         lacking = board.count_lacking()
         costs = np.maximum(lacking * self.prices, 1e-6)
