@@ -127,6 +127,12 @@ def test_what_the_store_knows_is_not_looked_at(world: Path, tmp_path: Path) -> N
 def test_each_route_of_a_model_answers(world: Path, tmp_path: Path, route: str) -> None:
     summary, tagged = tag(world, tmp_path / "out.parquet", "--route", route, "--store", str(world / "store"))
     assert set(tagged["route"].to_pylist()) == {route}
+    if route == "fused":
+        told, moods = (tagged[name].to_pylist() for name in ("task_mood", "mood"))
+        assert sum(one == other for one, other in zip(told, moods, strict=True)) > 0.6 * len(moods)
+        assert all(0.5 <= score <= 1 for score in tagged["task_mood_score"].to_pylist())
+    else:
+        assert "task_mood" not in tagged.column_names
     assert summary["posts"] == 36
 
 
@@ -167,6 +173,7 @@ def test_plans_and_routes_that_do_not_fit_are_refused(world: Path, tmp_path: Pat
         (("--plan", str(tmp_path / "absent.json")), "can't be read"),
         (("--route", "fast", "--plan", str(tmp_path / "plan.json")), "is for route cascade"),
         (("--deadline", "soon"), "expected a time"),
+        (("--deadline", "-5s"), "expected a time"),
         (("--reuse", "near"), "does not go with route cascade"),
     ):
         answer = ask(*base, *options)
@@ -355,3 +362,29 @@ def test_damaged_pictures_cost_the_cascade_only_themselves(world: Path, tmp_path
     reasons = [told[f"m{number}"]["error"] for number in range(len(names))]
     assert 5 < sum(reason is not None for reason in reasons) < len(names)
     assert not any("not looked at" in reason for reason in reasons if reason)
+
+
+def test_what_can_not_be_done_is_said_before_any_work(world: Path, tmp_path: Path) -> None:
+    posts, model, tree = str(world / "posts.csv"), str(world / "model"), str(world / "tree.csv")
+    plan = ("plan", posts, "-m", model, "-o", str(tmp_path / "plan.json"))
+    train = ("train", posts, "-t", tree, "-o", str(tmp_path / "new"), "--store", str(world / "store"), "-q")
+    for words, said in (
+        ((*plan, "--plot", str(tmp_path / "curve.gif")), "a plot is written as"),
+        ((*plan, "--budget", "soon"), "--budget 'soon': expected a time"),
+        (("pretrain", posts, "-o", str(tmp_path / "body"), "--network", "concat"), "no network 'concat' to pretrain"),
+        ((*train, "--tagger", "fused", "--network", "nope"), "no network 'nope'"),
+        ((*train, "--tagger", "fused", "--task", "mood=moood", "-p", str(world / "pipeline.toml")), "no column 'moood'"),
+    ):
+        answer = ask(*words)
+        assert answer.exit_code == 2, answer.output
+        assert said in str(answer.exception) + answer.output
+        assert not (tmp_path / "plan.json.run").exists() and not (tmp_path / "body.run").exists()
+
+
+def test_posts_without_pictures_go_the_cheap_way(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "posts.csv").write_text("post_id,text\n1,泡茶喝\n2,\n3,小猫睡了\n", encoding="utf-8")
+    base = (str(tmp_path / "posts.csv"), "-m", str(world / "model"), "--store", str(tmp_path / "store"), "-q")
+    assert ask("plan", *base, "-o", str(tmp_path / "plan.json")).exit_code == 0
+    answer = ask("tag", *base, "-o", str(tmp_path / "out.parquet"), "--plan", str(tmp_path / "plan.json"))
+    assert answer.exit_code == 0, answer.output
+    assert pq.read_table(tmp_path / "out.parquet")["post_id"].to_pylist() == ["1", "3"]

@@ -25,6 +25,8 @@ NOMINAL = {"embed": 4.0, "ocr": 25.0, "faces": 4.0, "detect": 7.0}
 UNAFFORDABLE = 1e12
 TIMED = 2_000
 ROUNDS = 3
+# A task's classes of the posts to train on and of those held out, None where it is not known.
+Classes = tuple[list[str | None], list[str | None]]
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,18 @@ def check_beyond(tagger: str, beyond: Beyond) -> None:
         raise RequestError(f"no network {beyond.network!r}; there are: {', '.join(NETWORKS)}")
 
 
+def read_tasks(beyond: Beyond, sides: tuple[Any, Any]) -> dict[str, Classes]:
+    """Return the classes of each task's posts, those to train on and those held out; RequestError for an absent column."""
+    trained, held = sides
+    return {name: (_labels(trained.tables, column), _labels(held.tables, column)) for name, column in beyond.tasks.items()}
+
+
 def go_beyond(
     model: Model,
     sides: tuple[Any, Any],
     tagger: str,
     beyond: Beyond,
+    tasks: dict[str, Classes],
     looking: Looking,
     folder: Path,
     *,
@@ -81,14 +90,13 @@ def go_beyond(
 ) -> Model:
     """Return the model with its fused tagger, and for `tagger` cascade with the text tagger and the cascade, too.
 
-    `sides` are the rows to train on and those held out (`training.Rows`), `folder` is where the network's training goes on
-    after a kill.
+    `sides` are the rows to train on and those held out (`training.Rows`), `tasks` is what `read_tasks` returned, `folder`
+    is where the network's training goes on after a kill.
     """
     from weibotag.taggers.fast import Settings as FastSettings
     from weibotag.taggers.fusion.training import Settings, train_fused
 
     trained, held = sides
-    tasks = {name: (_labels(trained.tables, column), _labels(held.tables, column)) for name, column in beyond.tasks.items()}
     fused, figures = train_fused(
         (trained.tables, trained.gold),
         (held.tables, held.gold),
@@ -106,7 +114,9 @@ def go_beyond(
     model = replace(model, fused=fused, about=model.about | {"network": figures})
     if tagger == "fused":
         return model
-    text = train_text(trained, held, model.taxonomy, FastSettings(**model.about["settings"]), 0, threads, looking.quiet)
+    text = train_text(
+        trained, held, model.taxonomy, FastSettings(**model.about["settings"]), tune_seconds, threads, looking.quiet
+    )
     taggers = text, choose_reader(model, trained, held, tune_seconds), fused
     # Words that posts bring along stand for a stage, which here nobody can run.
     stages = tuple(dict.fromkeys([*looking.fingerprints, *stages_of_words(looking.pipeline.words)]))

@@ -97,7 +97,7 @@ def compare(
     """
     check_taggers(names)
     if folder is not None:
-        check_plot()
+        check_plot(folder / "compare.png")
     if source.where is not None:
         source = replace(source, where=" OR ".join(f"(\n{part}\n)" for part in (source.where, valid, test) if part))
     looking = make_looking(pipeline, store, quiet=quiet)

@@ -1,6 +1,5 @@
 """Looking where it pays: the looks that bring most per millisecond come first, until the time is spent."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -33,8 +32,6 @@ UNSPENT = 0.05
 SAMPLED, MOST_SAMPLED, SAMPLE_COST = 0.01, 200, 0.05
 # Seconds for loading the model of a stage, which a short budget has better uses for.
 LOADING = 0.5
-
-log = logging.getLogger(__name__)
 
 
 @dataclass

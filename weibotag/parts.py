@@ -274,7 +274,7 @@ def tag_posts(tables: Iterable[pa.Table], tagger: dict[str, Any]) -> tuple[pa.Ta
     """
     vocabulary, taxonomy = open_words(tagger["route"], tagger["place"], tagger["digest"])
     answerer = open_answerer(tagger)
-    answer = pa.concat_tables([_tag_table(table, answerer, vocabulary, taxonomy) for table in tables])
+    answer = pa.concat_tables([_tag_table(table, answerer, vocabulary, taxonomy, tagger) for table in tables])
     lengths = pc.list_value_length(answer["tags"])
     receipt = {
         "rows": len(answer),
@@ -286,7 +286,9 @@ def tag_posts(tables: Iterable[pa.Table], tagger: dict[str, Any]) -> tuple[pa.Ta
     return answer, receipt
 
 
-def _tag_table(table: pa.Table, answerer: Answerer, vocabulary: Vocabulary, taxonomy: Taxonomy) -> pa.Table:
+def _tag_table(
+    table: pa.Table, answerer: Answerer, vocabulary: Vocabulary, taxonomy: Taxonomy, tagger: dict[str, Any]
+) -> pa.Table:
     chosen, routes = answerer(table)
     mentions = vocabulary.find(table)
     errors = table["wordings_error"] if "wordings_error" in table.column_names else pa.nulls(len(table), pa.string())
@@ -299,11 +301,25 @@ def _tag_table(table: pa.Table, answerer: Answerer, vocabulary: Vocabulary, taxo
         "error": errors,
     }
     answer = pa.table(columns, schema=arrow_schema("tags"))
-    own = {*arrow_schema("posts").names, *GATHERED}
+    for name, values in _answer_tasks(table, tagger).items():
+        answer = answer.append_column(name, values)
+    own = {*arrow_schema("posts").names, *GATHERED, *answer.column_names}
     for name in table.column_names:
         if name not in own:
             answer = answer.append_column(table.schema.field(name), table[name])
     return answer
+
+
+def _answer_tasks(table: pa.Table, tagger: dict[str, Any]) -> dict[str, pa.Array]:
+    """Return what the network says of its further tasks: columns task_NAME (class) and task_NAME_score (probability)."""
+    if tagger["route"] not in ("fused", "cascade"):
+        return {}
+    fused = open_model(tagger["place"], tagger["digest"], tagger["route"]).fused
+    assert fused is not None
+    columns: dict[str, pa.Array] = {}
+    for name, (classes, scores) in fused.answers(table).items():
+        columns |= {f"task_{name}": pa.array(classes, pa.string()), f"task_{name}_score": pa.array(scores, pa.float32())}
+    return columns
 
 
 def list_tags(chosen: csr_matrix, taxonomy: Taxonomy) -> pa.Array:

@@ -62,8 +62,10 @@ def draw_curve(
         axes.legend(loc="best", frameon=False)
 
 
-def check_plot() -> None:
-    """Raise MissingExtraError without matplotlib."""
+def check_plot(path: Path) -> None:
+    """Raise RequestError for a file that can't be drawn by its suffix, MissingExtraError without matplotlib."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise RequestError(f"{path}: a plot is written as {' or '.join(SUFFIXES)}; give a name that ends so")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -73,10 +75,8 @@ def check_plot() -> None:
 @contextmanager
 def _open_axes(path: Path, x_label: str, y_label: str, title: str) -> Iterator[Any]:
     """Give axes to draw on; write them when the block ends without an error."""
+    check_plot(path)
     kind = path.suffix.lower()
-    if kind not in SUFFIXES:
-        raise RequestError(f"{path}: a plot is written as {' or '.join(SUFFIXES)}; give a name that ends so")
-    check_plot()
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix, vstack
 
 from weibotag import __version__
-from weibotag.cascading import Beyond, check_beyond, go_beyond
+from weibotag.cascading import Beyond, check_beyond, go_beyond, read_tasks
 from weibotag.errors import RequestError
 from weibotag.gather import gather_part, join_coders, say_codes, zero_shot_of
 from weibotag.keywords import codes
@@ -123,13 +123,16 @@ def train_model(
         is_valid = mark_valid(run, parts, valid, taxonomy)
         codebook, learnt_codes = learn_codes(run, parts, looking, taxonomy, is_valid)
         trained, held = read_rows(run, parts, looking, taxonomy, is_valid, codebook, learnt_codes, tagger != "fast")
+        tasks = read_tasks(beyond, (trained, held))
         keywords = learn_keywords(trained.tables, Vocabulary(taxonomy))
         network, settings, trials = tune(trained, held, taxonomy, tune_seconds, threads, quiet)
         model = settle(network, settings, held, taxonomy, codebook, keywords)
         model.about.update(tagger=tagger, settings=asdict(settings))
         if tagger != "fast":
             sides, course = (trained, held), run.folder / "network"
-            model = go_beyond(model, sides, tagger, beyond, looking, course, tune_seconds=tune_seconds, threads=threads)
+            model = go_beyond(
+                model, sides, tagger, beyond, tasks, looking, course, tune_seconds=tune_seconds, threads=threads
+            )
         model.about.update(
             {
                 "version": __version__,

@@ -48,6 +48,10 @@ def plan_command(
     from weibotag.posts import PostsSource
     from weibotag.settings import read_pipeline
 
+    if plot is not None:
+        from weibotag.plots import check_plot
+
+        check_plot(plot)
     asked = None if budget is None else Budget.parse(budget)
     settings = read_pipeline(pipeline).with_looks(gallery, None)
     tagger, settings = choose_tagger(model, None, "cascade", settings)

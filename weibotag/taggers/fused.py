@@ -65,9 +65,11 @@ class FusedTagger:
 
     def _run(self, table: pa.Table, widths: dict[str, int]) -> dict[str, np.ndarray]:
         """Return outputs of the network, by name and width, for posts, float32 (posts, width)."""
+        if not widths:
+            return {}
         posts = self.features.encode(table)
         found = {name: np.zeros((len(posts), width), np.float32) for name, width in widths.items()}
-        for rows in posts.shelves(BATCH) if widths else ():
+        for rows in posts.shelves(BATCH):
             batch = posts.batch(rows)
             told = self._session.run(list(widths), {name: batch[name] for name in self._asked})
             for own, values in zip(found.values(), told, strict=True):

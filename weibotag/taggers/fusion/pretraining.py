@@ -52,6 +52,8 @@ ASKED = 0.5
 CLUSTERS, VECTORS_PER_CLUSTER, VECTORS_TO_CLUSTER = 256, 20, 20_000
 # Rows of tables that only a masked character or word needs.
 MASKS = ("text.characters.weight", "words.words.weight")
+# The network that learns to match alone.
+MATCHER = "sm-lstm"
 SETTINGS = Settings(epochs=30, patience=4, lr=1e-3, dropout=0.1)
 JUDGED = 128
 
@@ -177,8 +179,8 @@ def pretrain(
     what was asked, one objective like the other, and the share that was right for each. A network that matches text and
     pictures but is no transformer learns only that (`matching`). Raises RequestError for any other network.
     """
-    known = [name for name, kind in NETWORKS.items() if issubclass(kind, Transformer)]
-    if network == "sm-lstm":
+    check_network(network)
+    if network == MATCHER:
         how: dict[str, Any] = {"seed": seed, "device": device, "threads": threads, "quiet": quiet}
         told = train_matching(
             trained,
@@ -189,8 +191,6 @@ def pretrain(
             **how,
         )
         return {**told, "figures": {"auc": told["auc"]}, "posts": told["pairs"]}
-    if network not in known:
-        raise RequestError(f"no network {network!r} to pretrain; there are: {', '.join(known)}, sm-lstm")
     limit_threads(threads)
     place = choose_device(device)
     folder.mkdir(parents=True, exist_ok=True)
@@ -295,6 +295,13 @@ def _trim(masking: Network, network: str, shape: Shape) -> Any:
     return body.eval()
 
 
+def check_network(network: str) -> None:
+    """Raise RequestError for the name of a network that can't be pretrained."""
+    known = [*(name for name, kind in NETWORKS.items() if issubclass(kind, Transformer)), MATCHER]
+    if network not in known:
+        raise RequestError(f"no network {network!r} to pretrain; there are: {', '.join(known)}")
+
+
 def pretrain_posts(
     source: PostsSource,
     out: Path,
@@ -312,6 +319,7 @@ def pretrain_posts(
 
     A tenth of the posts, by a hash of the id, is held out to judge by. Returns what body.json says.
     """
+    check_network(network)
     strange = out.exists() and not any((out / name).is_file() for name in (ABOUT, CALIBRATION))
     if strange and not (out.is_dir() and not any(out.iterdir())):
         raise ModelError(f"{out}: exists and is no body; give another folder with -o")
