@@ -30,7 +30,7 @@ from weibotag.gather import coder_of, gather_part
 from weibotag.looks import link, make_looking
 from weibotag.parts import open_answerer
 from weibotag.pipeline import ingest, tag
-from weibotag.planning import plan_tagging
+from weibotag.planning import Budget, plan_tagging
 from weibotag.posts import PostsSource, Rejects, read_posts
 from weibotag.runs import Run
 from weibotag.settings import Pipeline, read_pipeline
@@ -85,7 +85,7 @@ def curve(bench: Bench, plan: dict[str, Any], start: Path | None) -> list[list[s
             shutil.copytree(start, store)
         return store
 
-    keys = {key: plan[key] for key in ("prices", "floor")}
+    keys = {key: plan[key] for key in ("prices", "loading", "network_rate", "floor")}
     text, told = bench.run("text", bench.folder / "never")
     rows = [row("text alone", text, text, text, told["took"], None, told)]
     # What it takes to look at everything, and then what all taggers make of it.
@@ -95,7 +95,7 @@ def curve(bench: Bench, plan: dict[str, Any], start: Path | None) -> list[list[s
     for tenth in TENTHS:
         budget = seconds * tenth / 10
         rate = next((point["rate"] for point in plan["curve"] if point["seconds"] >= budget), plan["floor"])
-        quality, told = bench.run("cascade", fresh(), keys | {"rate": rate, "budget": budget})
+        quality, told = bench.run("cascade", fresh(), keys | {"rate": rate, "budget": budget, "network_rate": 0.0})
         rows.append(row(f"cascade, {tenth}0 %", quality, text, whole, told["took"], budget, told))
     knee, told = bench.run("cascade", fresh())
     rows.append(row("cascade, knee", knee, text, whole, told["took"], None, told))
@@ -195,7 +195,14 @@ def main() -> None:
         bench = Bench(options.posts, taxonomy, model, pipeline, folder)
         tagger, settings = choose_tagger(model, None, "cascade", pipeline)
         plan = plan_tagging(
-            bench.source, tagger, settings, folder / "plan.json", sample=150, store=folder / "planned", quiet=True
+            bench.source,
+            tagger,
+            settings,
+            folder / "plan.json",
+            budget=Budget(60, "s"),
+            sample=150,
+            store=folder / "planned",
+            quiet=True,
         )
         head = [
             "run",

@@ -5,6 +5,9 @@
 POSTS has columns text, ocr_text, image_words, tags and split (train, test). Tags of at least 20 training posts are a flat
 taxonomy; posts without any of them are left out. With each seed another fifth of train is held out, to choose thresholds on
 and what fastText is tuned to. Prints Markdown: micro-F1 and precision at 1 on test, mean ± standard deviation.
+
+The last table is a cascade that buys the given words post by post, print and image words at the prices of the stages that
+would find them: micro-F1 on test where so much of the cost of all words is spent.
 """
 
 import argparse
@@ -22,13 +25,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
+from weibotag.cascading import NOMINAL
 from weibotag.posts import PostsSource, read_posts
 from weibotag.rejects import Rejects
 from weibotag.stages.given import add_given
 from weibotag.taggers import calibration, thresholds
+from weibotag.taggers.cascade import learn_cascade
 from weibotag.taggers.fast import FastTagger, blend, train
 from weibotag.taggers.fusion.training import Settings, train_fused
 from weibotag.taggers.linear import train_linear
+from weibotag.taggers.steps import given
+from weibotag.taggers.text import train_text
+from weibotag.taggers.walk import Ends, Outlook
 from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.training import Rows, blake, first_settings, gold_matrix, tune
 
@@ -40,6 +48,9 @@ VIEWS = {
     "+ image words": {"object": "image_words"},
     "+ both": {"ocr": "ocr_text", "object": "image_words"},
 }
+# Who would find given words, and the shares of their cost that a cascade spends.
+STAGES = ("ocr", "detect")
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # Scores of the held-out posts, by which they are calibrated, and of those of test.
 Scores = tuple[csr_matrix, ...]
 
@@ -93,6 +104,35 @@ def measure(scores: Scores, held: csr_matrix, gold: csr_matrix, taxonomy: Taxono
     return thresholds.micro_f1(thresholds.decide(tested, cuts, taxonomy), gold), float(right.mean())
 
 
+def buy(trained: Rows, held: Rows, tested: Rows, taxonomy: Taxonomy, seed: int, epochs: int) -> dict[str, list[float]]:
+    """Return micro-F1 of a cascade, over all posts and those with words to buy, for each share of the cost of all words."""
+    settings = Settings(epochs=epochs, patience=max(6, epochs // 4))
+    learn, choose = ((rows.tables, rows.gold) for rows in (trained, held))
+    with tempfile.TemporaryDirectory(prefix="weibotag-bench-") as folder:
+        network, _ = train_fused(learn, choose, taxonomy, "concat", settings, Path(folder), seed=seed, quiet=True)
+        first = replace(first_settings(trained.gold.shape[0]), spacing="words")
+        text = train_text(trained, held, taxonomy, first, 30, 1, True)
+        taggers = text, train_linear(trained.tables, trained.gold, taxonomy), network
+        prices = {stage: NOMINAL[stage] for stage in STAGES} | {"text": 0.02, "fast": 0.02, "fused": 0.06}
+        cascade = learn_cascade(held.tables, held.gold, taxonomy, taggers, STAGES, prices)
+        # What posts bring along stands for what would be found: nothing is known before it is bought.
+        table = tested.tables[0]
+        there = given(table, STAGES)
+        left = np.stack([there >> place & 1 for place in range(len(STAGES))], axis=1)
+        outlook = Outlook(cascade, table, there > 0, np.zeros(len(table), np.int64), left)
+
+    def score(ends: Ends) -> list[float]:
+        chosen = outlook.answers(ends)
+        return [thresholds.micro_f1(chosen[mask], tested.gold[mask]) for mask in (np.ones(len(there), bool), there > 0)]
+
+    whole = float((left @ [prices[stage] for stage in STAGES]).sum())
+    rates = np.geomspace(1, 1e-9, 400)
+    walks = [outlook.walk(rate) for rate in rates]
+    spent = np.array([ends.looking.sum() / whole for ends in walks])
+    found = {f"{share:.0%}": score(walks[int(np.flatnonzero(spent <= share)[-1])]) for share in SHARES}
+    return {"text alone": score(outlook.text_alone()), **found, "all, network": score(outlook.everything())}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,6 +150,7 @@ def main() -> None:
     folds = np.array([int(blake(post_id), 16) % FOLDS for post_id in posts["post_id"].to_pylist()])
     figures: dict[str, dict[str, list[tuple[float, float]]]] = {}
     spent: dict[str, float] = defaultdict(float)
+    bought: dict[str, list[list[float]]] = {}
     for view, words in VIEWS.items():
         seen = add_given(posts, words)
         tested = pick(seen, gold, labelled & ~is_train)
@@ -118,6 +159,9 @@ def main() -> None:
                 pick(seen, gold, labelled & is_train & mask) for mask in (folds != seed % FOLDS, folds == seed % FOLDS)
             )
             started = time.process_time()
+            if view == "+ both":
+                for name, pair in buy(trained, held, tested, taxonomy, seed, options.epochs).items():
+                    bought.setdefault(name, []).append(pair)
             found = run_flat(trained, held, tested, taxonomy, seed + 1, options.tune_seconds)
             spent["flat"] += time.process_time() - started
             for network in filter(None, options.networks.split(",")):
@@ -138,6 +182,11 @@ def main() -> None:
         for name, by_view in figures.items():
             print_row([name, *(spell([one[place] for one in by_view[view]]) for view in VIEWS)])
         print()
+    print_row(["cost of words that is spent", "micro-F1, all", "posts with words"])
+    print_row(["---"] * 3)
+    for name, pairs in bought.items():
+        print_row([name, *(spell([pair[place] for pair in pairs]) for place in (0, 1))])
+    print()
     print("CPU seconds:", ", ".join(f"{name} {seconds:.0f}" for name, seconds in spent.items()))
 
 

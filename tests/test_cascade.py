@@ -109,10 +109,18 @@ def test_pictures_are_looked_at_where_it_pays(world: Path, tmp_path: Path) -> No
     assert {int(number) // 4 % 3 for number, route in routes.items() if "+" in route} == {0}
     assert tagged["error"].null_count == len(tagged)
     assert sum(summary["routes"].values()) == summary["posts"] == len(tagged)
-    assert summary["cascade"]["sample"]["posts"] >= 1
+    assert summary["cascade"]["sample"] == {"posts": 0}
     text, _ = tag(world, tmp_path / "text.parquet", "--route", "text", "--store", str(tmp_path / "empty2"))
     assert text["frames_per_stage"] == {}
     assert score(world, tmp_path / "cascade.parquet") > score(world, tmp_path / "text.parquet")
+
+
+def test_a_sample_tells_what_is_kept(world: Path, tmp_path: Path) -> None:
+    words = ("tag", str(world / "posts.csv"), "-m", str(world / "model"), "-o", str(tmp_path / "out.parquet"))
+    answer = ask(*words, "--store", str(world / "store"), "--quiet", "--json")
+    sample = json.loads(answer.stdout)["cascade"]["sample"]
+    assert sample["posts"] == 5
+    assert -1 < sample["regret"] < 1 and {"text_alone", "kept"} < set(sample)
 
 
 def test_what_the_store_knows_is_not_looked_at(world: Path, tmp_path: Path) -> None:

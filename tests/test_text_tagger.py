@@ -10,7 +10,7 @@ from weibotag.errors import ModelError
 from weibotag.schema import WORDING
 from weibotag.taggers import text
 from weibotag.taggers.fast import DivergedError, Settings
-from weibotag.taggers.text import TextTagger, choose_candidate, train_text
+from weibotag.taggers.text import CANDIDATES, TextTagger, choose_candidate, train_text
 from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.training import WORTHWHILE, Rows, gold_matrix
 
@@ -63,7 +63,7 @@ def test_confidence_is_honest_where_the_text_says_nothing(tagger: TextTagger) ->
 
 
 def test_every_candidate_has_its_figures(tagger: TextTagger) -> None:
-    assert list(tagger.figures) == ["linear", "fast", "average"]
+    assert list(tagger.figures) == list(CANDIDATES)
     assert all(0 < told["micro_f1"] <= 1 and told["microseconds"] > 0 for told in tagger.figures.values())
     assert tagger.name == choose_candidate({name: told["micro_f1"] for name, told in tagger.figures.items()}, WORTHWHILE)
     assert tagger.thresholds.shape == (len(TREE),)
@@ -77,7 +77,7 @@ def test_what_costs_more_must_bring_more(values: list[float], worthwhile: float)
     assert all(scores[str(place)] < scores[best] + worthwhile for place in range(int(best) + 1, len(values)))
 
 
-@pytest.mark.parametrize("name", ["linear", "fast", "average"])
+@pytest.mark.parametrize("name", CANDIDATES)
 def test_what_was_saved_answers_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "choose_candidate", lambda scores, worthwhile: name)
     chosen = train_text(rows(40, 0), HELD, TREE, SMALL, 0, 1, True)
@@ -101,4 +101,4 @@ def test_it_does_without_a_fasttext_that_runs_away(monkeypatch: pytest.MonkeyPat
         raise DivergedError("too fast")
 
     monkeypatch.setattr(text, "train", diverge)
-    assert list(train_text(rows(40, 0), HELD, TREE, SMALL, 0, 1, True).figures) == ["linear"]
+    assert list(train_text(rows(40, 0), HELD, TREE, SMALL, 0, 1, True).figures) == ["linear", "linear, rules"]

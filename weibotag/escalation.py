@@ -1,6 +1,6 @@
 """Looking where it pays: the looks that bring most per millisecond come first, until the time is spent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from time import perf_counter
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from weibotag.gather import ROWS, Coder, gather
 from weibotag.looked import ask_store
 from weibotag.lookers import Lookers
-from weibotag.looks import Looking, read_links
+from weibotag.looks import WORKER, Looking, read_links
 from weibotag.runs import Run
 from weibotag.stages.given import add_given
 from weibotag.taggers.cascade import Cascade
@@ -23,15 +23,13 @@ from weibotag.taggers.walk import Outlook, pick
 
 # Judging the sample, tagging and writing at the end take about so many times as long as the first answers, per post.
 LAST = 2.5
-# A part of looks takes at most this share of what is left.
-PART_SHARE = 0.01
 # When the rate of a plan has left more than this share of the budget, lower rates are tried.
 UNSPENT = 0.05
 # Posts that are looked at whole, whatever they promise, to tell what the others lose: a share of those with pictures, so
-# many at most, and for this share of the budget at most.
-SAMPLED, MOST_SAMPLED, SAMPLE_COST = 0.01, 200, 0.05
-# Seconds for loading the model of a stage, which a short budget has better uses for.
-LOADING = 0.5
+# many at most, and for this share of the time at most. Fewer than so many tell nothing.
+SAMPLED, LEAST_SAMPLED, MOST_SAMPLED, SAMPLE_COST = 0.01, 5, 200, 0.05
+# Models are loaded while that takes this share of what is left; seconds that it takes where nobody has measured it.
+LOADING_SHARE, LOADING = 0.3, 0.5
 
 
 @dataclass
@@ -128,8 +126,8 @@ def escalate(
     first = board.looked.bits.copy(), board.count_lacking()
     begun = perf_counter()
     with Lookers(run, looking) as lookers:
-        sample = climb.look_at_sample(lookers)
-        while climb.go_on() and climb.take_wave(lookers):
+        judge = climb.understand_sample(climb.look_at_sample(lookers), *first)
+        while climb.left() > 0 and climb.take_wave(lookers):
             pass
     looking.failed = len(climb.faults)
     looking.store.compact("media", looking.media)
@@ -145,7 +143,7 @@ def escalate(
         "text_alone_seconds": round(posts * cascade.prices["text"] / 1000, 2),
         "looking_seconds": round(perf_counter() - begun, 2),
         "looking_at_everything_seconds": round(whole, 2),
-        "sample": climb.judge_sample(sample, *first),
+        "sample": {"posts": 0} if judge is None else {"posts": len(judge.known)} | judge.judge(judge.walk(climb.reached)),
     }
     return climb.faults, told
 
@@ -171,24 +169,28 @@ class Climb:
         self.bits = np.zeros(board.count, np.int64)
         self.stale = np.ones(board.count, bool)
         self.rate = self.reached = cascade.rate
+        self.loaded: set[str] = set()
         self.faults: list[str] = []
         self.waves: list[dict[str, Any]] = []
 
-    def go_on(self) -> bool:
-        """Tell whether there is time for another look."""
-        return self.purse.left() > 0 and not self.looking.is_late()
+    def left(self) -> float:
+        """Return the seconds that are left for looks, infinite without a budget; 0 after the deadline."""
+        return 0.0 if self.looking.is_late() else self.purse.left()
 
     def look_at_sample(self, lookers: Lookers) -> np.ndarray:
         """Look at some posts whole; return which (bool per post)."""
         count = self.board.count
-        most = min(MOST_SAMPLED, ceil(SAMPLED * count))
+        most = min(max(LEAST_SAMPLED, ceil(SAMPLED * count)), MOST_SAMPLED, int(SAMPLE_COST * count))
         if self.purse.budget is not None:
-            share = SAMPLE_COST * max(0.0, self.purse.left()) - LOADING * len(self.prices)
-            most = min(most, max(0, int(1000 * share / max(1e-6, self.prices.sum()))))
+            share = SAMPLE_COST * max(0.0, self.purse.left())
+            most = min(most, int(1000 * share / max(1e-6, self.prices.sum())))
+            if not self._choose_models(np.ones(len(self.prices))).all():
+                most = 0
+        most = most if most >= LEAST_SAMPLED else 0
         sample = np.zeros(count, bool)
         sample[np.random.default_rng(0).permutation(count)[:most]] = True
         masks = [self.board.lacking(place)[self.board.files] & sample[self.board.posts] for place in range(len(self.prices))]
-        self._look(_list_files(self.board, masks, np.zeros(count)), lookers)
+        self._look(_list_files(self.board, masks, np.zeros(count), self.cascade.prices), lookers)
         return sample
 
     def take_wave(self, lookers: Lookers) -> bool:
@@ -196,14 +198,14 @@ class Climb:
         begun = perf_counter()
         for part in self.parts:
             self._appraise(part)
-        if not self.waves:
+        if not self.purse.reserve:
             posts = sum(pq.read_metadata(self.run.path("posts", part)).num_rows for part in self.parts)
-            # A stage that is first needed in the last wave loads its model there.
-            self.purse.reserve = LAST * (perf_counter() - begun) * posts / max(1, self.board.count) + 2 * LOADING
+            self.purse.reserve = LAST * (perf_counter() - begun) * posts / max(1, self.board.count)
         board, purse = self.board, self.purse
         lacking = board.count_lacking()
         costs = np.maximum(lacking * self.prices, 1e-6)
         gains = np.where(lacking > 0, self.gains, 0)
+        gains = gains * self._choose_models(np.where(gains >= self.rate * costs, gains, 0).sum(axis=0))
         chosen = pick(gains, costs, self.bits, self.rate)
         if not (chosen >= 0).any():
             if purse.budget is None or purse.left() < UNSPENT * purse.budget or self.rate <= purse.floor:
@@ -213,7 +215,7 @@ class Climb:
         every = np.arange(board.count)
         ratios = np.where(chosen >= 0, gains[every, chosen] / costs[every, chosen], -np.inf)
         masks = [board.lacking(place)[board.files] & (chosen[board.posts] == place) for place in range(len(self.prices))]
-        files = _list_files(board, masks, ratios)
+        files = _list_files(board, masks, ratios, self.cascade.prices)
         self._look(files, lookers)
         if lookers.begun < len(files):
             self.reached = files[max(0, lookers.begun - 1)]["ratio"]
@@ -222,14 +224,31 @@ class Climb:
         return True
 
     def _look(self, files: list[dict[str, Any]], lookers: Lookers) -> None:
-        size = _part_size(len(files), self.purse, self.prices, self.looking)
-        self.faults += lookers.look(files, size, self.go_on)
+        # Few enough for all workers.
+        size = max(1, min(self.looking.pipeline.workers.part_files, ceil(len(files) / max(1, self.looking.workers))))
+        models = {stage for file in files for stage in file["stages"]}
+        # Within a budget no model is loaded late: all workers load what this wave needs when it begins.
+        self.faults += lookers.look(files, size, self.left, () if self.purse.budget is None else models)
+        self.loaded |= models
         touched = np.unique(np.array([file["place"] for file in files], np.int64))
         self.board.refresh(touched)
         # What could not be looked at is not asked for again.
         lost = [file["place"] for file in files if file["file_id"] in self.looking.unseen]
         self.board.looked.usable[lost] = False
         self.stale[self.board.posts[np.isin(self.board.files, touched)]] = True
+
+    def _choose_models(self, promised: np.ndarray) -> np.ndarray:
+        """Return which stages (bool each) have their models loaded or are worth it now, those that promise most first."""
+        spare = LOADING_SHARE * self.purse.left()
+        allowed = np.array([stage in self.loaded for stage in self.board.stages], bool)
+        for place in np.argsort(-promised, kind="stable"):
+            stage = self.board.stages[place]
+            names = (stage,) if allowed.any() else (stage, WORKER)
+            needed = 0.0 if allowed[place] else sum(self.looking.loading.get(name, LOADING) for name in names)
+            if promised[place] > 0 and needed <= spare:
+                allowed[place] = True
+                spare -= needed
+        return allowed
 
     def _appraise(self, part: str) -> None:
         """Answer those posts of a part that are stale, and put down what looks would bring them, and who has looked."""
@@ -245,10 +264,10 @@ class Climb:
             self.bits[places[some]] = looked
         self.stale[places] = False
 
-    def judge_sample(self, sample: np.ndarray, first: np.ndarray, lacked: np.ndarray) -> dict[str, Any]:
-        """Return what posts that were looked at whole tell of the others: the share of the gain that is kept, and regret.
+    def understand_sample(self, sample: np.ndarray, first: np.ndarray, lacked: np.ndarray) -> Outlook | None:
+        """Return what posts that were looked at whole tell of the others, None where there are none.
 
-        Both as the probabilities with everything looked at have it. The regret is what micro-F1 lost for not looking.
+        `first` and `lacked` are what was known of all files, and how many each stage lacked of all posts, before.
         """
         tables, places = [], []
         for part in self.parts:
@@ -257,25 +276,26 @@ class Climb:
             if len(wanted):
                 tables.append(self.board.gather(part, wanted, self.coder))
                 places.append(own[wanted])
-        if not tables:
-            return {"posts": 0}
+        if sample.sum() < LEAST_SAMPLED:
+            return None
         table, rows = pa.concat_tables(tables, promote_options="default"), np.concatenate(places)
         whole = (1 << len(self.board.stages)) - 1
         complete = (table["looked"].to_numpy() == whole) & table["pictured"].to_numpy()
         table, rows = table.filter(pa.array(complete)), rows[complete]
         if not len(rows):
-            return {"posts": 0}
+            return None
         known = np.full(self.board.count, whole, np.int64)
         np.bitwise_and.at(known, self.board.posts, first[self.board.files])
         known = translate(known[rows], self.board.stages, self.cascade.stages)
         left = np.ones((len(rows), len(self.cascade.stages)))
         left[:, self.order] = lacked[rows]
         known |= given(table, self.cascade.stages)
-        outlook = Outlook(self.cascade, table, np.ones(len(rows), bool), known, left)
-        return {"posts": len(rows)} | outlook.judge(outlook.walk(self.reached))
+        return Outlook(self.cascade, table, np.ones(len(rows), bool), known, left)
 
 
-def _list_files(board: Board, masks: Sequence[np.ndarray], ratios: np.ndarray) -> list[dict[str, Any]]:
+def _list_files(
+    board: Board, masks: Sequence[np.ndarray], ratios: np.ndarray, prices: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """Return the files to look at with their stages, those that bring most per millisecond first.
 
     `masks` tell for each stage which pairs of post and file are wanted, `ratios` what each post promises.
@@ -296,14 +316,7 @@ def _list_files(board: Board, masks: Sequence[np.ndarray], ratios: np.ndarray) -
             "known": bool(board.looked.decoded[file]),
             "place": file,
             "ratio": ratio,
+            "seconds": sum(prices[stage] for stage in stages) / 1000,
         }
         for file, (ratio, stages) in ranked
     ]
-
-
-def _part_size(files: int, purse: Purse, prices: np.ndarray, looking: Looking) -> int:
-    """Return how many files a part has: few enough for all workers, and that the last one does not go far over the time."""
-    size = max(1, min(looking.pipeline.workers.part_files, ceil(files / max(1, looking.workers))))
-    if purse.budget is None:
-        return size
-    return max(1, min(size, int(1000 * PART_SHARE * purse.left() / max(1.0, prices.max(initial=1.0)))))

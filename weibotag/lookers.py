@@ -1,16 +1,19 @@
 """Workers that stay while the pictures for them are chosen."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from queue import SimpleQueue
+from time import perf_counter
 from typing import Any
 
 from weibotag.executors.local import run_parts
-from weibotag.looks import Looking, group_stages, job_maker, keep_receipt, worker_limits
+from weibotag.looks import WORKER, Looking, group_stages, job_maker, keep_receipt, worker_limits
 from weibotag.progress import bar
 from weibotag.runs import Run
 
 Files = list[dict[str, Any]]
+# A part takes at most this share of the time that is left; none is begun for less than these seconds.
+PART_SHARE, LEAST_SECONDS = 0.25, 0.05
 
 
 class Lookers:
@@ -24,10 +27,12 @@ class Lookers:
         self._crews = [_Crew(names, run, looking) for names in group_stages(looking.stages)]
         self.begun = 0
 
-    def look(self, files: Files, size: int, go_on: Callable[[], bool]) -> list[str]:
-        """Look at files (path, file_id, stages, known), in their order, `size` at a time, while `go_on`.
+    def look(self, files: Files, size: int, left: Callable[[], float], at_once: Collection[str] = ()) -> list[str]:
+        """Look at files (path, file_id, stages, known, seconds), in their order, `size` at a time at most.
 
-        Returns one line for each that could not be looked at.
+        `left` gives the seconds that are left, infinite where time is no matter; `seconds` of a file are what it is expected
+        to take of them. What would not be done in time is not begun. Each worker loads the models of the stages `at_once`
+        before its first file, the others when a file needs them. Returns one line for each file that could not be looked at.
         """
         faults: list[str] = []
         self.begun = len(files)
@@ -36,13 +41,13 @@ class Lookers:
                 own = [{**file, "stages": [name for name in file["stages"] if name in crew.names]} for file in files]
                 own = [file for file in own if file["stages"]]
                 failed: Files = []
-                for receipt, some in crew.work(own, size, go_on, "looks"):
+                for receipt, some in crew.work(own, size, left, "looks", at_once):
                     progress.advance(len(some))
                     if receipt["status"] != "ok":
                         failed += some
                         self._looking.setbacks.append(f"{len(some)} pictures from {some[0]['path']}: {receipt['error']}")
                 self.begun = min(self.begun, len(files) - crew.left)
-                for receipt, some in crew.work(failed, 1, go_on, "second-looks"):
+                for receipt, some in crew.work(failed, 1, left, "second-looks", at_once):
                     if receipt["status"] != "ok":
                         self._looking.unseen[some[0]["file_id"]] = receipt["error"]
                         faults.append(f"{some[0]['path']}: {receipt['error']}")
@@ -51,9 +56,9 @@ class Lookers:
     def __enter__(self) -> "Lookers":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         for crew in self._crews:
-            crew.close(kind is not None)
+            crew.close()
 
 
 class _Crew:
@@ -66,6 +71,9 @@ class _Crew:
         # After those of a run that was stopped.
         self._parts = len(run.receipts("looks")) + len(run.receipts("second-looks"))
         self._ask = job_maker(names, looking)
+        self._begun: float | None = None
+        # Seconds of workers, as expected and as they were; the first of each is a guess.
+        self._expected = self._taken = 1.0
         self._jobs: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         jobs: Iterator[Any] = iter(self._jobs.get, None)
         limits = worker_limits(looking, looking.workers)
@@ -73,28 +81,52 @@ class _Crew:
             "weibotag.parts:look_at_files", jobs, looking.workers, limits
         )
 
-    def work(self, files: Files, size: int, go_on: Callable[[], bool], kind: str) -> Iterator[tuple[dict[str, Any], Files]]:
+    def work(
+        self, files: Files, size: int, left: Callable[[], float], kind: str, at_once: Collection[str]
+    ) -> Iterator[tuple[dict[str, Any], Files]]:
         """Give the receipts with their files, as they come."""
         waiting: dict[str, Files] = {}
-        groups = deque(files[start : start + size] for start in range(0, len(files), size))
-        while groups or waiting:
+        models = {"open": [name for name in self.names if name in at_once]}
+        queue = deque(files)
+        while queue or waiting:
             # One more than there are workers, so that none waits for this process.
-            while groups and len(waiting) <= self._looking.workers and go_on():
+            while len(waiting) <= self._looking.workers and (some := self._take(queue, size, left(), waiting)):
                 self._parts += 1
                 part = f"{'-'.join(self.names)}-{self._parts:06d}"
-                waiting[part] = groups.popleft()
-                self._jobs.put(self._ask(part, waiting[part]))
+                waiting[part] = some
+                self._begun = self._begun or perf_counter()
+                self._jobs.put(self._ask(part, some) | models)
             if not waiting:
                 break
             receipt = next(self._receipts)
             some = waiting.pop(receipt["part"])
+            if WORKER not in self._looking.loading and self._begun is not None:
+                self._looking.loading[WORKER] = perf_counter() - self._begun - receipt.get("seconds", 0.0)
             keep_receipt(self._run, kind, receipt, some, self._looking)
+            if receipt["status"] == "ok":
+                self._taken += receipt["seconds"] - sum(receipt["loading"].values())
+                self._expected += self._looking.workers * _sum_seconds(some)
             yield receipt, some
-        self.left = sum(map(len, groups))
+        self.left = len(queue)
 
-    def close(self, at_once: bool) -> None:
-        """Send the workers home."""
+    def _take(self, queue: deque[dict[str, Any]], size: int, left: float, waiting: dict[str, Files]) -> Files:
+        """Take the files of the next part: fewer the less time is left, none where they would not be done in time."""
+        pace = self._taken / self._expected
+        spare = left - pace * sum(map(_sum_seconds, waiting.values()))
+        some: Files = []
+        seconds = 0.0
+        while queue and len(some) < size:
+            seconds += pace * queue[0].get("seconds", 0.0)
+            if spare <= LEAST_SECONDS or seconds > spare * (PART_SHARE if some else 1.0):
+                break
+            some.append(queue.popleft())
+        return some
+
+    def close(self) -> None:
+        """End the workers; nothing is in their hands."""
         self._jobs.put(None)
-        if at_once:
-            self._receipts.close()
-        deque(self._receipts, maxlen=0)
+        self._receipts.close()
+
+
+def _sum_seconds(files: Files) -> float:
+    return sum(file.get("seconds", 0.0) for file in files)

@@ -26,6 +26,8 @@ from weibotag.stages.stage import Stage, hash_weights
 from weibotag.store import Store, default_root
 
 CHANGED = "it changed or vanished after it was found"
+# What the start of a process goes by, where models go by their stages.
+WORKER = "worker"
 # Setbacks that the summary tells; the receipts have them all.
 SETBACKS_SHOWN = 5
 
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 class Looking:
     """How pictures are looked at, and what it took: `seconds` and `frames` by stage, and counts of files.
 
+    `loading` has the most seconds that a process took to load the model of a stage, and to start (`WORKER`).
     `unseen` says, by id, which files could not be looked at, and why; `setbacks` what befell workers, in one line each.
     `deadline` is when looking ends, whatever is left (perf_counter; None: never), and `late` whether it came to that. Of a
     run that is `sparing`, or late, pictures that nothing has looked at are no fault of their posts.
@@ -51,6 +54,7 @@ class Looking:
     fingerprints: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     frames: dict[str, int] = field(default_factory=dict)
+    loading: dict[str, float] = field(default_factory=dict)
     files: int = 0
     reused: int = 0
     failed: int = 0
@@ -263,6 +267,8 @@ def keep_receipt(run: Run, kind: str, receipt: dict[str, Any], files: list[dict[
         looking.seconds[stage] = looking.seconds.get(stage, 0.0) + seconds
     for stage, frames in receipt.get("counts", {}).items():
         looking.frames[stage] = looking.frames.get(stage, 0) + frames
+    for stage, seconds in receipt.get("loading", {}).items():
+        looking.loading[stage] = max(seconds, looking.loading.get(stage, 0.0))
     run.receipt(kind, receipt["part"], receipt)
     changed = set(receipt.get("changed", ()))
     looking.unseen |= {file["file_id"]: CHANGED for file in files if file["path"] in changed}

@@ -66,8 +66,10 @@ def look_at_files(job: dict[str, Any]) -> dict[str, Any]:
     """Look at the files of a part and keep what every stage found in the store.
 
     `job`: part; store: its folder; limits: of `MediaLimits`; stages: name, config (JSON), fingerprint; threads; files: path,
-    file_id, stages (names of those that have not seen it), known (whether the store has its media rows).
-    The receipt counts files and frames and has seconds per stage; `changed` names files that are no longer what was hashed.
+    file_id, stages (names of those that have not seen it), known (whether the store has its media rows); open: stages whose
+    models are loaded before the first file, whether or not a file of this part needs them.
+    The receipt counts files and frames and has seconds per stage, and apart from these what loading models took; `changed`
+    names files that are no longer what was hashed.
     """
     store = Store(Path(job["store"]))
     limits = MediaLimits(**job["limits"])
@@ -77,7 +79,17 @@ def look_at_files(job: dict[str, Any]) -> dict[str, Any]:
     counts: dict[str, int] = dict.fromkeys(stages, 0)
     media_rows: list[dict[str, Any]] = []
     changed: list[str] = []
+    loading: dict[str, float] = {}
     frames_seen = 0
+
+    def open_timed(name: str) -> Stage:
+        start = perf_counter()
+        stage = open_stage(name, stages[name]["config"], job["threads"])
+        loading[name] = loading.get(name, 0.0) + perf_counter() - start
+        return stage
+
+    for name in job.get("open", ()):
+        open_timed(name)
     for batch in take_together(work_ahead((_decode(file, limits) for file in job["files"]), AHEAD)):
         for file, rows, frames, spent in batch:
             seconds["decode"] += spent
@@ -86,12 +98,12 @@ def look_at_files(job: dict[str, Any]) -> dict[str, Any]:
                 changed.append(file["path"])
             elif not file["known"]:
                 media_rows += rows
-        for name, entry in stages.items():
+        for name in stages:
             frames = [frame for file, _, frames, _ in batch if name in file["stages"] for frame in frames]
             if not frames:
                 continue
             # Loading its model is no part of what a picture costs.
-            stage = open_stage(name, entry["config"], job["threads"])
+            stage = open_timed(name)
             start = perf_counter()
             found[name].append(stage.process(frames_table(frames)))
             seconds[name] += perf_counter() - start
@@ -110,6 +122,7 @@ def look_at_files(job: dict[str, Any]) -> dict[str, Any]:
         "frames": frames_seen,
         "counts": counts,
         "seconds_per_stage": seconds,
+        "loading": loading,
         "changed": changed,
     }
 
@@ -226,7 +239,7 @@ def open_cascade(tagger: dict[str, Any]) -> Cascade:
     assert kept is not None
     # The model stays as it is for the next run of this process.
     cascade = copy(kept)
-    cascade.rate = tagger.get("rate", kept.rate)
+    cascade.rate, cascade.network_rate = tagger.get("rate", kept.rate), tagger.get("network_rate", kept.network_rate)
     cascade.prices = kept.prices | tagger.get("prices", {})
     return cascade
 

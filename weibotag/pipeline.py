@@ -122,7 +122,7 @@ def tag(
     """Tag posts and write them to `out`; return the run's summary.
 
     `tagger` says what `parts.open_answerer` asks with: route, and model or taxonomy with its digest; for a cascade what a
-    plan says (`budget` in seconds, rate, floor, prices). The run folder is `OUT.run` unless given. After `deadline` seconds
+    plan says (`budget` in seconds, rate, floor, prices, loading). The run folder is `OUT.run` unless given. After `deadline` seconds
     no picture is looked at any more. Raises PartialError, after all else is written, when something could not be done.
     """
     looking = make_looking(pipeline, store, workers, quiet)
@@ -186,6 +186,7 @@ def _escalate(
     if looking.pipeline.reuse == "near":
         raise RequestError("--reuse near does not go with route cascade, which looks at pictures bit by bit: use exact")
     cascade = open_cascade(tagger)
+    looking.loading |= tagger.get("loading", {})
     purse = Purse(started, tagger.get("budget"), tagger.get("floor", 0.0))
     faults, told = escalate(run, parts, looking, cascade, coder_of(tagger, looking), purse)
     tagger["rate"] = told["rate"]

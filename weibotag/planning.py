@@ -33,7 +33,7 @@ from weibotag.taggers.walk import Outlook
 FORMAT = 1
 # Posts of the sample without pictures; those with pictures are as many as are asked for.
 PLAIN = 1_000
-KEYS = ("rate", "floor", "prices", "budget")
+KEYS = ("rate", "network_rate", "floor", "prices", "loading", "budget")
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,8 @@ def plan_tagging(
         survey = Survey(run, parts, looking, board, sample)
         survey.look()
         tables, gathering = survey.gather(coder_of(tagger, looking))
+        # Within a budget a millisecond is worth the same wherever it is spent.
+        cascade.network_rate = cascade.network_rate if budget is None else 0.0
         cascade.prices |= _price_here(cascade, tables, looking)
         outlook = survey.outlook(cascade, tables, posts)
         curve = draw_up(outlook, outlook.expected_f1)
@@ -104,6 +106,7 @@ def plan_tagging(
         text_alone = fixed + LAST * posts * (cascade.prices["text"] / 1000)
         fixed += (1 + LAST) * gathering * posts
         plan = _write_down(curve, fixed, text_alone, budget, posts, outlook, cascade)
+        plan["loading"] = {name: round(value, 3) for name, value in looking.loading.items()}
         plan |= {"model": tagger["digest"], "posts_with_pictures": board.count, "sample": len(survey.chosen)}
         run.finish(plan)
     write_json(plan, out)
@@ -133,7 +136,7 @@ class Survey:
         self.looking.store.prepare()
         # Timed with company: as many at a time as the run will have.
         with Lookers(self.run, self.looking) as lookers:
-            lookers.look(files, max(1, min(8, len(files) // (2 * max(1, self.looking.workers)))), lambda: True)
+            lookers.look(files, max(1, min(8, len(files) // (2 * max(1, self.looking.workers)))), lambda: np.inf)
 
     def gather(self, coder: Any) -> tuple[pa.Table, float]:
         """Return posts of the sample, those with pictures first, and the seconds that gathering one of these took."""
@@ -192,6 +195,7 @@ def _write_down(
     return {
         "format": FORMAT,
         "rate": float(curve.rates[chosen]),
+        "network_rate": cascade.network_rate,
         "floor": float(min(curve.rates[curve.best], curve.rates[chosen])),
         "prices": {name: round(value, 5) for name, value in cascade.prices.items()},
         "budget": given,

@@ -27,8 +27,10 @@ ABOUT, ARRAYS, READER = "cascade.json", "cascade.safetensors", "reader.safetenso
 # Who answers: for a post nobody has looked at, for one whose pictures are known, and the network.
 TEXT, FAST, FUSED = "text", "fast", "fused"
 # What the cheap answer may weigh beside the network's; it is there already when the network is asked.
-SHARES = (0.0, 0.25, 0.5, 0.75)
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_ROWS = 20_000
+# Of what the network brings where all pictures are known.
+KEPT = 0.97
 # Of Forest: what a state remembers.
 FOREST = ("feature", "threshold", "left", "right", "value")
 # Who reads text alone, who reads what pictures say as well, and the network.
@@ -62,7 +64,8 @@ class Cascade:
 
     `stages` are those that look at pictures; a set of them is a number of bits. `prices` are milliseconds: of a stage per
     picture, of a tagger per post. `rate` is the least gain per millisecond for which a step is taken, in tags that are right
-    (see `gains.benefit`); `worth` is the micro-F1 that gains are measured with.
+    (see `gains.benefit`); where nothing is left to look at the network is asked for `network_rate` at least, because there
+    it is all that costs. `worth` is the micro-F1 that gains are measured with.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class Cascade:
         self.states: dict[tuple[str, int], State] = {}
         self.forests: dict[tuple[str, str], Forest] = {}
         self.prices: dict[str, float] = {}
-        self.rate = 0.0
+        self.rate = self.network_rate = 0.0
         self.figures: dict[str, Any] = {}
 
     @property
@@ -114,7 +117,7 @@ class Cascade:
     def answer(self, table: pa.Table, bits: np.ndarray, rate: float | None = None) -> Answer:
         """Answer for posts whose pictures the stages of `bits` (posts,) have looked at, 0 for posts without pictures.
 
-        The network is asked where it brings at least `rate` per millisecond. Stages whose words posts bring along count as
+        The network is asked where it brings at least `rate` per millisecond, of all posts where that is negative. Stages whose words posts bring along count as
         having looked.
         """
         bits = bits | given(table, self.stages)
@@ -140,7 +143,7 @@ class Cascade:
         scores, chosen = self.settle(self.states[name, bits], raw)
         looks = describe(scores, chosen, table, self.worth, self.taxonomy)
         gains = self._foresee(name, looks, bits)
-        ask = gains[:, -1] >= rate * self.prices[FUSED]
+        ask = self.ask(gains, rate, (count_files(table) == 0) | (bits == self.everything))
         parts = []
         if not ask.all():
             quiet = ~ask
@@ -152,6 +155,14 @@ class Cascade:
             looks = describe(scores, chosen, asked, self.worth, self.taxonomy)
             parts.append((rows[ask], scores, chosen, np.ones(int(ask.sum()), bool), self._foresee(FUSED, looks, bits)))
         return parts
+
+    def ask(self, gains: np.ndarray, rate: float, complete: np.ndarray) -> np.ndarray:
+        """Return for which posts, by what the steps would bring them, the network is asked at a rate.
+
+        `complete` (posts,) tells where nothing is left to look at.
+        """
+        rates = np.where(complete & (rate >= 0), max(rate, self.network_rate), rate)
+        return np.asarray(gains[:, -1] >= rates * self.prices[FUSED])
 
     def _foresee(self, tagger: str, looks: np.ndarray, bits: int) -> np.ndarray:
         """Return what each stage, and the network, would bring posts that a tagger has answered, float32."""
@@ -179,7 +190,9 @@ class Cascade:
         for (tagger, step), forest in self.forests.items():
             arrays |= {f"gain {tagger} {step} {name}": np.ascontiguousarray(getattr(forest, name)) for name in FOREST}
         save_file(arrays, folder / ARRAYS)
-        about = {name: getattr(self, name) for name in ("stages", "share", "worth", "prices", "rate", "figures")}
+        about = {
+            name: getattr(self, name) for name in ("stages", "share", "worth", "prices", "rate", "network_rate", "figures")
+        }
         write_json(about, folder / ABOUT)
 
     @classmethod
@@ -191,7 +204,8 @@ class Cascade:
         if (folder / READER).is_file():
             taggers = taggers[0], LinearTagger.load(folder / READER, taxonomy), taggers[2]
         cascade = cls(taxonomy, taggers, about["stages"], about["share"], about["worth"])
-        cascade.prices, cascade.rate, cascade.figures = about["prices"], about["rate"], about["figures"]
+        cascade.prices, cascade.figures = about["prices"], about["figures"]
+        cascade.rate, cascade.network_rate = about["rate"], about["network_rate"]
         kept: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
         for name, array in load_file(folder / ARRAYS).items():
             kind, tagger, of, field = name.split()
@@ -254,7 +268,7 @@ def learn_cascade(
 
 
 def _choose_rate(cascade: Cascade, sheet: "_Sheet") -> None:
-    """Set the rate of the curve's knee on the held-out posts: what is spent where no plan says another."""
+    """Set the rate of the curve's knee on the held-out posts, and what the network is asked for with all pictures known."""
     from weibotag.taggers.curve import draw_up
     from weibotag.taggers.walk import Ends, Outlook
 
@@ -265,7 +279,10 @@ def _choose_rate(cascade: Cascade, sheet: "_Sheet") -> None:
         return thresholds.micro_f1(outlook.answers(ends), sheet.gold)
 
     curve = draw_up(outlook, quality)
-    cascade.rate = float(curve.rates[curve.knee])
+    known = np.full(len(sheet.seen), cascade.everything)
+    later = Outlook(cascade, sheet.whole, sheet.seen, known, np.zeros_like(left))
+    last = draw_up(later, lambda ends: thresholds.micro_f1(later.answers(ends), sheet.gold))
+    cascade.rate, cascade.network_rate = float(curve.rates[curve.knee]), float(last.rates[last.keep(KEPT)])
     cascade.figures = {
         "text": round(quality(outlook.text_alone()), 4),
         "knee": round(float(curve.quality[curve.knee]), 4),

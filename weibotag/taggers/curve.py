@@ -7,8 +7,8 @@ import numpy as np
 
 from weibotag.taggers.walk import Ends, Outlook
 
-# Rates are tried from the highest at which anything is looked at down to this share of it, and none at all.
-STEPS, LOWEST = 40, 1e-6
+# Rates are tried from the highest at which any step is taken down to this share of it, and none at all.
+STEPS, LOWEST = 60, 1e-8
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Curve:
     def best(self) -> int:
         """Return the cheapest point of the best quality."""
         return int(np.argmax(self.quality))
+
+    def keep(self, share: float) -> int:
+        """Return the cheapest point that has so much of the gain from the first to the best one."""
+        gains = self.quality - self.quality[0]
+        return int(np.argmax(gains >= share * gains[self.best]))
 
     def reach(self, seconds: float) -> int:
         """Return the first point that takes so many seconds, at most the best one: a budget ends on the way to it."""

@@ -18,6 +18,7 @@ from weibotag.taggers import calibration, thresholds
 from weibotag.taggers.calibration import Calibration
 from weibotag.taggers.fast import DivergedError, FastTagger, Settings, blend, load_network, train, write_documents
 from weibotag.taggers.linear import LinearTagger, train_linear
+from weibotag.taggers.rules import RulesTagger
 from weibotag.taggers.tagger import raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
@@ -26,7 +27,14 @@ if TYPE_CHECKING:
 
 ABOUT, NETWORK, LINEAR, DECISIONS = "text.json", "fasttext.bin", "linear.safetensors", "text.safetensors"
 # Who can answer, and by which taggers, cheapest first.
-CANDIDATES = {"linear": ("linear",), "fast": ("fast",), "average": ("fast", "linear")}
+CANDIDATES = {
+    "linear": ("linear",),
+    "fast": ("fast",),
+    "average": ("fast", "linear"),
+    "linear, rules": ("linear", "rules"),
+    "average, rules": ("fast", "linear", "rules"),
+}
+Part = FastTagger | LinearTagger | RulesTagger
 ROUNDS = 3
 LEAST_SECONDS = 30.0
 
@@ -43,7 +51,7 @@ class TextTagger:
         self,
         taxonomy: Taxonomy,
         name: str,
-        taggers: Mapping[str, FastTagger | LinearTagger],
+        taggers: Mapping[str, Part],
         calibrated: Calibration,
         cuts: np.ndarray,
         figures: Mapping[str, Mapping[str, float]],
@@ -69,6 +77,8 @@ class TextTagger:
 
         about = {"name": self.name, "figures": self.figures}
         for tagger in self._taggers.values():
+            if isinstance(tagger, RulesTagger):
+                continue
             tagger.save(folder / (LINEAR if isinstance(tagger, LinearTagger) else NETWORK))
             if isinstance(tagger, FastTagger):
                 about["spacing"] = tagger.spacing
@@ -85,11 +95,13 @@ class TextTagger:
             raise ModelError(f"{folder}: no text tagger there (no {ABOUT}): train again")
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         decisions = load_file(folder / DECISIONS)
-        taggers: dict[str, FastTagger | LinearTagger] = {}
+        taggers: dict[str, Part] = {}
         if "fast" in CANDIDATES[about["name"]]:
             taggers["fast"] = FastTagger(taxonomy, load_network(folder / NETWORK), spacing=about["spacing"])
         if "linear" in CANDIDATES[about["name"]]:
             taggers["linear"] = LinearTagger.load(folder / LINEAR, taxonomy)
+        if "rules" in CANDIDATES[about["name"]]:
+            taggers["rules"] = RulesTagger(taxonomy)
         calibrated = Calibration(decisions["slope"], decisions["offset"])
         return cls(taxonomy, about["name"], taggers, calibrated, decisions["thresholds"], about["figures"])
 
@@ -99,14 +111,18 @@ def strip(table: pa.Table) -> pa.Table:
     return table.select(["text", "author", "channel"])
 
 
-def read_raw(tagger: FastTagger | LinearTagger, table: pa.Table) -> csr_matrix:
+def read_raw(tagger: Part, table: pa.Table) -> csr_matrix:
     """Return a tagger's scores before calibration, by what posts say themselves."""
-    return tagger.raw_scores(strip(table))
+    own = strip(table)
+    return tagger.scores(own) if isinstance(tagger, RulesTagger) else tagger.raw_scores(own)
 
 
 def join_scores(scores: Sequence[csr_matrix]) -> csr_matrix:
-    """Return the scores of one tagger, or the mean of two."""
-    return scores[0] if len(scores) == 1 else blend(scores[0], scores[1], 0.5)
+    """Return the mean of the scores of some taggers."""
+    joined = scores[0]
+    for count, other in enumerate(scores[1:], start=2):
+        joined = blend(joined, other, 1 / count)
+    return joined
 
 
 def choose_candidate(scores: Mapping[str, float], worthwhile: float) -> str:
@@ -130,7 +146,7 @@ def train_text(
     from weibotag.training import WORTHWHILE
 
     tables = [strip(table) for table in trained.tables]
-    taggers: dict[str, FastTagger | LinearTagger] = {}
+    taggers: dict[str, Part] = {"rules": RulesTagger(taxonomy)}
     with bar(2, "training taggers of text alone", quiet) as progress:
         taggers["linear"] = train_linear(tables, trained.gold, taxonomy, max(seconds, LEAST_SECONDS))
         progress.advance()

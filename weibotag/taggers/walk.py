@@ -63,10 +63,11 @@ class Outlook:
         self.gains[:, :, ~seen, :-1] = 0
 
     def highest_ratio(self) -> float:
-        """Return the most that any first look promises per millisecond."""
+        """Return the most that any look, or the network, promises per millisecond."""
         prices = np.array([self.cascade.prices[stage] for stage in self.cascade.stages])
         costs = np.maximum(self.left * prices, MILLISECONDS)
-        return float((self.gains[:, :, :, :-1] / costs).max(initial=0.0, where=self.left > 0))
+        looks = (self.gains[:, :, :, :-1] / costs).max(initial=0.0, where=self.left > 0)
+        return float(max(looks, self.gains[0, :, :, -1].max(initial=0.0) / self.cascade.prices[FUSED]))
 
     def walk(self, rate: float) -> Ends:
         """Return where posts end when each step that brings at least `rate` per millisecond is taken, the best one first."""
@@ -78,7 +79,7 @@ class Outlook:
         scoring = np.full(len(every), prices["text"])
         while True:
             place = np.array([self._place[own] for own in bits.tolist()], np.int64)
-            fused = self.gains[0, place, every, -1] >= rate * prices[FUSED]
+            fused = self.cascade.ask(self.gains[0, place, every], rate, ~self.seen | (bits == self.cascade.everything))
             gains = self.gains[fused.astype(int), place, every]
             chosen = pick(gains[:, :-1], costs, bits, rate)
             moves = chosen >= 0
