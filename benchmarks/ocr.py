@@ -41,28 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 4
 BATCH = 16
 MIN_SCORE = 0.5
-LATIN = [
-    "SALE",
-    "NEW",
-    "iPhone",
-    "Wi-Fi",
-    "Pro",
-    "Max",
-    "VIP",
-    "OPEN",
-    "Coffee",
-    "TODAY",
-    "Best",
-    "Price",
-    "Summer",
-    "Live",
-    "Tour",
-    "Hello",
-    "World",
-    "Studio",
-    "GB",
-    "Free",
-]
+LATIN = "SALE NEW iPhone Wi-Fi Pro Max VIP OPEN Coffee TODAY Best Price Summer Live Tour Hello World Studio GB Free"
 NUMBERS = ("¥{}", "{}元", "{}%", "{}-{}-{}", "{}:{}", "第{}名", "{}年{}月{}日", "满{}减{}", "{}.{}折", "0{}-{}{}")
 
 
@@ -157,7 +136,7 @@ class Press:
             if lot < 0.12:
                 word = self.draw.choice(NUMBERS).format(*(self.draw.randint(1, 99) for _ in range(3)))
             elif lot < 0.25:
-                word = f" {self.draw.choice(LATIN)} "
+                word = f" {self.draw.choice(LATIN.split())} "
             else:
                 word = self.draw.choice(self.words) + self.draw.choice(("", "", "", "，", "！", "的", "了"))
             if font.getlength(text + word) > room:

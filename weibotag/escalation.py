@@ -21,8 +21,9 @@ from weibotag.taggers.cascade import Cascade
 from weibotag.taggers.steps import given, translate
 from weibotag.taggers.walk import Outlook, pick
 
-# Judging the sample, tagging and writing at the end take about so many times as long as the first answers, per post.
-LAST = 2.5
+# Tagging and writing at the end take about so many times as long as the first answers, per post: of posts of whose pictures
+# nothing is known at first, which the first answers read as text, and of the others.
+LAST, LAST_KNOWN = 2.5, 1.2
 # When the rate of a plan has left more than this share of the budget, lower rates are tried.
 UNSPENT = 0.05
 # Posts that are looked at whole, whatever they promise, to tell what the others lose: a share of those with pictures, so
@@ -200,7 +201,9 @@ class Climb:
             self._appraise(part)
         if not self.purse.reserve:
             posts = sum(pq.read_metadata(self.run.path("posts", part)).num_rows for part in self.parts)
-            self.purse.reserve = LAST * (perf_counter() - begun) * posts / max(1, self.board.count)
+            new = float((self.bits == 0).mean()) if self.board.count else 0.0
+            last = new * LAST + (1 - new) * LAST_KNOWN
+            self.purse.reserve = last * (perf_counter() - begun) * posts / max(1, self.board.count)
         board, purse = self.board, self.purse
         lacking = board.count_lacking()
         costs = np.maximum(lacking * self.prices, 1e-6)
