@@ -36,6 +36,9 @@ REGISTRY: dict[tuple[str, str], Entry] = {
     ("embed", "ppocr"): Entry(
         "weibotag.backends.embed_ppocr:PpocrBackbone", ("rapidocr", "onnxruntime", "onnx", "cv2"), None, "Apache-2.0"
     ),
+    ("embed", "detector"): Entry(
+        "weibotag.backends.embed_detector:DetectorBackbone", ("rapidocr", "onnxruntime", "onnx", "cv2"), None, "Apache-2.0"
+    ),
     ("embed", "transformers"): Entry(
         "weibotag.backends.embed_transformers:TransformersVision", ("transformers", "torch"), "hf", "Apache-2.0"
     ),

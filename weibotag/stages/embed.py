@@ -20,10 +20,10 @@ class Embed(PictureStage):
     finds: ClassVar[str] = "embed_vector"
 
     class Config(StageConfig):
-        """`backend`: ppocr, transformers or chineseclip; `grid`: into how many cells a side a picture is cut, 0 for none.
+        """`backend`: ppocr, detector, transformers or chineseclip; `grid`: into how many cells a side a picture is cut.
 
-        The rest is for the latter two. `model`: a folder, or a name that the backend takes (null: its default); `precision`:
-        auto is float16 on a GPU, on a CPU bfloat16 where that has instructions for it, else float32.
+        `model`: a file, a folder, or a name that the backend takes (null: its default). The rest is for the latter two.
+        `precision`: auto is float16 on a GPU, on a CPU bfloat16 where that has instructions for it, else float32.
         """
 
         backend: str = "ppocr"
