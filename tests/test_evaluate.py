@@ -1,5 +1,6 @@
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def test_report_has_the_promised_keys_and_is_json() -> None:
     assert {
         "posts", "micro_f1", "macro_f1", "leaf_p_at_1", "p_at_5", "hierarchical_f1", "per_level", "per_tag",
         "per_route", "keywords", "micro_precision", "micro_recall", "ece", "ece_pairs", "per_modalities", "missing",
-        "unlabelled", "unknown_tags",
+        "unlabelled", "unknown_tags", "at_k", "per_frequency",
     } == set(report)  # fmt: skip
     assert json.loads(json.dumps(report)) == report
 
@@ -218,6 +219,59 @@ def test_expected_calibration_error(scores: list[float], right: list[int], expec
     assert metrics.expected_calibration_error(np.array(scores), np.array(right)) == pytest.approx(expected)
 
 
+def test_at_k_counts_what_was_not_predicted_as_wrong() -> None:
+    at_k = evaluate(PREDICTED, GOLD, TREE)["at_k"]
+    # Posts 1 2 3 6 have gold. Best first: 1: 食 果 (right) 饮, 2: 食, 游 (right), 3: 果, 6: nothing.
+    assert {k: row["precision"] for k, row in at_k.items()} == pytest.approx({"1": 1 / 4, "3": 3 / 12, "5": 3 / 20})
+
+
+def test_propensity_scored_precision_is_that_of_the_paper() -> None:
+    # Ten training posts: 游 in 7, 岛 in 2, 食 in 1. A right tag is worth 1 + C (N_l + B)^-A.
+    train = posts(
+        *(post(str(at), [TRAVEL] if at < 5 else [ISLAND] if at < 7 else [FOOD] if at < 8 else []) for at in range(10))
+    )
+    worth = {
+        tag: 1 + (np.log(10) - 1) * 2.5**0.55 * (seen + 1.5) ** -0.55 for tag, seen in ((TRAVEL, 7), (ISLAND, 2), (FOOD, 1))
+    }
+    gold = posts(post("1", [ISLAND]), post("2", [FOOD]))
+    predicted = tags(answer("1", {TRAVEL: 0.9, FOOD: 0.8}), answer("2", {TRAVEL: 0.9, FOOD: 0.8}))
+    at_k = evaluate(predicted, gold, TREE, train)["at_k"]
+    assert at_k["1"]["propensity_scored"] == pytest.approx(worth[TRAVEL] / (worth[ISLAND] + worth[FOOD]))
+    all_of_it = sum(worth.values())
+    assert at_k["3"]["propensity_scored"] == pytest.approx((worth[TRAVEL] + worth[FOOD]) / all_of_it)
+
+
+def test_head_torso_and_tail_are_parted_by_what_training_saw() -> None:
+    # Ten labels with ancestors: 食 5 (nothing before it), 果 3 (half), 苹 1 and 饮 1 (eight tenths), 游 and 岛 0.
+    train = posts(post("a", [APPLE]), post("b", [FRUIT]), post("c", [FRUIT]), post("d", [DRINK]), post("e", [FOOD]))
+    frequency = evaluate(PREDICTED, GOLD, TREE, train)["per_frequency"]
+    assert {name: (row["tags"], row["gold"], row["predicted"]) for name, row in frequency.items()} == {
+        "head": (1, 2, 3),
+        "torso": (3, 2, 3),
+        "tail": (2, 3, 2),
+    }
+    assert frequency["tail"]["recall"] == pytest.approx(1 / 3)
+    at_1 = evaluate(PREDICTED, GOLD, TREE, train)["at_k"]["1"]
+    # 食 is right for 1, not given for 3; 果 is right for 1, the only such post; 游 is right for 2, not for 6.
+    assert (at_1["head"], at_1["torso"], at_1["tail"]) == pytest.approx((1 / 2, 1, 1 / 2))
+
+
+@pytest.mark.parametrize(("counts", "kinds"), [
+    ([5, 3, 1, 1, 0], [0, 1, 1, 1, 2]),
+    ([1, 60, 20, 20, 5], [2, 0, 1, 1, 2]),
+    ([4, 4, 4], [0, 0, 0]),
+    ([0, 0], [2, 2]),
+    ([], []),
+])  # fmt: skip
+def test_equally_frequent_tags_stand_together(counts: list[int], kinds: list[int]) -> None:
+    assert metrics.divide_by_frequency(np.array(counts, np.int64)).tolist() == kinds
+
+
+def test_training_posts_without_tags_are_an_error() -> None:
+    with pytest.raises(RequestError, match="none of the training posts has tags: --train needs"):
+        evaluate(PREDICTED, GOLD, TREE, posts(post("1", None)))
+
+
 def test_keywords_are_folded_sets() -> None:
     gold = posts(
         post("1", None, keywords=["ＩＰｈｏｎｅ", "苹果"]),
@@ -245,6 +299,7 @@ def test_where_only_keywords_are_gold_tags_have_no_answer() -> None:
     report = evaluate(tags(words("1", "岛")), posts(post("1", None, keywords=["岛"])), TREE)
     assert report["posts"] == 0
     assert {report[name] for name in (*SHARES, "ece")} == {None}
+    assert report["at_k"] == {}
     assert report["keywords"]["f1"] == 1
 
 
@@ -288,12 +343,20 @@ def answers(sets: list[set[str]], score: float = 0.5) -> list[dict[str, Any]]:
 @given(st.lists(one_tag_or_more, min_size=1, max_size=8))
 def test_a_perfect_prediction_gets_one_everywhere(sets: list[set[str]]) -> None:
     gold = posts(*(post(str(at), found, keywords=["词"]) for at, found in enumerate(sets)))
-    certain = answers([TREE.expand(found) for found in sets], score=1.0)
+    expanded = [TREE.expand(found) for found in sets]
+    seen = Counter(tag for found in expanded for tag in found)
+    # Among equal scores the rarest come first: no order is worth more.
+    certain = [
+        answer(str(at), dict.fromkeys(sorted(found, key=lambda tag: seen[tag]), 1.0)) for at, found in enumerate(expanded)
+    ]
     predicted = tags(*({**row, "keywords": [{"keyword": "词", "score": 1.0, "source": "text"}]} for row in certain))
     report = evaluate(predicted, gold, TREE)
     assert {report[name] for name in SHARES} == {1.0}
     assert report["ece"] == 0
     assert {row["f1"] for row in report["per_tag"].values()} == {1.0}
+    assert [row["propensity_scored"] for row in report["at_k"].values()] == pytest.approx([1, 1, 1])
+    assert report["at_k"]["1"]["precision"] == 1.0
+    assert sum(row["gold"] for row in report["per_frequency"].values()) == sum(map(len, map(TREE.expand, sets)))
     assert {row["micro_f1"] for kind in ("per_route", "per_modalities") for row in report[kind].values()} == {1.0}
     assert {report["keywords"][name] for name in ("precision", "recall", "f1", "recall_at_10")} == {1.0}
 
@@ -405,6 +468,30 @@ def test_command_prints_json_to_stdout(files: tuple[Path, Path, Path]) -> None:
     assert (result.exit_code, report["posts"], report["missing"], report["unlabelled"]) == (0, 2, 0, 4)
     assert report["micro_f1"] == pytest.approx(6 / 10)
     assert result.stderr == f"rows of {gold} that could not be used, left out: 1\n"
+
+
+def test_command_counts_frequencies_in_the_training_posts(files: tuple[Path, Path, Path]) -> None:
+    out, gold, tree = files
+    options = ("--column", "text=content", "--where", "split = 'test'", "--json")
+    trained = call(out, gold, "-t", tree, *options, "--train", gold, "--train-where", "split = 'train'")
+    frequency = json.loads(trained.stdout)["per_frequency"]
+    assert {name: row["tags"] for name, row in frequency.items()} == {"head": 1, "torso": 0, "tail": 5}
+    with pytest.raises(RequestError, match="--train-where picks rows of --train"):
+        call(out, gold, "-t", tree, *options, "--train-where", "true")
+
+
+def test_every_name_of_the_report_is_documented() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    report = evaluate(tags(words("1", "岛")), posts(post("1", [FOOD], keywords=["岛"])), TREE)
+    nested = {
+        name
+        for value in report.values()
+        if isinstance(value, dict)
+        for row in value.values()
+        if isinstance(row, dict)
+        for name in row
+    }
+    assert [name for name in {*report, *nested, *report["keywords"]} if f"`{name}`" not in page] == []
 
 
 def test_command_prints_tables(files: tuple[Path, Path, Path]) -> None:

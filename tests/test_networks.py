@@ -1,7 +1,6 @@
 """Networks that let text and pictures meet: in two streams, at the words that name what is seen, and patch by patch."""
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_fusion import TREE, WIDTH, draw_posts, labelled, picture, quick, said, table_of, teach
+from test_fusion import TREE, WIDTH, draw_posts, picture, said, table_of, teach
 
-from weibotag.errors import ModelError, RequestError
+from weibotag.errors import ModelError
 from weibotag.taggers.fusion.features import Features
 from weibotag.taggers.fusion.tables import find_mention
 
@@ -206,75 +205,3 @@ def test_patches_are_kept_of_the_first_two_pictures() -> None:
     assert not batch["patches"][0].any()
     with pytest.raises(ModelError, match="patches of pictures have 3 numbers, the model was trained on 2"):
         features.encode(table_of([{"vectors": [cut_up(np.ones(4), "m", [[1, 2, 3]])]}]))
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT with random weights, and a vocabulary of some characters and a word."""
-    transformers = pytest.importorskip("transformers", reason="reads language models")
-    folder = tmp_path_factory.mktemp("bert")
-    vocabulary = (
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        "cat",
-        "##s",
-        *dict.fromkeys("爱了家里的猫狗很可新到货这是东西方，好啊吧"),
-    )
-    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    torch.manual_seed(0)
-    config = transformers.BertConfig(**sizes, vocab_size=len(vocabulary), initializer_range=0.3)
-    transformers.BertModel(config).save_pretrained(folder)
-    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-    return folder
-
-
-def test_states_of_a_language_model_stand_at_the_characters_of_their_tokens(bert: Path, tmp_path: Path) -> None:
-    import transformers
-
-    from weibotag.taggers.fusion.training import to_tensors
-
-    table = table_of([{"text": "狗 cats好"}, {"text": ""}, {"text": "新到"}])
-    features = Features.learn([table], str(bert))
-    features.save(tmp_path)
-    features = Features.load(tmp_path)
-    batch = features.encode(table).batch(np.arange(3))
-    assert batch["token_of"].tolist()[0] == [2, 0, 3, 3, 3, 4, 5]
-    assert (batch["tokens"] > 0).sum(axis=1).tolist() == [6, 2, 4]
-    module, _ = build("single-stream", table, encoder=str(bert))
-    model = transformers.AutoModel.from_pretrained(bert).eval()
-    with torch.inference_mode():
-        expected = model(
-            **transformers.AutoTokenizer.from_pretrained(bert)("狗 cats好", return_tensors="pt")
-        ).last_hidden_state
-        told = module.encoder(*(to_tensors(batch, torch.device("cpu"))[name] for name in ("tokens", "token_of")))
-        torch.testing.assert_close(told[0, [0, 2, 5, 6]], module.encoder.project(expected[0, [1, 2, 3, 4]]))
-    assert not told[0, 1].any() and not told[1].any()
-
-
-def test_a_network_learns_over_a_frozen_language_model_and_tags_without_its_folder(bert: Path, tmp_path: Path) -> None:
-    from safetensors.numpy import load_file
-
-    from weibotag.taggers.fusion.training import train_network
-
-    encoder = tmp_path / "encoder"
-    shutil.copytree(bert, encoder)
-    # Those of whose tags the text tells.
-    train, valid = (
-        posts.take(list(range(1, len(posts), 4))) for posts in (draw_posts(800, seed=1), draw_posts(200, seed=2))
-    )
-    features = Features.learn([train], str(encoder))
-    sides = labelled(features, train), labelled(features, valid)
-    work = tmp_path / "work"
-    train_network(*sides, TREE, features, "single-stream", quick(), work, device="cpu", quiet=True)
-    before = load_file(encoder / "model.safetensors")
-    after = load_file(work / "checkpoint.safetensors")
-    name = "embeddings.word_embeddings.weight"
-    assert np.array_equal(after[f"network.encoder.model.{name}"], before[name])
-    shutil.rmtree(encoder)
-    assert are_right(work, valid).mean() > 0.9
-    with pytest.raises(RequestError, match="reads characters only"):
-        build("concat", train, str(bert))

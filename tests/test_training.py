@@ -1,9 +1,16 @@
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import csr_matrix
 
+from tests.commands import ask, enter
 from weibotag import training
+from weibotag.taggers import xmc_choice
 from weibotag.taggers.fast import DivergedError, Settings, train
 from weibotag.taxonomy.tree import Tag, Taxonomy
 
@@ -37,3 +44,97 @@ def test_running_away_every_time_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(training, "train", broken)
     with pytest.raises(DivergedError, match="every learning rate"):
         training.tune(rows(), rows(), TREE, 60, 1, quiet=True)
+
+
+FOOD, CARS = ["蛋糕", "好吃", "甜品", "奶油", "面包"], ["汽车", "发动机", "轮胎", "新能源", "车展"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working folder with posts to train on, and a pipeline that looks at nothing."""
+    enter(tmp_path, monkeypatch)
+    sides = [(FOOD, "cake"), (CARS, "car")]
+    lines = [
+        f"{side}{row},今天{words[row % 5]}和{words[row * 3 % 5]}真不错,{tag}"
+        for side, (words, tag) in enumerate(sides)
+        for row in range(60)
+    ]
+    (tmp_path / "many.csv").write_text("post_id,text,tags\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "text.toml").write_text("stages = []\n")
+    return tmp_path
+
+
+def train_many(tagger: str, *more: str) -> Any:
+    return ask(
+        *("train", "many.csv", "-t", "tree.csv", "-o", "model", "--tagger", tagger, "-p", "text.toml"),
+        *("--tune-seconds", "0", "--workers", "0", *more),
+    )
+
+
+def test_xmc_is_trained_tags_and_is_evaluated(folder: Path) -> None:
+    done = train_many("xmc", "--memory", "4GB", "--json")
+    assert done.exit_code == 0, done.output
+    about = json.loads(done.stdout)
+    assert (about["tagger"], about["valid"]["micro_f1"]) == ("xmc", 1.0)
+    assert not (folder / "model" / "fasttext.bin").exists()
+    assert ask("tag", "posts.csv", "-m", "model", "-o", "out.parquet", "-q").exit_code == 0
+    out = pq.read_table("out.parquet")
+    assert [[tag["id"] for tag in tags] for tags in out["tags"].to_pylist()[:2]] == [["food", "cake"], ["car"]]
+    assert set(out["route"].to_pylist()) == {"xmc"}
+    report = ask("evaluate", "out.parquet", "posts.csv", "-t", "tree.csv", "--json")
+    assert json.loads(report.stdout)["micro_f1"] == 1.0
+
+
+@pytest.mark.parametrize(("route", "known"), [("fast", "rules, xmc"), ("cascade", "rules, xmc")])
+def test_a_model_of_xmc_has_no_other_route(folder: Path, route: str, known: str) -> None:
+    assert train_many("xmc").exit_code == 0
+    refused = ask("tag", "posts.csv", "-m", "model", "-o", "out.csv", "--route", route)
+    assert refused.exit_code == 2
+    assert f"no route {route}; it has: {known}" in refused.stderr
+
+
+def test_without_enough_memory_nothing_is_trained(folder: Path) -> None:
+    refused = train_many("xmc", "--memory", "50MB")
+    assert refused.exit_code == 2
+    assert "--memory 0.05GB is too little; the least is: 11 posts of about" in refused.stderr
+    assert not (folder / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [("much", "expected a size"), ("-4GB", "expected a size"), ("0", "expected a size")]
+)
+def test_a_memory_that_is_no_size_is_refused(folder: Path, size: str, said: str) -> None:
+    refused = train_many("xmc", f"--memory={size}")
+    assert refused.exit_code == 2
+    assert said in refused.stderr
+
+
+def test_memory_of_a_tagger_that_has_no_bound_is_refused(folder: Path) -> None:
+    refused = train_many("fast", "--memory", "4GB")
+    assert refused.exit_code == 2
+    assert "give --tagger xmc or auto" in refused.stderr
+
+
+@pytest.mark.parametrize("taken", ["fast", "xmc", "average"])
+def test_auto_keeps_what_it_took_and_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch, taken: str) -> None:
+    monkeypatch.setattr(xmc_choice, "choose_candidate", lambda scores, worthwhile: taken)
+    done = train_many("auto")
+    assert done.exit_code == 0, done.output
+    about = json.loads((folder / "model" / "model.json").read_text(encoding="utf-8"))
+    assert about["tagger"] == taken
+    assert set(about["tried"]) == {"fast", "xmc", "average"}
+    assert about["valid"] == about["tried"][taken]
+    assert (folder / "model" / "fasttext.bin").exists() == (taken != "xmc")
+    assert (folder / "model" / "xmc").exists() == (taken != "fast")
+    assert ask("tag", "posts.csv", "-m", "model", "-o", "out.parquet", "-q").exit_code == 0
+    assert set(pq.read_table("out.parquet")["route"].to_pylist()) == {taken}
+    if taken == "average":
+        assert ask("tag", "posts.csv", "-m", "model", "-o", "fast.parquet", "--route", "fast", "-q").exit_code == 0
+
+
+def test_auto_takes_xmc_where_fasttext_would_need_too_long(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xmc_choice, "FAST_PACE", 1e-9)
+    assert train_many("auto").exit_code == 0
+    about = json.loads((folder / "model" / "model.json").read_text(encoding="utf-8"))
+    assert about["tagger"] == "xmc"
+    assert "tried" not in about

@@ -33,8 +33,8 @@ Classes = tuple[list[str | None], list[str | None]]
 class Beyond:
     """What is trained beyond the fast tagger: the network's name, minutes at most, further tasks (name: column), a seed.
 
-    `start` is a folder of `weibotag pretrain`, whose weights the network begins from; `encoder` a frozen language model (a
-    folder, or hf:owner/name) that reads the text for a transformer.
+    `start` is a folder of `weibotag pretrain`, whose weights the network begins from; `encoder` a language model (a folder,
+    or hf:owner/name) that reads the text for the network, `encoder_training` what of it is trained: frozen, full or lora.
     """
 
     network: str = "concat"
@@ -43,6 +43,7 @@ class Beyond:
     seed: int = 0
     start: Path | None = None
     encoder: str = ""
+    encoder_training: str = "frozen"
 
     def request(self) -> dict[str, Any]:
         """Return all that a training depends on, the weights that it begins from by their hashes."""
@@ -57,17 +58,40 @@ def check_beyond(tagger: str, beyond: Beyond) -> None:
     if tagger == "fast":
         if beyond != Beyond():
             raise RequestError(
-                "--network, --minutes, --task, --seed, --start, --encoder are of a network: give --tagger fused or cascade"
+                "--network, --minutes, --task, --seed, --start, --encoder, --encoder-training are of a network: "
+                "give --tagger fused or cascade"
             )
         return
     from importlib.util import find_spec
 
     if find_spec("torch") is None:
         raise MissingExtraError(f"training the {tagger} tagger", "torch")
+    check_encoder(beyond)
     from weibotag.taggers.fusion.networks import NETWORKS
 
     if beyond.network not in NETWORKS:
         raise RequestError(f"no network {beyond.network!r}; there are: {', '.join(NETWORKS)}")
+
+
+def check_encoder(beyond: Beyond) -> None:
+    """Raise RequestError for an encoder that can't be used, MissingExtraError without the libraries that it needs."""
+    from importlib.util import find_spec
+
+    if not beyond.encoder:
+        if beyond.encoder_training != "frozen":
+            raise RequestError(f"--encoder-training {beyond.encoder_training}: of which language model? Give --encoder, too")
+        return
+    if beyond.start is not None:
+        raise RequestError(
+            "--encoder does not go with --start: a pretrained network reads characters itself; give one of them"
+        )
+    if find_spec("transformers") is None:
+        raise MissingExtraError("--encoder", "hf")
+    if beyond.encoder_training == "lora" and find_spec("peft") is None:
+        raise MissingExtraError("--encoder-training lora", "hf")
+    from weibotag.backends.transformers_model import find_folder
+
+    find_folder(beyond.encoder)
 
 
 def read_tasks(beyond: Beyond, sides: tuple[Any, Any]) -> dict[str, Classes]:
@@ -107,6 +131,7 @@ def go_beyond(
         tasks=tasks,
         start=beyond.start,
         encoder=beyond.encoder,
+        encoder_training=beyond.encoder_training,
         seed=beyond.seed,
         threads=threads,
         quiet=looking.quiet,

@@ -23,6 +23,8 @@ MODALITIES = ("neither", "text only", "pictures only", "text and pictures", "sho
 # 爱了爱了, 绝绝子, 太好看了吧: so few characters seldom say what a picture shows.
 SHORT_CHARACTERS = 10
 ROUTE_UNKNOWN = "unknown"
+FREQUENCIES = ("head", "torso", "tail")
+CUTS = (1, 3, 5)
 
 
 @dataclass
@@ -64,10 +66,16 @@ class _Predicted:
     strangers: int
 
 
-def evaluate(predicted: Iterable[pa.Table], gold: Iterable[pa.Table], taxonomy: Taxonomy) -> dict[str, Any]:
+def evaluate(
+    predicted: Iterable[pa.Table],
+    gold: Iterable[pa.Table],
+    taxonomy: Taxonomy,
+    train: Iterable[pa.Table] | None = None,
+) -> dict[str, Any]:
     """Return the report, ready for JSON, on tables "tags" (`predicted`) against tables "posts" (`gold`), any order.
 
-    Posts are joined by post_id. Gold and predicted tags are compared with their ancestors added (closed sets).
+    Posts are joined by post_id. Gold and predicted tags are compared with their ancestors added (closed sets). How frequent
+    a tag is, is counted in the posts of `train` (tables "posts", ancestors added), or without them in `gold`.
 
     - `posts`: posts with gold tags (an empty list is "no tag"; null is not labelled); all metrics are over these.
     - `missing`: how many of them were not predicted; they count as predicted empty.
@@ -75,6 +83,11 @@ def evaluate(predicted: Iterable[pa.Table], gold: Iterable[pa.Table], taxonomy: 
     - `unknown_tags`: gold (post, tag) pairs left out because the taxonomy does not have the tag.
     - `micro_f1`, `micro_precision`, `micro_recall`: over all pairs of all levels, see `metrics.agreement`.
     - `macro_f1`, `leaf_p_at_1`, `p_at_5`, `hierarchical_f1`: see the functions of `metrics`.
+    - `at_k`: k ("1", "3", "5") to precision (see `metrics.precision_at`), propensity_scored (PSP@k: what the right ones of
+      the k best scored tags are worth, one over their propensity each, as a share of what the k best could be worth), and
+      the precision among head, torso or tail tags alone, over the posts with a gold one. A file of tags has none below its
+      threshold; those count as wrong.
+    - `per_frequency`: head, torso, tail (see `metrics.divide_by_frequency`) to the same figures as `per_level`.
     - `ece`: expected calibration error of the `ece_pairs` predicted (post, tag) pairs that have a score; null for none.
     - `per_level`: level ("1" is the first) to precision, recall, f1, tags of the taxonomy, gold and predicted pairs.
     - `per_tag`: tags with a gold or predicted post, to precision, recall, f1, gold and predicted posts.
@@ -97,7 +110,7 @@ def evaluate(predicted: Iterable[pa.Table], gold: Iterable[pa.Table], taxonomy: 
         )
     return {
         "posts": int(truth.labelled.sum()),
-        **_compare_tags(truth, answer, taxonomy),
+        **_compare_tags(truth, answer, taxonomy, None if train is None else _count_training(train, taxonomy)),
         "keywords": keywords,
         "missing": int((truth.labelled & ~answer.seen).sum()),
         "unlabelled": int((~truth.labelled).sum()) + answer.strangers,
@@ -105,8 +118,11 @@ def evaluate(predicted: Iterable[pa.Table], gold: Iterable[pa.Table], taxonomy: 
     }
 
 
-def _compare_tags(truth: _Gold, answer: _Predicted, taxonomy: Taxonomy) -> dict[str, Any]:
-    shape = (len(truth.labelled), len(taxonomy.ids))
+def _compare_tags(
+    truth: _Gold, answer: _Predicted, taxonomy: Taxonomy, training: tuple[np.ndarray, int] | None
+) -> dict[str, Any]:
+    posts = len(truth.labelled)
+    shape = (posts, len(taxonomy.ids))
     closure = taxonomy.closure_matrix()
     ranked = answer.tags.keep(truth.labelled[answer.tags.rows])
     gold = metrics.close(truth.tags.matrix(shape), closure)
@@ -114,6 +130,7 @@ def _compare_tags(truth: _Gold, answer: _Predicted, taxonomy: Taxonomy) -> dict[
     by_post = metrics.count(gold, predicted, axis=1)
     by_tag = metrics.count(gold, predicted, axis=0)
     right = metrics.contains(gold, ranked)
+    leaf_right = metrics.right_at_1(ranked, right, closure, posts)
     scored = ~np.isnan(ranked.scores)
     micro = metrics.agreement(by_tag.sum(axis=1))
     summary = {
@@ -121,46 +138,93 @@ def _compare_tags(truth: _Gold, answer: _Predicted, taxonomy: Taxonomy) -> dict[
         "micro_precision": micro["precision"],
         "micro_recall": micro["recall"],
         "macro_f1": metrics.macro_f1(by_tag),
-        "leaf_p_at_1": metrics.leaf_precision_at_1(ranked, right, closure, by_post),
+        "leaf_p_at_1": _share(leaf_right, by_post[1] > 0),
         "p_at_5": metrics.precision_at_5(ranked, right, by_post),
         "hierarchical_f1": metrics.hierarchical_f1(by_post[:, truth.labelled]),
         "ece": metrics.expected_calibration_error(ranked.scores[scored], right[scored]),
     }
     if not truth.labelled.any():
         summary = dict.fromkeys(summary)
+    counts, trained = training or (by_tag[1], int(truth.labelled.sum()))
+    frequency = metrics.divide_by_frequency(counts)
+    kinds = np.where(truth.labelled, truth.modality, -1)
     return {
         **summary,
+        "at_k": _at_k(ranked, right, gold, 1 / metrics.propensities(counts, trained), frequency),
         "ece_pairs": int(scored.sum()),
         "per_level": _per_level(by_tag, taxonomy.depth),
+        "per_frequency": {name: _describe_tags(by_tag[:, frequency == at]) for at, name in enumerate(FREQUENCIES)},
         "per_tag": _per_tag(by_tag, taxonomy.ids),
         "per_route": _per_route(by_post, answer.route, truth.labelled & answer.seen),
-        "per_modalities": _per_modalities(ranked, right, closure, by_post, np.where(truth.labelled, truth.modality, -1)),
+        "per_modalities": _per_modalities(ranked, right, leaf_right, by_post, kinds),
+    }
+
+
+def _share(right: np.ndarray, among: np.ndarray) -> float:
+    return float(metrics.divide((right & among).sum(), among.sum()))
+
+
+def _count_training(tables: Iterable[pa.Table], taxonomy: Taxonomy) -> tuple[np.ndarray, int]:
+    """Return how many training posts each tag has, ancestors added, and how many of them are labelled."""
+    closure = taxonomy.closure_matrix()
+    counts, posts = np.zeros(len(taxonomy), np.int64), 0
+    for table in tables:
+        rows, ids = _flatten(table["tags"])
+        tags = _number(ids, lambda tag_id: taxonomy.index.get(tag_id, -1))
+        known = tags >= 0
+        ones = np.ones(int(known.sum()), np.int32)
+        given = csr_matrix((ones, (rows[known], tags[known])), shape=(len(table), len(taxonomy)))
+        counts += np.bincount(metrics.close(given, closure).indices, minlength=len(taxonomy))
+        posts += len(table) - table["tags"].null_count
+    if not posts:
+        raise RequestError("none of the training posts has tags: --train needs posts with a column 'tags'")
+    return counts, posts
+
+
+def _at_k(
+    ranked: Ranked, right: np.ndarray, gold: csr_matrix, worth: np.ndarray, frequency: np.ndarray
+) -> dict[str, dict[str, float]]:
+    rows, columns = gold.nonzero()
+    if not len(rows):
+        return {}
+    best = metrics.rank(rows.astype(np.int64), columns.astype(np.int64), worth[columns])
+    groups = [("precision", ranked, right, len(np.unique(rows)))]
+    for number, name in enumerate(FREQUENCIES):
+        inside = frequency[ranked.columns] == number
+        groups.append((name, ranked.keep(inside), right[inside], len(np.unique(rows[frequency[columns] == number]))))
+    cuts = {}
+    for k in CUTS:
+        found = worth[ranked.columns[right & (ranked.place < k)]].sum()
+        shares = {name: metrics.precision_at(own, own_right, k, posts) for name, own, own_right, posts in groups}
+        cuts[str(k)] = {
+            "precision": shares.pop("precision"),
+            "propensity_scored": float(metrics.divide(found, worth[best.columns[best.place < k]].sum())),
+            **shares,
+        }
+    return cuts
+
+
+def _describe_tags(by_tag: np.ndarray) -> dict[str, float]:
+    """Return the agreement over some tags together, and how many they are and have."""
+    hits, gold, predicted = by_tag.sum(axis=1)
+    return {
+        **metrics.agreement(np.array([hits, gold, predicted])),
+        "tags": by_tag.shape[1],
+        "gold": int(gold),
+        "predicted": int(predicted),
     }
 
 
 def _per_level(by_tag: np.ndarray, depth: np.ndarray) -> dict[str, dict[str, float]]:
-    levels = {}
-    for level in np.unique(depth).tolist():
-        counts = by_tag[:, depth == level]
-        hits, gold, predicted = counts.sum(axis=1)
-        levels[str(level)] = {
-            **metrics.agreement(np.array([hits, gold, predicted])),
-            "tags": counts.shape[1],
-            "gold": int(gold),
-            "predicted": int(predicted),
-        }
-    return levels
+    return {str(level): _describe_tags(by_tag[:, depth == level]) for level in np.unique(depth).tolist()}
 
 
 def _per_tag(by_tag: np.ndarray, ids: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    return {
-        ids[tag]: {
-            **metrics.agreement(by_tag[:, tag]),
-            "gold": int(by_tag[1, tag]),
-            "predicted": int(by_tag[2, tag]),
-        }
-        for tag in np.flatnonzero(by_tag[1] + by_tag[2])
-    }
+    tags = np.flatnonzero(by_tag[1] + by_tag[2])
+    counts = by_tag[:, tags]
+    columns = {**metrics.agreements(counts), "gold": counts[1], "predicted": counts[2]}
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return {ids[tag]: dict(zip(columns, row, strict=True)) for tag, row in zip(tags.tolist(), rows, strict=True)}
 
 
 def _per_route(by_post: np.ndarray, route: np.ndarray, counted: np.ndarray) -> dict[str, dict[str, float]]:
@@ -172,19 +236,17 @@ def _per_route(by_post: np.ndarray, route: np.ndarray, counted: np.ndarray) -> d
 
 
 def _per_modalities(
-    ranked: Ranked, right: np.ndarray, closure: csr_matrix, by_post: np.ndarray, modality: np.ndarray
+    ranked: Ranked, right: np.ndarray, leaf_right: np.ndarray, by_post: np.ndarray, modality: np.ndarray
 ) -> dict[str, dict[str, float | None]]:
     groups = {}
     for number in np.unique(modality[modality >= 0]).tolist():
         inside = modality == number
-        mine = inside[ranked.rows]
-        own, own_right, counts = ranked.keep(mine), right[mine], by_post * inside
-        scored = ~np.isnan(own.scores)
+        scored = inside[ranked.rows] & ~np.isnan(ranked.scores)
         groups[MODALITIES[number]] = {
             "posts": int(inside.sum()),
-            "micro_f1": metrics.agreement(counts.sum(axis=1))["f1"],
-            "leaf_p_at_1": metrics.leaf_precision_at_1(own, own_right, closure, counts),
-            "ece": metrics.expected_calibration_error(own.scores[scored], own_right[scored]),
+            "micro_f1": metrics.agreement(by_post[:, inside].sum(axis=1))["f1"],
+            "leaf_p_at_1": _share(leaf_right, inside & (by_post[1] > 0)),
+            "ece": metrics.expected_calibration_error(ranked.scores[scored], right[scored]),
         }
     return groups
 
@@ -317,7 +379,9 @@ def render(report: dict[str, Any], tags_shown: int = 20) -> "Group":
     )
     groups = {
         "": numbers,
+        "first": report["at_k"],
         "level": report["per_level"],
+        "frequency": report["per_frequency"],
         "route": report["per_route"],
         "post has": report["per_modalities"],
         f"{len(worst[:tags_shown])} of {len(worst)} tags, lowest f1 first": dict(worst[:tags_shown]),

@@ -6,6 +6,10 @@ import numpy as np
 from scipy.sparse import csr_matrix, identity
 
 BINS = 15
+# Jain, Prabhu, Varma 2016, table 3: what fits data sets in general.
+PROPENSITY_A, PROPENSITY_B = 0.55, 1.5
+# The most frequent tags that hold so much of all training labels are the head, those after them up to so much the torso.
+HEAD_SHARE, TORSO_SHARE = 0.5, 0.9
 
 
 @dataclass(frozen=True)
@@ -63,18 +67,19 @@ def divide(above: np.ndarray | float, below: np.ndarray | float, empty: float = 
     return np.divide(above, below, out=np.full(below.shape, empty), where=below != 0)
 
 
+def agreements(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Return precision, recall and f1 of counts (3, n): one figure for each of n columns of hits, gold, predicted."""
+    hits, gold, predicted = counts
+    return {"precision": divide(hits, predicted), "recall": divide(hits, gold), "f1": divide(2 * hits, gold + predicted)}
+
+
 def agreement(counts: np.ndarray) -> dict[str, float]:
     """Return micro-averaged precision, recall and f1 of summed counts (hits, gold, predicted).
 
     precision = hits / predicted, recall = hits / gold, f1 = 2 hits / (gold + predicted); 0 where the divisor is 0
     (Manning, Raghavan, Schütze 2008, chapters 8.3 and 13.6).
     """
-    hits, gold, predicted = counts
-    return {
-        "precision": float(divide(hits, predicted)),
-        "recall": float(divide(hits, gold)),
-        "f1": float(divide(2 * hits, gold + predicted)),
-    }
+    return {name: float(value) for name, value in agreements(counts).items()}
 
 
 def macro_f1(by_tag: np.ndarray) -> float:
@@ -112,18 +117,47 @@ def precision_at_5(ranked: Ranked, right: np.ndarray, by_post: np.ndarray) -> fl
     return float(divide(divide(found, shown)[has_gold].sum(), has_gold.sum()))
 
 
-def leaf_precision_at_1(ranked: Ranked, right: np.ndarray, closure: csr_matrix, by_post: np.ndarray) -> float:
-    """Return the share of posts with gold tags whose best scored predicted leaf is in the closed gold set.
+def right_at_1(ranked: Ranked, right: np.ndarray, closure: csr_matrix, posts: int) -> np.ndarray:
+    """Return a bool per post: whether its best scored predicted leaf is in the closed gold set.
 
     A leaf is a predicted tag without a predicted descendant in the same post; a post without any prediction counts
     as wrong. A leaf that is right but stands above the gold leaf counts as right: `per_level` shows such shallowness.
     """
-    has_gold = by_post[1] > 0
-    shape = (len(has_gold), closure.shape[0])
     above = closure.astype(np.int32) - identity(closure.shape[0], dtype=np.int32, format="csr")
-    is_covered = contains(close(ranked.matrix(shape), above), ranked)
-    best = ranked.keep(~is_covered).place == 0
-    return float(divide((right[~is_covered] & best).sum(), has_gold.sum()))
+    is_covered = contains(close(ranked.matrix((posts, closure.shape[0])), above), ranked)
+    leaves = ranked.keep(~is_covered)
+    answer = np.zeros(posts, dtype=bool)
+    answer[leaves.rows[(leaves.place == 0) & right[~is_covered]]] = True
+    return answer
+
+
+def precision_at(ranked: Ranked, right: np.ndarray, k: int, posts: int) -> float:
+    """Return (right pairs among the k best scored of each post) / (k * posts): what was not predicted counts as wrong.
+
+    As extreme classification counts it (Agrawal et al. 2013, Bhatia et al. 2016): a short answer is punished.
+    """
+    return float(divide((right & (ranked.place < k)).sum(), k * posts))
+
+
+def propensities(counts: np.ndarray, posts: int) -> np.ndarray:
+    """Return for each tag the probability that a post that it fits carries it, float64, from its number of training posts.
+
+    1 / (1 + C (N_l + B)^-A), C = (log N - 1) (B + 1)^A, for N training posts (Jain, Prabhu, Varma 2016, section 5).
+    """
+    scale = max(0.0, np.log(max(1, posts)) - 1) * (PROPENSITY_B + 1) ** PROPENSITY_A
+    return 1 / (1 + scale * (counts + PROPENSITY_B) ** -PROPENSITY_A)
+
+
+def divide_by_frequency(counts: np.ndarray) -> np.ndarray:
+    """Return 0 (head), 1 (torso) or 2 (tail) for each tag by its number of training posts.
+
+    A tag's place is the share of all labels that tags more frequent than it hold: the head below `HEAD_SHARE`, the torso
+    below `TORSO_SHARE`, so that equally frequent tags stand together. Tags that training did not see are in the tail.
+    """
+    values, places, tags = np.unique(-counts, return_inverse=True, return_counts=True)
+    labels = -values * tags
+    before = (np.cumsum(labels) - labels) / max(1, labels.sum())
+    return np.where(values == 0, 2, np.digitize(before, (HEAD_SHARE, TORSO_SHARE)))[places]
 
 
 def contains(matrix: csr_matrix, ranked: Ranked) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from weibotag.registry import load
 from weibotag.schema import TAG, arrow_schema
 from weibotag.stages.stage import Stage
 from weibotag.store import Store
-from weibotag.taggers.cascade import Cascade
+from weibotag.taggers.cascade import FUSED, Cascade
+from weibotag.taggers.fusion.attention import add_attended
 from weibotag.taggers.model import ABOUT, TAXONOMY, Model, load_model
 from weibotag.taggers.rules import THRESHOLD, RulesTagger
 from weibotag.taggers.steps import stages_of, translate
@@ -228,6 +229,9 @@ def open_answerer(tagger: dict[str, Any]) -> Answerer:
     if route == "cascade":
         assert model.cascade is not None
         return partial(_answer_by_cascade, open_cascade(tagger), tagger)
+    if route in ("xmc", "average"):
+        assert model.joint is not None
+        return _answer_alike(model.joint, model.joint.thresholds, tagger)
     alone = model.text if route == "text" else model.fused
     assert alone is not None
     return _answer_alike(alone, alone.thresholds, tagger)
@@ -310,7 +314,7 @@ def _tag_table(
         "tags": list_tags(chosen, taxonomy),
         "keywords": find_keywords(table, vocabulary, mentions),
         "route": pa.array(routes, pa.string()),
-        "evidence": vocabulary.evidence(table, mentions, chosen),
+        "evidence": _name_attended(vocabulary.evidence(table, mentions, chosen), table, chosen, routes, tagger),
         "error": errors,
     }
     answer = pa.table(columns, schema=arrow_schema("tags"))
@@ -321,6 +325,24 @@ def _tag_table(
         if name not in own:
             answer = answer.append_column(table.schema.field(name), table[name])
     return answer
+
+
+def _name_attended(
+    evidence: pa.Array, table: pa.Table, chosen: csr_matrix, routes: Sequence[str], tagger: dict[str, Any]
+) -> pa.Array:
+    """Return the evidence with what the network attended to, of posts that a network with attention answered."""
+    rows = np.flatnonzero([route.startswith(FUSED) for route in routes] & (np.diff(chosen.indptr) > 0))
+    if "wordings" not in table.column_names or not len(rows):
+        return evidence
+    fused = open_model(tagger["place"], tagger["digest"], tagger["route"]).fused
+    assert fused is not None
+    if not fused.has_attention:
+        return evidence
+    some = table.take(pa.array(rows))
+    added = add_attended(evidence.take(pa.array(rows)), some, fused.attention(some), chosen[rows], fused.taxonomy)
+    places = np.arange(len(table))
+    places[rows] = len(table) + np.arange(len(rows))
+    return pa.concat_arrays([evidence, added]).take(pa.array(places))
 
 
 def _answer_tasks(table: pa.Table, tagger: dict[str, Any]) -> dict[str, pa.Array]:

@@ -122,8 +122,8 @@ def tag(
     """Tag posts and write them to `out`; return the run's summary.
 
     `tagger` says what `parts.open_answerer` asks with: route, and model or taxonomy with its digest; for a cascade what a
-    plan says (`budget` in seconds, rate, floor, prices, loading). The run folder is `OUT.run` unless given. After `deadline` seconds
-    no picture is looked at any more. Raises PartialError, after all else is written, when something could not be done.
+    plan says (`budget` in seconds, rate, floor, prices, loading). The run folder is `OUT.run` unless given. After `deadline`
+    seconds no picture is looked at any more. Raises PartialError, after all else is written, when something was not done.
     """
     looking = make_looking(pipeline, store, workers, quiet)
     looking.sparing = tagger["route"] in ("cascade", "text")

@@ -59,10 +59,13 @@ class TrainSettings(Strict):
     valid: str | None = None
     columns: dict[str, str] = {}
     tune_seconds: float = Field(default=120, ge=0)
-    tagger: Literal["fast", "fused", "cascade"] = "fast"
+    tagger: Literal["fast", "xmc", "auto", "fused", "cascade"] = "fast"
+    memory: str | None = None
     network: str = "concat"
     minutes: float | None = Field(default=None, ge=0)
     tasks: dict[str, str] = {}
+    encoder: str = ""
+    encoder_training: Literal["frozen", "full", "lora"] = "frozen"
 
 
 class TagSettings(Strict):
@@ -72,7 +75,7 @@ class TagSettings(Strict):
     out: Path
     model: Path | None = None
     taxonomy: Path | None = None
-    route: Literal["rules", "fast", "text", "fused", "cascade"] | None = None
+    route: Literal["rules", "fast", "xmc", "average", "text", "fused", "cascade"] | None = None
     plan: Path | None = None
     deadline: str | None = None
     where: str | None = None

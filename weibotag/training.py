@@ -24,7 +24,6 @@ from weibotag.keywords import codes
 from weibotag.keywords.keywords import learn_keywords
 from weibotag.keywords.mentions import Vocabulary
 from weibotag.looks import Looking, link, look, make_looking, read_links
-from weibotag.metrics import expected_calibration_error
 from weibotag.pipeline import ingest
 from weibotag.posts import PostsSource, describe_input, list_parts, matches, refuse_outputs
 from weibotag.progress import bar
@@ -34,7 +33,8 @@ from weibotag.taggers import calibration, thresholds
 from weibotag.taggers.fast import DivergedError, FastTagger, Settings, blend, train, write_documents
 from weibotag.taggers.model import Model, refuse_stranger
 from weibotag.taggers.rules import RulesTagger
-from weibotag.taggers.tagger import mark_right, raise_parents
+from weibotag.taggers.tagger import raise_parents
+from weibotag.taggers.xmc_choice import choose, describe, is_fast_affordable, train_alone
 from weibotag.taxonomy.tree import Taxonomy
 
 VALID_SHARE = 0.1
@@ -60,6 +60,8 @@ TRIALS: tuple[tuple[str, float | str], ...] = (
 # What the words of the taxonomy may weigh beside fastText; they take as long again, so they must bring this much micro-F1.
 RULES_SHARES = (0.25, 0.5, 0.75)
 WORTHWHILE = 0.005
+# Taggers that are trained without a network, and those with one.
+SPARSE, NETWORKED = ("xmc", "auto"), ("fused", "cascade")
 PACKAGES = ("fasttext-community", "numpy", "onnxruntime", "pyarrow", "rapidocr", "scikit-learn")
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,7 @@ def train_model(
     *,
     tagger: str = "fast",
     beyond: Beyond | None = None,
+    memory: float | None = None,
     valid: str | None = None,
     tune_seconds: float = 120,
     threads: int = 1,
@@ -92,15 +95,18 @@ def train_model(
     workers: int | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train a tagger (fast, fused, cascade) on labelled posts, write the folder `out`, return what model.json says.
+    """Train a tagger (fast, xmc, fused, cascade) on labelled posts, write the folder `out`, return what model.json says.
 
-    Each has those before it, too; `beyond` says what is trained beyond fast.
+    fused and cascade have those before them but xmc, too; `beyond` says what is trained beyond fast. auto takes fast, xmc or
+    their mean, whichever is best on the held-out rows; `memory` bounds the training of xmc, in bytes.
     Hyper-parameters, calibration and thresholds are chosen on the rows where the expression `valid` is true, else on a
     tenth of the posts of each first tag, taken by a hash of the id. Hyper-parameters are tried for `tune_seconds` at most.
     """
     refuse_stranger(out)
     beyond = beyond or Beyond()
-    check_beyond(tagger, beyond)
+    check_beyond("fast" if tagger in SPARSE else tagger, beyond)
+    if memory is not None and tagger not in SPARSE:
+        raise RequestError("--memory bounds the training of xmc: give --tagger xmc or auto")
     if valid is not None and source.where is not None:
         source = replace(source, where=f"(\n{source.where}\n) OR (\n{valid}\n)")
     refuse_outputs(source, out, Path(f"{out}.run"))
@@ -112,6 +118,7 @@ def train_model(
         "taxonomy": taxonomy.digest,
         "tagger": tagger,
         "beyond": beyond.request(),
+        **({} if memory is None else {"memory": memory}),
         **looking.request(),
     }
     started = perf_counter()
@@ -122,13 +129,20 @@ def train_model(
             log.warning("not looked at: %s", fault)
         is_valid = mark_valid(run, parts, valid, taxonomy)
         codebook, learnt_codes = learn_codes(run, parts, looking, taxonomy, is_valid)
-        trained, held = read_rows(run, parts, looking, taxonomy, is_valid, codebook, learnt_codes, tagger != "fast")
+        trained, held = read_rows(run, parts, looking, taxonomy, is_valid, codebook, learnt_codes, tagger in NETWORKED)
         tasks = read_tasks(beyond, (trained, held))
         keywords = learn_keywords(trained.tables, Vocabulary(taxonomy))
-        network, settings, trials = tune(trained, held, taxonomy, tune_seconds, threads, quiet)
-        model = settle(network, settings, held, taxonomy, codebook, keywords)
-        model.about.update(tagger=tagger, settings=asdict(settings))
-        if tagger != "fast":
+        if tagger == "xmc" or (tagger == "auto" and not can_be_fast(trained, tune_seconds)):
+            model = train_alone(trained, held, taxonomy, codebook, keywords, memory, quiet)
+            if tagger == "auto" and not quiet:
+                log.warning("took xmc: fastText would need too long for %s tags", f"{len(taxonomy):,}")
+        else:
+            network, settings, trials = tune(trained, held, taxonomy, tune_seconds, threads, quiet)
+            model = settle(network, settings, held, taxonomy, codebook, keywords)
+            model.about.update(tagger=tagger, settings=asdict(settings), trials=trials)
+        if tagger == "auto" and model.fast is not None:
+            model = choose(model, trained, held, memory, quiet)
+        if tagger in NETWORKED:
             sides, course = (trained, held), run.folder / "network"
             model = go_beyond(
                 model, sides, tagger, beyond, tasks, looking, course, tune_seconds=tune_seconds, threads=threads
@@ -141,7 +155,6 @@ def train_model(
                 "fingerprints": looking.fingerprints,
                 "media": pipeline.media.model_dump(mode="json"),
                 "words": dict(pipeline.words),
-                "trials": trials,
                 "posts": {"train": trained.gold.shape[0], "valid": held.gold.shape[0]},
                 "rejects": (run.plan or {}).get("rejects", 0),
                 **looking.summary(),
@@ -322,6 +335,13 @@ def first_settings(posts: int) -> Settings:
     return Settings(epoch=epoch, bucket=int(np.clip(100 * posts, *BUCKETS)))
 
 
+def can_be_fast(trained: Rows, seconds: float) -> bool:
+    """Tell whether fastText can be trained on these posts in reasonable time."""
+    posts, tags = trained.gold.shape
+    settings = first_settings(posts)
+    return is_fast_affordable(posts, settings.epoch, tags, settings.dim, seconds)
+
+
 def tune(
     trained: Rows, held: Rows, taxonomy: Taxonomy, seconds: float, threads: int, quiet: bool
 ) -> tuple[Any, Settings, list[dict[str, Any]]]:
@@ -397,10 +417,5 @@ def settle(
     scores = tagger.settle(raw)
     cuts = thresholds.choose(scores, held.gold, taxonomy)
     chosen = thresholds.decide(scores, cuts, taxonomy)
-    right = mark_right(chosen, held.gold)
-    figures = {
-        "micro_f1": round(thresholds.micro_f1(chosen, held.gold), 4),
-        "ece": round(expected_calibration_error(chosen.data, right) or 0.0, 4),
-    }
-    about = {"valid": figures, "rules_share": share}
+    about = {"valid": describe(chosen, held.gold), "rules_share": share}
     return Model(taxonomy, tagger, calibrated, cuts, codebook, keywords, about)

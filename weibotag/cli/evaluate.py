@@ -14,22 +14,40 @@ def evaluate_command(
     posts: Annotated[str, typer.Argument(help="Posts with gold tags or keywords: file, folder, quoted glob, or -.")],
     taxonomy: Annotated[Path, typer.Option("--taxonomy", "-t", help="The taxonomy that OUT was tagged with.")],
     where: str | None = Where,
+    train: Annotated[
+        str | None,
+        typer.Option("--train", metavar="POSTS", help="Posts that count how frequent tags are.", show_default="POSTS"),
+    ] = None,
+    train_where: Annotated[
+        str | None, typer.Option("--train-where", metavar="EXPR", help="A DuckDB expression that picks rows of --train.")
+    ] = None,
     column: list[str] | None = Columns,
     per_tag: Annotated[int, typer.Option("--per-tag", min=0, help="Tags in the table, lowest f1 first.")] = 20,
     as_json: bool = Json,
 ) -> None:
     """Measure predicted tags and keywords against gold ones, over all levels and per level, tag, route and what posts have.
 
+    How well rare tags are found (head, torso, tail; PSP@k) depends on how frequent tags were in training: name those posts
+    with --train. The names in --json are explained in docs/evaluate.md.
+
     Example: weibotag evaluate out.parquet posts.csv -t taxonomy.csv --where "split = 'test'"
+
+    Example: weibotag evaluate out.parquet posts.csv -t taxonomy.csv --where "split = 'test'" --train posts.csv
+    --train-where "split = 'train'"
     """
+    from weibotag.errors import RequestError
     from weibotag.evaluate import evaluate, render
     from weibotag.export import read_table
     from weibotag.posts import PostsSource, Rejects, read_posts
     from weibotag.taxonomy.tree import load
 
+    if train is None and train_where is not None:
+        raise RequestError("--train-where picks rows of --train, which is not given; name the training posts with it")
     rejects = Rejects(None)
-    gold = read_posts(PostsSource(path=posts, where=where, columns=parse_columns(column)), rejects)
-    report = evaluate(read_table(out), gold, load(taxonomy))
+    columns = parse_columns(column)
+    gold = read_posts(PostsSource(path=posts, where=where, columns=columns), rejects)
+    trained = train and read_posts(PostsSource(path=train, where=train_where, columns=columns), Rejects(None))
+    report = evaluate(read_table(out), gold, load(taxonomy), trained or None)
     if rejects.count:
         typer.echo(f"rows of {posts} that could not be used, left out: {rejects.count}", err=True)
     if as_json:

@@ -9,12 +9,14 @@ import typer
 from typer.core import TyperGroup
 
 from weibotag import __version__
+from weibotag.cli.codes import app as codes_app
 from weibotag.cli.compare import compare_command
 from weibotag.cli.detect import detect_train_command
 from weibotag.cli.doctor import doctor_command
 from weibotag.cli.evaluate import evaluate_command
 from weibotag.cli.export import export_command
 from weibotag.cli.gallery import app as gallery_app
+from weibotag.cli.keywords import app as keywords_app
 from weibotag.cli.models import app as models_app
 from weibotag.cli.planning import plan_command
 from weibotag.cli.pretrain import pretrain_command
@@ -84,6 +86,8 @@ app.command("embed")(embed_command)
 app.command("wordings")(wordings_command)
 app.command("similarity")(similarity_command)
 app.add_typer(taxonomy_app, name="taxonomy")
+app.add_typer(keywords_app, name="keywords")
+app.add_typer(codes_app, name="codes")
 app.add_typer(models_app, name="models")
 app.command("doctor")(doctor_command)
 

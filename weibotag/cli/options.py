@@ -71,6 +71,19 @@ def parse_seconds(time: str, option: str) -> float:
     return seconds
 
 
+def parse_bytes(size: str, option: str) -> float:
+    """Return a size (500MB, 4GB, or bytes) in bytes; raises RequestError for anything else."""
+    units = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
+    number, unit = (size[:-2], size[-2:].upper()) if size[-2:].upper() in units else (size, "")
+    try:
+        found = float(number) * units.get(unit, 1.0)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise RequestError(f"{option} {size!r}: expected a size, as in 500MB or 4GB")
+    return found
+
+
 def check_stdout(out: str, as_json: bool) -> None:
     """Raise RequestError when rows and the summary both want stdout."""
     if as_json and out == "-":

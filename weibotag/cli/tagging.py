@@ -18,6 +18,7 @@ from weibotag.cli.options import (
     Where,
     Words,
     check_stdout,
+    parse_bytes,
     parse_columns,
     parse_pairs,
     parse_seconds,
@@ -46,6 +47,8 @@ class Route(StrEnum):
 
     rules = "rules"
     fast = "fast"
+    xmc = "xmc"
+    average = "average"
     text = "text"
     fused = "fused"
     cascade = "cascade"
@@ -55,8 +58,18 @@ class Trained(StrEnum):
     """Taggers that can be trained."""
 
     fast = "fast"
+    xmc = "xmc"
+    auto = "auto"
     fused = "fused"
     cascade = "cascade"
+
+
+class EncoderTraining(StrEnum):
+    """What of a language model is trained with the network."""
+
+    frozen = "frozen"
+    full = "full"
+    lora = "lora"
 
 
 def train_command(
@@ -68,7 +81,8 @@ def train_command(
         Trained,
         typer.Option(
             "--tagger",
-            help="fast: fastText on characters and wordings; fused: a network beside it; cascade: both, each where it pays.",
+            help="fast: fastText on characters and wordings; xmc: for very many tags, or few posts of each; auto: the "
+            "better of these or their mean; fused: a network beside fast; cascade: both, each where it pays.",
         ),
     ] = Trained.fast,
     network: Annotated[
@@ -86,8 +100,14 @@ def train_command(
     ] = None,
     encoder: Annotated[
         str,
-        typer.Option("--encoder", help="Language model that reads the text for a transformer: a folder, or hf:owner/name."),
+        typer.Option("--encoder", help="Language model that reads the text for the network: a folder, or hf:owner/name."),
     ] = "",
+    encoder_training: Annotated[
+        EncoderTraining,
+        typer.Option(
+            "--encoder-training", help="What of it is trained: frozen: nothing; full: all; lora: small additions to it."
+        ),
+    ] = EncoderTraining.frozen,
     valid: Annotated[
         str | None,
         typer.Option("--valid", metavar="EXPR", help="Rows that thresholds are chosen on.", show_default="a tenth"),
@@ -101,6 +121,10 @@ def train_command(
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="Threads of fastText; above 1 a model can't be made again exactly.")
     ] = 1,
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", metavar="SIZE", help="What training xmc may take (4GB): it learns from fewer posts then."),
+    ] = None,
     words: list[str] | None = Words,
     gallery: Gallery = None,
     reuse: Reuse = None,
@@ -125,7 +149,8 @@ def train_command(
         out,
         read_pipeline(pipeline).with_looks(gallery, reuse).with_words(parse_pairs(words, "--words")),
         tagger=tagger.value,
-        beyond=Beyond(network, minutes, parse_pairs(task, "--task"), seed, start, encoder),
+        beyond=Beyond(network, minutes, parse_pairs(task, "--task"), seed, start, encoder, encoder_training.value),
+        memory=None if memory is None else parse_bytes(memory, "--memory"),
         valid=valid,
         tune_seconds=tune_seconds,
         threads=threads,
@@ -310,13 +335,15 @@ def run_training(settings: "Pipeline", train: "TrainSettings", base: Path, quiet
     from weibotag.taxonomy.tree import load
     from weibotag.training import train_model
 
+    encoder = train.encoder if not train.encoder or train.encoder.startswith("hf:") else str(base / train.encoder)
     return train_model(
         PostsSource(place(base, train.posts), tuple(train.columns.items()), train.where),
         load(base / train.taxonomy),
         base / train.model,
         settings,
         tagger=train.tagger,
-        beyond=Beyond(train.network, train.minutes, train.tasks),
+        beyond=Beyond(train.network, train.minutes, train.tasks, encoder=encoder, encoder_training=train.encoder_training),
+        memory=None if train.memory is None else parse_bytes(train.memory, "memory"),
         valid=train.valid,
         tune_seconds=train.tune_seconds,
         store=settings.store,

@@ -1,4 +1,4 @@
-"""`weibotag taxonomy`: check a tag tree, show it."""
+"""`weibotag taxonomy`: check a tag tree, show it, audit it against labelled posts, apply what a review accepted."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weibotag.cli.options import Columns, Json, Limit, Quiet, Where, parse_columns
+
 if TYPE_CHECKING:
     from rich.tree import Tree
 
     from weibotag.taxonomy.tree import Taxonomy
 
-app = typer.Typer(help="Check a tag tree, or show it with the number of posts per tag.", no_args_is_help=True)
+app = typer.Typer(
+    help="Check a tag tree, show it with the number of posts per tag, audit it, apply proposals.", no_args_is_help=True
+)
 
 FileArgument = Annotated[
     Path, typer.Argument(help="Taxonomy: CSV id,parent_id,name,aliases,keywords, or a JSON or YAML tree.")
@@ -78,6 +82,85 @@ def show_command(
         listed = ", ".join(f"{tag_id} ({unknown[tag_id][0]})" for tag_id in most)
         typer.echo(
             f"{len(unknown)} tag ids of the posts are not in {file}: {listed}{' …' if len(unknown) > 5 else ''}",
+            err=True,
+        )
+
+
+@app.command("audit", epilog="Example: weibotag taxonomy audit posts.csv -t taxonomy.csv -o AUDIT")
+def audit_command(
+    posts: Annotated[str, typer.Argument(help="Labelled posts: file, folder, quoted glob, or -.")],
+    taxonomy: Annotated[Path, typer.Option("--taxonomy", "-t", help="The tag tree: CSV, JSON or YAML.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for findings.csv and proposals.csv.")],
+    where: str | None = Where,
+    column: list[str] | None = Columns,
+    annotator: Annotated[
+        str | None,
+        typer.Option("--annotator", metavar="COLUMN", help="Who labelled the post: finds tags that are one's habit."),
+    ] = None,
+    limit: int | None = Limit,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="What its trainings may take together.")] = 10,
+    quiet: bool = Quiet,
+    as_json: bool = Json,
+) -> None:
+    """Find what is wrong with tags and labels, and propose what to change; nothing is changed.
+
+    In proposals.csv a reviewer writes yes into the column accept; an empty cell means no. Then: weibotag taxonomy apply.
+    """
+    from weibotag.posts import PostsSource
+    from weibotag.taxonomy.audit import audit
+    from weibotag.taxonomy.tree import load
+
+    source = PostsSource(posts, parse_columns(column), where, limit)
+    about = audit(source, load(taxonomy), out, annotator=annotator, minutes=minutes, quiet=quiet)
+    if as_json:
+        typer.echo(json.dumps(about, ensure_ascii=False, indent=1))
+    elif not quiet:
+        for title in ("findings", "proposals"):
+            said = ", ".join(f"{number:,} {name}" for name, number in about[title].items() if number)
+            typer.echo(f"{title}: {said or 'none'} ({out / title}.csv)", err=True)
+
+
+@app.command("apply", epilog="Example: weibotag taxonomy apply AUDIT posts.csv -t taxonomy.csv -o NEW --accept recommended")
+def apply_command(
+    audit: Annotated[Path, typer.Argument(help="The folder that `weibotag taxonomy audit` wrote.")],
+    posts: Annotated[str, typer.Argument(help="The posts to relabel: file, folder, quoted glob, or -.")],
+    taxonomy: Annotated[Path, typer.Option("--taxonomy", "-t", help="The tag tree that was audited.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the new taxonomy.csv and the relabelled posts.")],
+    accept: Annotated[
+        str | None,
+        typer.Option(
+            "--accept",
+            help="What is accepted where the column accept is empty: all, recommended (relabel from 0.5, all else from "
+            "0.9), or actions and a least confidence: merge,alias,>=0.9.",
+            show_default="nothing",
+        ),
+    ] = None,
+    column: list[str] | None = Columns,
+    as_json: bool = Json,
+) -> None:
+    """Carry out the accepted proposals of an audit: a new taxonomy, relabelled posts, and micro-F1 before and after."""
+    from weibotag.posts import PostsSource
+    from weibotag.taxonomy.apply import apply
+    from weibotag.taxonomy.tree import load
+
+    about = apply(audit, PostsSource(posts, parse_columns(column)), load(taxonomy), out, accept)
+    if as_json:
+        typer.echo(json.dumps(about, ensure_ascii=False, indent=1))
+        return
+    accepted = ", ".join(f"{number:,} {action}" for action, number in about["accepted"].items() if number)
+    typer.echo(f"accepted: {accepted}; {about['posts_changed']:,} of {about['posts']:,} posts changed", err=True)
+    tags = about["tags"]
+    typer.echo(f"tags: {tags['before']:,} before, {tags['after']:,} after; written to {out}", err=True)
+    if about["rejects"]:
+        typer.echo(f"rows that could not be used: {about['rejects']:,} ({out / 'rejects.csv'})", err=True)
+    judged = about["micro_f1"]
+    if judged is None:
+        typer.echo("micro-F1: too few labelled posts to judge", err=True)
+    else:
+        typer.echo(
+            f"micro-F1 of a linear tagger: {judged['before']:.3f} before, {judged['after']:.3f} after, on "
+            f"{judged['posts']:,} posts held out, by the labels they were given (merged tags as one, split ones whole, no "
+            "post relabelled)",
             err=True,
         )
 

@@ -34,10 +34,11 @@ def logit(scores: np.ndarray) -> np.ndarray:
     return np.log(kept / (1 - kept))
 
 
-def fit(scores: csr_matrix, gold: csr_matrix) -> Calibration:
+def fit(scores: csr_matrix, gold: csr_matrix, bands: np.ndarray | None = None) -> Calibration:
     """Learn slope and offset from raw scores and gold tags (both posts x tags) of held-out rows (Platt, 1999).
 
-    One pair for all tags; tags with at least 30 positives get their own, kept near it by their number.
+    One pair for all tags, or for those of each of `bands` (tags,), which serves tags that no held-out row has; tags with at
+    least 30 positives get their own, kept near that by their number.
     """
     right = mark_right(scores, gold)
     odds = logit(scores.data)
@@ -47,11 +48,19 @@ def fit(scores: csr_matrix, gold: csr_matrix) -> Calibration:
         return Calibration(slope, offset)
     shared = _platt(odds, right, np.array([1.0, 0.0]), 0.0)
     slope[:], offset[:] = shared
+    if bands is not None:
+        band_of = bands[scores.indices]
+        for band in np.unique(band_of[right]):
+            mine = band_of == band
+            slope[bands == band], offset[bands == band] = _platt(odds[mine], right[mine], shared, 5.0)
     positives = np.bincount(scores.indices[right], minlength=tags)
+    order = np.argsort(scores.indices, kind="stable")
+    ends = np.cumsum(np.bincount(scores.indices, minlength=tags))
     for tag in np.flatnonzero(positives >= FEWEST_POSITIVES):
-        mine = scores.indices == tag
+        mine = order[ends[tag - 1] if tag else 0 : ends[tag]]
         if not right[mine].all():
-            slope[tag], offset[tag] = _platt(odds[mine], right[mine], shared, 5.0)
+            start = np.array([slope[tag], offset[tag]], float)
+            slope[tag], offset[tag] = _platt(odds[mine], right[mine], start, 5.0)
     return Calibration(slope, offset)
 
 

@@ -117,8 +117,8 @@ class Cascade:
     def answer(self, table: pa.Table, bits: np.ndarray, rate: float | None = None) -> Answer:
         """Answer for posts whose pictures the stages of `bits` (posts,) have looked at, 0 for posts without pictures.
 
-        The network is asked where it brings at least `rate` per millisecond, of all posts where that is negative. Stages whose words posts bring along count as
-        having looked.
+        The network is asked where it brings at least `rate` per millisecond, of all posts where that is negative. Stages
+        whose words posts bring along count as having looked.
         """
         bits = bits | given(table, self.stages)
         rate = self.rate if rate is None else rate

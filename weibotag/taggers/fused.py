@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 from scipy.special import softmax
 
@@ -15,11 +17,13 @@ from weibotag.errors import ModelError
 from weibotag.taggers import calibration, thresholds
 from weibotag.taggers.calibration import Calibration
 from weibotag.taggers.fast import FLOOR
-from weibotag.taggers.fusion.features import FEATURES, STANDARD, Features
+from weibotag.taggers.fusion.features import FEATURES, PLACES, STANDARD, Features, Posts, read
 from weibotag.taggers.tagger import raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
 NETWORK, DECISIONS, TASKS = "network.onnx", "fused.safetensors", "tasks.json"
+# Outputs of a network with attention: how much of it all each character of print, and each word, got.
+SHARES = ("share_print", "share_words")
 BATCH = 64
 
 
@@ -37,7 +41,9 @@ class FusedTagger:
         self.features = Features.load(folder)
         self._session: Any = open_session(folder / NETWORK, threads)
         self._asked = [one.name for one in self._session.get_inputs()]
-        if {one.name: one.shape[-1] for one in self._session.get_outputs()}["tags"] != len(taxonomy):
+        told = {one.name: one.shape[-1] for one in self._session.get_outputs()}
+        self.has_attention = told.keys() >= set(SHARES)
+        if told["tags"] != len(taxonomy):
             raise ModelError(f"{folder / NETWORK}: knows another number of tags than the taxonomy beside it: train again")
         self.tasks: dict[str, list[str]] = {}
         if (folder / TASKS).is_file():
@@ -69,12 +75,29 @@ class FusedTagger:
             return {}
         posts = self.features.encode(table)
         found = {name: np.zeros((len(posts), width), np.float32) for name, width in widths.items()}
-        for rows in posts.shelves(BATCH):
-            batch = posts.batch(rows)
-            told = self._session.run(list(widths), {name: batch[name] for name in self._asked})
+        for rows, told in self._ask(posts, tuple(widths)):
             for own, values in zip(found.values(), told, strict=True):
                 own[rows] = values
         return found
+
+    def _ask(self, posts: Posts, names: tuple[str, ...]) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        """Give the rows of each batch and the network's outputs of these names."""
+        for rows in posts.shelves(BATCH):
+            batch = posts.batch(rows)
+            yield rows, self._session.run(names, {name: batch[name] for name in self._asked})
+
+    def attention(self, table: pa.Table) -> np.ndarray:
+        """Return the share of its post's attention that each wording of `table` got, float32 (wordings,).
+
+        The network must have attention (`has_attention`). What text, pictures, author and channel got is missing from 1.
+        """
+        said = read(table)
+        shares = np.zeros(pc.sum(pc.list_value_length(table["wordings"])).as_py() or 0, np.float32)
+        for rows, told in self._ask(self.features.number(said), SHARES):
+            for place, share in zip(PLACES, told, strict=True):
+                at, inside = said[place].places(rows)
+                np.add.at(shares, said[place].values[at[inside]], share[inside])
+        return shares
 
     def scores(self, table: pa.Table) -> csr_matrix:
         """Return probabilities, float32 csr_matrix (posts x tags), a child's never above its parent's."""

@@ -114,7 +114,7 @@ def _hash_whole(kinds: pa.Array | str, words: pa.Array) -> np.ndarray:
     return hashes[coded.indices.to_numpy()] + WHOLE
 
 
-def _collect(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> csr_matrix:
+def collect(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> csr_matrix:
     """Return the csr_matrix of ones, float32, at these places, each once."""
     keys = np.sort(rows << 32 | columns)
     keys = keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]
@@ -162,7 +162,7 @@ class LinearTagger:
         rows, hashed = hash_features(table)
         columns = self._places[hashed]
         known = columns >= 0
-        counts = _collect(rows[known], columns[known], (len(table), len(self.features)))
+        counts = collect(rows[known], columns[known], (len(table), len(self.features)))
         lengths = np.sqrt(counts @ self.squares)
         margins = (counts @ self.weights).toarray()
         margins /= np.where(lengths > 0, lengths, np.float32(1))[:, None]
@@ -216,7 +216,7 @@ def train_linear(tables: Sequence[pa.Table], gold: csr_matrix, taxonomy: Taxonom
     posts = csr_matrix(
         vstack(
             [
-                _collect(*hash_features(part), (len(part), 1 << BITS))
+                collect(*hash_features(part), (len(part), 1 << BITS))
                 for part in (table.slice(start, ROWS) for start in range(0, len(table), ROWS))
             ]
         )

@@ -17,6 +17,7 @@ from weibotag.taggers.cascade import Cascade
 from weibotag.taggers.fast import FastTagger, load_network
 from weibotag.taggers.fused import FusedTagger
 from weibotag.taggers.text import TextTagger
+from weibotag.taggers.xmc import JointTagger
 from weibotag.taxonomy.tree import Taxonomy, load, save_csv
 
 FORMAT = 1
@@ -29,10 +30,12 @@ ABOUT, NETWORK, DECISIONS, CODES, TAXONOMY, KEYWORDS = (
     "keywords.parquet",
 )
 # Folders of the parts that not every model has.
-FUSED, TEXT, CASCADE = "fused", "text", "cascade"
-# The routes that a model has, by the tagger that was trained.
+FUSED, TEXT, CASCADE, JOINT = "fused", "text", "cascade", "xmc"
+# The routes that a model has, by the tagger that was trained; `train --tagger auto` leaves one of the first three.
 ROUTES = {
     "fast": ("rules", "fast"),
+    "xmc": ("rules", "xmc"),
+    "average": ("rules", "fast", "average"),
     "fused": ("rules", "fast", "fused"),
     "cascade": ("rules", "fast", "fused", "text", "cascade"),
 }
@@ -43,11 +46,12 @@ class Model:
     """What training leaves: the tagger, a threshold per tag (float32), the codebook where pictures were there,
     the keywords learnt from the posts (columns keyword, score), and `about`: pipeline, fingerprints, metrics, versions.
 
-    `fused` is there where a network was trained, `text` and `cascade` where a cascade was, if `load_model` was asked.
+    `fast` is absent where xmc alone was trained: calibration and thresholds are those of `joint` then. `fused` is there
+    where a network was trained, `text` and `cascade` where a cascade was, `joint` where xmc was, if `load_model` was asked.
     """
 
     taxonomy: Taxonomy
-    tagger: FastTagger
+    fast: FastTagger | None
     calibration: Calibration
     thresholds: np.ndarray
     codebook: Codebook | None
@@ -56,6 +60,14 @@ class Model:
     fused: FusedTagger | None = None
     text: TextTagger | None = None
     cascade: Cascade | None = None
+    joint: JointTagger | None = None
+
+    @property
+    def tagger(self) -> FastTagger:
+        """Return the fast tagger; raises ModelError where there is none."""
+        if self.fast is None:
+            raise ModelError("this model has no fast tagger: train with --tagger fast")
+        return self.fast
 
     def save(self, folder: Path) -> None:
         """Write the model beside `folder` and put it there in one step; an older model at that place goes.
@@ -66,7 +78,8 @@ class Model:
 
         refuse_stranger(folder)
         with replace_folder(folder) as fresh:
-            self.tagger.save(fresh / NETWORK)
+            if self.fast is not None:
+                self.fast.save(fresh / NETWORK)
             decisions = {
                 "slope": self.calibration.slope,
                 "offset": self.calibration.offset,
@@ -77,7 +90,7 @@ class Model:
                 self.codebook.save(fresh / CODES)
             save_csv(self.taxonomy, fresh / TAXONOMY)
             pq.write_table(self.keywords, fresh / KEYWORDS)
-            for name, part in ((FUSED, self.fused), (TEXT, self.text), (CASCADE, self.cascade)):
+            for name, part in ((FUSED, self.fused), (TEXT, self.text), (CASCADE, self.cascade), (JOINT, self.joint)):
                 if part is not None:
                     (fresh / name).mkdir()
                     part.save(fresh / name)
@@ -125,12 +138,20 @@ def load_model(folder: Path, route: str = "fast") -> Model:
     check_route(folder, about, route)
     decisions = load_file(folder / DECISIONS)
     calibration = Calibration(decisions["slope"], decisions["offset"])
-    fast = FastTagger(
-        taxonomy, load_network(folder / NETWORK), calibration, about["rules_share"], about["settings"]["spacing"]
-    )
+    fast = None
+    if NETWORK in about["files"]:
+        network = load_network(folder / NETWORK)
+        fast = FastTagger(taxonomy, network, calibration, about["rules_share"], about["settings"]["spacing"])
     fused = FusedTagger(taxonomy, folder / FUSED) if route in ("fused", "cascade") else None
     text = TextTagger.load(folder / TEXT, taxonomy) if route in ("text", "cascade") else None
-    cascade = None if text is None or fused is None else Cascade.load(folder / CASCADE, taxonomy, (text, fast, fused))
+    cascade = (
+        None
+        if text is None or fused is None or fast is None
+        else Cascade.load(folder / CASCADE, taxonomy, (text, fast, fused))
+    )
+    joint = None
+    if route in ("xmc", "average"):
+        joint = JointTagger.load(folder / JOINT, taxonomy, () if fast is None else (fast,))
     return Model(
         taxonomy,
         fast,
@@ -142,6 +163,7 @@ def load_model(folder: Path, route: str = "fast") -> Model:
         fused,
         text,
         cascade,
+        joint,
     )
 
 
@@ -150,4 +172,4 @@ def check_route(folder: Path, about: dict[str, Any], route: str) -> None:
     trained = about["tagger"]
     if route not in ROUTES[trained]:
         known = ", ".join(ROUTES[trained])
-        raise ModelError(f"{folder}: was trained with --tagger {trained}, which has no route {route}; it has: {known}")
+        raise ModelError(f"{folder}: a model of tagger {trained} has no route {route}; it has: {known}")

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import process_time
 from typing import TYPE_CHECKING
@@ -37,6 +38,8 @@ CANDIDATES = {
 Part = FastTagger | LinearTagger | RulesTagger
 ROUNDS = 3
 LEAST_SECONDS = 30.0
+# What was learnt well with pictures may be learnt too fast from text alone: shares of the learning rate.
+SLOWER = (1.0, 0.5, 0.2)
 
 log = logging.getLogger(__name__)
 
@@ -151,11 +154,14 @@ def train_text(
         taggers["linear"] = train_linear(tables, trained.gold, taxonomy, max(seconds, LEAST_SECONDS))
         progress.advance()
         lines = [line for table in tables for line in write_documents(table, settings.spacing)]
-        try:
-            network = train(lines, trained.gold, settings, threads)
+        for slower in SLOWER:
+            try:
+                network = train(lines, trained.gold, replace(settings, lr=settings.lr * slower), threads)
+            except DivergedError as error:
+                log.log(logging.WARNING if slower == SLOWER[-1] else logging.INFO, "no fastText of text alone: %s", error)
+                continue
             taggers["fast"] = FastTagger(taxonomy, network, spacing=settings.spacing)
-        except DivergedError as error:
-            log.warning("the text tagger does without fastText: %s", error)
+            break
         progress.advance()
     raw, costs = {}, dict.fromkeys(taggers, float("inf"))
     for _ in range(ROUNDS):

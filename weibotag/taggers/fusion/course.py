@@ -21,6 +21,7 @@ from weibotag.files import atomic
 from weibotag.progress import bar
 from weibotag.taggers.fusion.balance import Balance
 from weibotag.taggers.fusion.features import Posts
+from weibotag.taggers.fusion.networks.encoder import TextEncoder
 
 CHECKPOINT, LOSSES, CURVES = "checkpoint.safetensors", "losses.csv", "tensorboard"
 WARM_UP = 0.05
@@ -60,10 +61,7 @@ class Course:
     def __init__(self, network: nn.Module, settings: Settings, posts: Posts, seed: int, aim: str) -> None:
         self.network, self.settings, self.posts, self.seed, self.aim = network, settings, posts, seed, aim
         self.device = next(network.parameters()).device
-        decayed = [part for part in network.parameters() if part.dim() > 1]
-        others = [part for part in network.parameters() if part.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+        self.optimizer = torch.optim.AdamW(group_parameters(network, settings), lr=settings.lr, fused=True)
         self.balance = Balance(network.parameters())
         self.best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         self.history: list[dict[str, Any]] = []
@@ -140,7 +138,7 @@ class Course:
             done = max(done, min((self.seconds + seconds) / (60 * self.settings.minutes), 1.0))
         factor *= 0.5 + 0.5 * math.cos(math.pi * done)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * max(factor, 0.01)
+            group["lr"] = self.settings.lr * group["rate"] * max(factor, 0.01)
 
     def save(self, path: Path, digest: str) -> None:
         """Write all that is needed to go on to one file, whole or not at all."""
@@ -192,6 +190,21 @@ class Course:
             with SummaryWriter(str(folder / CURVES), purge_step=self.epoch) as curves:
                 for name, value in self.history[-1].items():
                     curves.add_scalar(name, value, self.epoch)
+
+
+def group_parameters(network: nn.Module, settings: Settings) -> list[dict[str, Any]]:
+    """Return the groups of parameters of an optimiser: matrices decay, encoders learn at their own share of the rate."""
+    rates = {
+        part: module.rate
+        for module in network.modules()
+        if isinstance(module, TextEncoder)
+        for part in module.model.parameters()
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for part in network.parameters():
+        decay = settings.weight_decay if part.dim() > 1 else 0.0
+        groups.setdefault((decay, rates.get(part, 1.0)), []).append(part)
+    return [{"params": parts, "weight_decay": decay, "rate": rate} for (decay, rate), parts in groups.items()]
 
 
 def _below(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:

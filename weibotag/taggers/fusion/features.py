@@ -22,6 +22,7 @@ from weibotag.taggers.fusion.tables import (
     MOST_PICTURES,
     MOST_WORDS,
     PICTURE,
+    PLACES,
     Ragged,
     collect_vectors,
     read,
@@ -39,6 +40,7 @@ __all__ = [
     "MOST_PICTURES",
     "MOST_WORDS",
     "PICTURE",
+    "PLACES",
     "STANDARD",
     "Features",
     "Lexicon",
@@ -253,7 +255,11 @@ class Features:
 
     def encode(self, table: pa.Table) -> Posts:
         """Return a table's posts (see `read`) as numbers; raises ModelError for vectors of another length."""
-        posts = read(table)
+        return self.number(read(table))
+
+    def number(self, said: Mapping[str, Any]) -> Posts:
+        """Return what `read` gave as numbers; raises as `encode` does."""
+        posts = {name: part for name, part in said.items() if name not in PLACES}
         posts |= tokenise(posts["text"], self.tokenizer)
         posts |= {
             "text": _number_characters(posts["text"], self.characters),

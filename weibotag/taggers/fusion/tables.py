@@ -23,6 +23,8 @@ KINDS = ("text", "ocr", "picture", "object", "face", "code", "clip", "other")
 # Of a post's picture, by the post's row and the media_id: width and height in pixels (endless where they are not known), and
 # which of the post's vectors is its own, from 1, 0 for none.
 Shown = dict[tuple[int, str], tuple[float, float, int]]
+# Of what `read` returns: which of the table's wordings each character of print and each word is of.
+PLACES = ("print_places", "word_places")
 PICTURE = pa.struct(
     [
         ("media_id", pa.string()),
@@ -61,7 +63,7 @@ class Ragged:
 
 
 def read(table: pa.Table) -> dict[str, Any]:
-    """Return what a table of posts says, not yet numbered, as the fields of `Posts`.
+    """Return what a table of posts says, not yet numbered, as the fields of `Posts`, and `PLACES`.
 
     `table` has text, author and channel, and, where pictures were looked at, wordings and `vectors` (list<PICTURE>: width
     and height in pixels or null, vector or null, patches or null). Characters are code points, words are strings. A box is
@@ -144,8 +146,10 @@ def _read_wordings(table: pa.Table, texts: Sequence[str], shown: Shown) -> dict[
     return {
         "print": Ragged(print_at, spell_out("".join(lines))[kept]),
         "print_boxes": Ragged(print_at, boxes[is_print][line_of][kept]),
+        "print_places": Ragged(print_at, np.flatnonzero(is_print)[line_of][kept]),
         "print_mentions": Ragged(print_at, np.array([place for line in repeated for place in line], np.int64)[kept]),
         "words": Ragged(words_at, named),
+        "word_places": Ragged(words_at, whole),
         "word_kinds": Ragged(words_at, numbers.to_numpy(zero_copy_only=False).astype(np.int64)),
         "word_boxes": Ragged(words_at, boxes[whole]),
         "word_mentions": Ragged(words_at, np.array([find_mention(folded[row], fold(word)) for row, word in told], np.int64)),

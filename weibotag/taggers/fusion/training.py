@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weibotag.backends.torch_device import choose_device, limit_threads
+from weibotag.backends.transformers_model import find_folder
 from weibotag.errors import RequestError
-from weibotag.files import write_json
-from weibotag.taggers.fused import NETWORK, TASKS, FusedTagger
+from weibotag.files import sha256_of, write_json
+from weibotag.taggers.fused import NETWORK, SHARES, TASKS, FusedTagger
 from weibotag.taggers.fusion.balance import OWN
 from weibotag.taggers.fusion.body import Body
 from weibotag.taggers.fusion.course import Course, Settings, digest_of, to_tensors
@@ -23,6 +24,7 @@ from weibotag.taggers.fusion.exporting import export, quantise
 from weibotag.taggers.fusion.features import INPUTS, Features, Posts, join_posts
 from weibotag.taggers.fusion.networks import NETWORKS, Network, Shape
 from weibotag.taggers.fusion.trunk import asymmetric_loss, drop_modalities, suspect_missing, weigh_tags
+from weibotag.taggers.fusion.vectors import start_from_vectors
 from weibotag.taggers.thresholds import shared_f1
 from weibotag.taxonomy.tree import Taxonomy
 
@@ -91,7 +93,7 @@ def train_fused(
 
 def name_classes(task: str, labels: Sequence[str | None]) -> list[str]:
     """Return the classes of a task in order; RequestError for fewer than two, or a name that a network can't have."""
-    taken = (*INPUTS, "tags", "loss", "match", OWN)
+    taken = (*INPUTS, *SHARES, "tags", "loss", "match", OWN)
     if not task.isidentifier() or task in taken or task.startswith("attention_") or hasattr(nn.ModuleDict(), task):
         raise RequestError(f"task {task!r}: can't be called so: use letters, digits and _, and no word that networks use")
     classes = sorted({label for label in labels if label})
@@ -123,6 +125,7 @@ def train_network(
     folder: Path,
     *,
     start: Path | None = None,
+    encoder_training: str = "frozen",
     seed: int = 0,
     device: str = "auto",
     threads: int = 1,
@@ -132,8 +135,9 @@ def train_network(
 
     After each epoch all that is needed to go on lies in `folder`: the same call after a kill gives the same network. On a
     CPU with one thread the same input and seed give the same network. `start` is a folder of `weibotag pretrain` whose
-    weights are begun from; `features` are then what its `widen` returned. Raises RequestError for a name that is not there,
-    ModelError for a body of another network or width.
+    weights are begun from; `features` are then what its `widen` returned. `encoder_training` says what is trained of the
+    encoder that `features` name (see `TextEncoder`); it becomes part of `network.onnx`. Raises RequestError for a name that
+    is not there, ModelError for a body of another network or width.
     """
     if network not in NETWORKS:
         raise RequestError(f"no network {network!r}; there are: {', '.join(NETWORKS)}")
@@ -150,21 +154,28 @@ def train_network(
         width=settings.width,
         dropout=settings.dropout,
         buckets=buckets if body is None else body.about["shape"]["buckets"],
+        encoder_training=encoder_training,
     )
     module = NETWORKS[network](shape)
     if body is not None:
         body.give(module)
+    elif module.STARTS_FROM_VECTORS:
+        start_from_vectors(module, train.posts, seed)
     course = Course(module.to(place), settings, train.posts, seed, "micro_f1")
     learn = Learning(module, train, settings, course)
 
     def judge() -> dict[str, float]:
         return {"micro_f1": round(shared_f1(predict(module, valid.posts), valid.gold, taxonomy), 6)}
 
-    said = [network, seed, list(train.tasks), "" if body is None else body.digest]
+    said = [network, seed, list(train.tasks), "" if body is None else body.digest, encoder_training]
+    if features.encoder:
+        said += [sha256_of(path) for path in sorted(find_folder(features.encoder)[0].glob("*.safetensors"))]
     arrays = [array for side in (train, valid) for array in (side.gold.indptr, side.gold.indices, *side.tasks.values())]
     digest = digest_of(settings, said, (train.posts, valid.posts), arrays)
     course.run(learn.losses, judge, folder, digest, f"training {network}", quiet)
     features.save(folder)
+    if module.encoder is not None:
+        module.encoder.merge()
     export(module, train.posts, folder / NETWORK)
     return {
         "network": network,
@@ -173,6 +184,7 @@ def train_network(
         "seconds": round(course.seconds, 1),
         "parameters": sum(part.numel() for part in module.parameters()),
         "settings": asdict(settings),
+        "encoder_training": encoder_training if features.encoder else None,
         "seed": seed,
     }
 

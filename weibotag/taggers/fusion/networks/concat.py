@@ -23,7 +23,7 @@ class Concat(Network):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Answer for a batch."""
         parts = [
-            pool_mean(self.text(batch["text"]), batch["text"] > 0),
+            pool_mean(self.read_text(batch), batch["text"] > 0),
             pool_mean(self.text(batch["print"]), batch["print"] > 0),
             pool_mean(self.words(batch["words"], batch["word_kinds"], batch["word_boxes"]), batch["words"] > 0),
             self.author(batch["author"]),

@@ -11,9 +11,11 @@ class Hma(Network):
     """Hierarchical multimodal attention, after Look, Read and Feel (Zhang et al., 2020).
 
     Pictures go through an autoencoder, whose reconstruction loss draws like things together, and as a whole through an
-    MLP; print through a BiLSTM. Attention first within each modality, then, once for each task, over the modalities.
+    MLP; print, as fastText's vectors of its characters (`vectors`), through a BiLSTM. Attention first within each modality,
+    then, once for each task, over the modalities.
     """
 
+    STARTS_FROM_VECTORS = True
     MODALITIES = ("text", "print", "words", "regions", "picture", "author", "channel")
 
     def __init__(self, shape: Shape) -> None:
@@ -42,7 +44,7 @@ class Hma(Network):
         """Answer for a batch."""
         regions = self.encode(batch["pictures"])
         tokens = {
-            "text": (self.text(batch["text"]), batch["text"] > 0),
+            "text": (self.read_text(batch), batch["text"] > 0),
             "print": (self._read(self.text(batch["print"]), batch["print"] > 0), batch["print"] > 0),
             "words": (self.words(batch["words"], batch["word_kinds"], batch["word_boxes"]), batch["words"] > 0),
             "regions": (regions, batch["seen"]),
@@ -61,6 +63,9 @@ class Hma(Network):
         for task, head in self.heads.items():
             fused, answer[f"attention_{task}"] = self.across[task](stacked, present)
             answer[task] = head(self.dropout(self.mix[task](fused)))
+        for name in ("print", "words"):
+            at = self.MODALITIES.index(name)
+            answer[f"share_{name}"] = answer["attention_tags"][:, at : at + 1] * answer[f"attention_{name}"]
         lost = (self.decode(regions) - batch["pictures"]).float() ** 2 * batch["seen"].unsqueeze(-1)
         answer["loss"] = lost.sum() / (batch["seen"].sum().clamp(min=1) * lost.shape[-1])
         return answer

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weibotag.errors import RequestError
 from weibotag.taggers.fusion.features import MOST_CHARACTERS, Features
 from weibotag.taggers.fusion.networks.encoder import TextEncoder
 from weibotag.taggers.fusion.trunk import NgramEmbedding, TokenEmbedding, TreeHead, pool_mean
@@ -16,7 +15,8 @@ from weibotag.taggers.fusion.trunk import NgramEmbedding, TokenEmbedding, TreeHe
 class Shape:
     """What a network is built for: sizes of its inputs, the tree, and classes by the name of each further task.
 
-    `encoder` names a language model whose states take the place of a text's characters, in a `Transformer`.
+    `encoder` names a language model whose states take the place of a text's characters; for `encoder_training` see
+    `TextEncoder`.
     """
 
     characters: int
@@ -31,6 +31,7 @@ class Shape:
     dropout: float = 0.3
     buckets: int = 2**16
     encoder: str = ""
+    encoder_training: str = "frozen"
 
     @classmethod
     def of(cls, features: Features, parents: np.ndarray, **others: object) -> "Shape":
@@ -44,15 +45,17 @@ class Network(nn.Module):
     """What every network has: embeddings of all inputs, and a head for tags and for each further task.
 
     `forward` returns a dict: "tags" (n, tags) log-probabilities, a task's name (n, classes) logits, "attention_<what>"
-    (n, length) weights over an input's tokens, and "loss", a loss of the network's own, where it has one.
+    (n, length) weights over an input's tokens, and "loss", a loss of the network's own, where it has one. "share_print" and
+    "share_words" (n, length) say how much of all the attention for tags each token got, where a network has such.
     """
 
+    # Whether the tables of characters and words start from vectors that were learnt without tags.
+    STARTS_FROM_VECTORS = False
     heads: nn.ModuleDict
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        if shape.encoder and not isinstance(self, Transformer):
-            raise RequestError(f"{type(self).__name__} reads characters only: choose a transformer for an encoder of texts")
+        self.encoder = TextEncoder(shape.encoder, shape.width, shape.encoder_training) if shape.encoder else None
         self.text = NgramEmbedding(shape.characters, shape.width, shape.buckets)
         self.words = TokenEmbedding(shape.words, shape.width)
         self.author = nn.Embedding(shape.authors, shape.width, padding_idx=0)
@@ -61,6 +64,12 @@ class Network(nn.Module):
             nn.init.normal_(table.weight, std=0.1)
             table.weight.data[0] = 0
         self.dropout = nn.Dropout(shape.dropout)
+
+    def read_text(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the text's characters as vectors (n, t, width): of n-grams, or of the states of the encoder."""
+        if self.encoder is None:
+            return self.text(batch["text"])
+        return self.encoder(batch["tokens"], batch["token_of"])
 
     def make_heads(self, width: int, shape: Shape) -> nn.ModuleDict:
         """Return a head for tags and one for each task, over vectors of `width`."""
@@ -114,16 +123,12 @@ class Transformer(Network):
         for table in (self.places, self.segments):
             nn.init.normal_(table.weight, std=0.02)
         self.print_place = nn.Linear(5, width, bias=False)
-        self.encoder = TextEncoder(shape.encoder, width) if shape.encoder else None
         self.norm, self.norm_last = nn.LayerNorm(width), nn.LayerNorm(width)
         self.heads = self.make_heads(2 * width, shape)
 
     def read(self, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return each input's tokens (n, t, width) before the first layer, and their mask (n, t); "post" is for all."""
-        text, print_ = (self.text(batch[name]) for name in ("text", "print"))
-        if self.encoder is not None:
-            text = self.encoder(batch["tokens"], batch["token_of"])
-        text, print_ = self._at_places(text), self._at_places(print_)
+        text, print_ = (self._at_places(tokens) for tokens in (self.read_text(batch), self.text(batch["print"])))
         said = torch.stack([self.author(batch["author"]), self.channel(batch["channel"])], dim=1)
         named = torch.stack([batch["author"], batch["channel"]], dim=1) > 0
         first = self.first.expand(text.shape[0], -1, -1)

@@ -60,7 +60,7 @@ class SmLstm(Network):
         }
         parts = {name: (self.dropout(self.norm_region(tokens)), mask) for name, (tokens, mask) in parts.items()}
         regions, seen = (torch.cat(some, dim=1) for some in zip(*parts.values(), strict=True))
-        text, said = self.dropout(self.norm_text(self.text(batch["text"]))), batch["text"] > 0
+        text, said = self.dropout(self.norm_text(self.read_text(batch))), batch["text"] > 0
         state, alike, at_text, at_regions = self._look(text, said, regions, seen)
         answer = {"match": self.match(state).squeeze(-1) + self.gain * alike, "attention_text": at_text}
         start = 0
@@ -69,6 +69,7 @@ class SmLstm(Network):
             end = start + mask.shape[1]
             answer[f"attention_{name}"] = at_regions[:, :, start:end]
             start = end
+        answer |= {f"share_{name}": answer[f"attention_{name}"].mean(1) for name in ("print", "words")}
         pooled = [state, pool_mean(text, said), *(pool_mean(tokens, mask) for tokens, mask in parts.values())]
         pooled += [self.author(batch["author"]), self.channel(batch["channel"])]
         mixed = torch.cat([norm(part) for norm, part in zip(self.norms, pooled, strict=True)], dim=1)
