@@ -1,11 +1,13 @@
 """From a trained fast model to the fused tagger and the cascade, on the same rows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
@@ -13,7 +15,7 @@ from weibotag.errors import MissingExtraError, RequestError
 from weibotag.looks import Looking
 from weibotag.stages.stage import hash_weights
 from weibotag.taggers import thresholds
-from weibotag.taggers.cascade import Cascade, Taggers, learn_cascade, stages_of_words
+from weibotag.taggers.cascade import Cascade, Taggers, count_files, learn_cascade, stages_of_words
 from weibotag.taggers.fast import FastTagger
 from weibotag.taggers.linear import LinearTagger, train_linear
 from weibotag.taggers.model import Model
@@ -23,6 +25,8 @@ from weibotag.taggers.text import LEAST_SECONDS, train_text
 # Milliseconds that a stage takes for a picture, where the training has looked at none: two cores of 2023.
 NOMINAL = {"embed": 4.0, "ocr": 25.0, "faces": 4.0, "detect": 7.0}
 UNAFFORDABLE = 1e12
+# What tagging may cost with all pictures known, without a plan.
+TIMES_FAST = 2.7
 TIMED = 2_000
 ROUNDS = 3
 # A task's classes of the posts to train on and of those held out, None where it is not known.
@@ -147,7 +151,33 @@ def go_beyond(
     stages = tuple(dict.fromkeys([*looking.fingerprints, *stages_of_words(looking.pipeline.words)]))
     prices = dict.fromkeys(stages, UNAFFORDABLE) | price(taggers, held.tables, looking)
     cascade = learn_cascade(held.tables, held.gold, model.taxonomy, taggers, stages, prices)
+    cascade.network_rate = bound_network(cascade, model.tagger, held.tables)
     return replace(model, text=text, cascade=cascade, about=model.about | {"cascade": describe_cascade(cascade)})
+
+
+def bound_network(cascade: Cascade, fast: FastTagger, tables: list[pa.Table]) -> float:
+    """Return the gain per millisecond that the network is asked for where all pictures are known.
+
+    There the cascade takes `TIMES_FAST` as long as fast, as timed here, where enough posts gain by the network.
+    """
+    table = pa.concat_tables(tables, promote_options="default").slice(0, TIMED)
+    bits = np.where(count_files(table) > 0, cascade.everything, 0)
+    quick = time_each(lambda: fast.scores(table), len(table))
+    alone = time_each(lambda: cascade.answer(table, bits, np.inf), len(table))
+    every = time_each(lambda: cascade.answer(table, bits, -1.0), len(table))
+    share = (TIMES_FAST * quick - alone) / max(1e-9, every - alone)
+    gains = cascade.answer(table, bits, np.inf).gains[:, -1]
+    return float(max(0.0, np.quantile(gains, 1 - np.clip(share, 0, 1)))) / cascade.prices["fused"]
+
+
+def time_each(work: Callable[[], Any], posts: int) -> float:
+    """Return the milliseconds that some work takes for each of so many posts, at best."""
+    spent = []
+    for _ in range(ROUNDS):
+        begun = perf_counter()
+        work()
+        spent.append(perf_counter() - begun)
+    return 1000 * min(spent) / max(1, posts)
 
 
 def choose_reader(model: Model, trained: Any, held: Any, seconds: float) -> FastTagger | LinearTagger:
@@ -190,12 +220,7 @@ def price(taggers: Taggers, tables: list[pa.Table], looking: Looking) -> dict[st
     some = pa.concat_tables(tables, promote_options="default").slice(0, TIMED)
     prices: dict[str, float] = {}
     for name, tagger in zip(("text", "fast", "fused"), taggers, strict=True):
-        spent = []
-        for _ in range(ROUNDS):
-            begun = perf_counter()
-            tagger.scores(some)
-            spent.append(perf_counter() - begun)
-        prices[name] = 1000 * min(spent) / len(some)
+        prices[name] = time_each(partial(tagger.scores, some), len(some))
     frames = max(1, *looking.frames.values(), 1)
     decoding = 1000 * looking.seconds.get("decode", 0.0) / frames
     for stage in looking.fingerprints:

@@ -37,10 +37,12 @@ def fit_command(
 
     Example: weibotag codes fit vectors.parquet -o today.safetensors --align yesterday.safetensors
     """
-    from weibotag.keywords.semantic import fit_codes
+    from weibotag.keywords.semantic import fit_codes, foresee_codes
 
     if align is not None and (levels, size, name) != (None, None, None):
         raise RequestError("--align takes --levels, --size and --name from the old codes: leave them out")
+    if not quiet:
+        typer.echo(foresee_codes(vectors, column, size or 256, levels or 3), err=True)
     summary = fit_codes(vectors, out, name=name or "s0", levels=levels or 3, size=size or 256, column=column, align_to=align)
     line = f"{out}: {summary['vectors']:,} vectors, explained by level: {_spell(summary['explained'])}"
     if align is not None:
@@ -61,8 +63,10 @@ def apply_command(
 
     Example: weibotag codes apply vectors.parquet -m codes.safetensors -o codes.parquet
     """
-    from weibotag.keywords.semantic import SemanticCodes, apply_codes
+    from weibotag.keywords.semantic import SemanticCodes, apply_codes, foresee_codes
 
+    if not quiet:
+        typer.echo(foresee_codes(vectors, column, None, 3), err=True)
     summary = apply_codes(vectors, SemanticCodes.load(model), out, column)
     report(summary, f"{out}: {summary['posts']:,} posts, {summary['vectors']:,} vectors", as_json, quiet)
 

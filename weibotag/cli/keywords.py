@@ -139,9 +139,11 @@ def export_command(
 
     Example: weibotag keywords export tags.parquet -o today.libffm --dictionary features.parquet
     """
-    from weibotag.keywords.features import export_features, open_clusters, read_codes
+    from weibotag.keywords.features import export_features, foresee_export, open_clusters, read_codes
     from weibotag.taxonomy.tree import load
 
+    if not quiet:
+        typer.echo(foresee_export(tagged, dictionary), err=True)
     summary = export_features(
         tagged,
         out,

@@ -29,6 +29,8 @@ DIGEST = b"weibotag.sha256"
 # A sign between kind and name; no text of Arrow's readers has it.
 SEAM = "\0"
 LOCK_SECONDS = 600.0
+# Bytes of memory: of a part of posts with its features, and of a byte of the dictionary's file.
+MEMORY, DICTIONARY_BYTES = 400_000_000, 30
 # What ends a name, a namespace or a line in one of the formats, and the sign that such are written with.
 SPECIAL = re.compile(r"[%:|\s\x00-\x1f\x7f]")
 
@@ -201,6 +203,12 @@ def _flatten(cells: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     lists = lists.fill_null([]) if lists.null_count else lists
     offsets, items = list_parts(lists)
     return np.repeat(np.arange(len(lists)), np.diff(offsets)), items
+
+
+def foresee_export(tagged: Path, dictionary: Path) -> str:
+    """Return in one line what an export will take, by the size of its dictionary."""
+    known = dictionary.stat().st_size if dictionary.is_file() else 0
+    return f"{tagged}: read in parts, up to {(MEMORY + DICTIONARY_BYTES * known) / 1e9:.1f} GB of memory"
 
 
 def export_features(

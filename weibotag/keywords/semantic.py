@@ -19,6 +19,7 @@ from weibotag.errors import ModelError, RequestError
 from weibotag.export import write_tables
 from weibotag.files import atomic
 from weibotag.posts import list_parts
+from weibotag.progress import format_seconds
 
 # Of each level; of more vectors those of the posts with the smallest hashes, so that the next time has nearly the same.
 VECTORS_A_CODE = 100
@@ -27,6 +28,10 @@ ITERATIONS = 100
 # Half way to where the means are: two thirds of the gain in fit of a whole step, at a third of the codes that change.
 STEP = 0.5
 SEED = 0
+# Bytes of memory: of the libraries, a number of a vector that is learnt from, and a post that is given codes.
+MEMORY, VECTOR_BYTES, POST_BYTES = 400_000_000, 16, 300
+# Iterations that k-means takes, mostly; what a core multiplies and adds in a second; centres of a level, mostly.
+USUAL_ITERATIONS, PACE, CENTRES = 30, 1e10, 256
 FORMAT = "weibotag semantic codes 1"
 EMBED = "embed_vector"
 
@@ -225,6 +230,19 @@ def sample_vectors(path: Path, column: str | None, most: int) -> np.ndarray:
             chosen = np.sort(np.argsort(ranks, kind="stable")[:most])
             ranks, vectors = ranks[chosen], vectors[chosen]
     return vectors
+
+
+def foresee_codes(path: Path, column: str | None, size: int | None, levels: int) -> str:
+    """Return in one line what learning codes from a file takes, or with no `size` giving them to its posts."""
+    first = next(read_vectors(path, column), None)
+    if first is None:
+        return f"{path}: no vectors"
+    posts, width = pq.read_metadata(path).num_rows, first[1].shape[1]
+    used = posts if size is None else min(posts, VECTORS_A_CODE * size)
+    memory = MEMORY + (posts * POST_BYTES if size is None else used * width * VECTOR_BYTES)
+    products = 2 * used * width * levels * (CENTRES if size is None else size * USUAL_ITERATIONS)
+    told = f"some {format_seconds(products / PACE)}, up to {memory / 1e9:.1f} GB of memory"
+    return f"{path}: {used:,} vectors of {width:,} numbers, {told}"
 
 
 def fit_codes(

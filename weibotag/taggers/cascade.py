@@ -29,8 +29,6 @@ TEXT, FAST, FUSED = "text", "fast", "fused"
 # What the cheap answer may weigh beside the network's; it is there already when the network is asked.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_ROWS = 20_000
-# Of what the network brings where all pictures are known.
-KEPT = 0.97
 # Of Forest: what a state remembers.
 FOREST = ("feature", "threshold", "left", "right", "value")
 # Who reads text alone, who reads what pictures say as well, and the network.
@@ -268,7 +266,7 @@ def learn_cascade(
 
 
 def _choose_rate(cascade: Cascade, sheet: "_Sheet") -> None:
-    """Set the rate of the curve's knee on the held-out posts, and what the network is asked for with all pictures known."""
+    """Set the rate of the curve's knee on the held-out posts: what is spent where no plan says another."""
     from weibotag.taggers.curve import draw_up
     from weibotag.taggers.walk import Ends, Outlook
 
@@ -279,10 +277,7 @@ def _choose_rate(cascade: Cascade, sheet: "_Sheet") -> None:
         return thresholds.micro_f1(outlook.answers(ends), sheet.gold)
 
     curve = draw_up(outlook, quality)
-    known = np.full(len(sheet.seen), cascade.everything)
-    later = Outlook(cascade, sheet.whole, sheet.seen, known, np.zeros_like(left))
-    last = draw_up(later, lambda ends: thresholds.micro_f1(later.answers(ends), sheet.gold))
-    cascade.rate, cascade.network_rate = float(curve.rates[curve.knee]), float(last.rates[last.keep(KEPT)])
+    cascade.rate = float(curve.rates[curve.knee])
     cascade.figures = {
         "text": round(quality(outlook.text_alone()), 4),
         "knee": round(float(curve.quality[curve.knee]), 4),

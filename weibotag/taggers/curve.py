@@ -37,11 +37,6 @@ class Curve:
         """Return the cheapest point of the best quality."""
         return int(np.argmax(self.quality))
 
-    def keep(self, share: float) -> int:
-        """Return the cheapest point that has so much of the gain from the first to the best one."""
-        gains = self.quality - self.quality[0]
-        return int(np.argmax(gains >= share * gains[self.best]))
-
     def reach(self, seconds: float) -> int:
         """Return the first point that takes so many seconds, at most the best one: a budget ends on the way to it."""
         return min(int(np.searchsorted(self.seconds, seconds)), self.best)
