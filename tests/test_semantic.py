@@ -200,5 +200,6 @@ def test_what_cannot_be_done_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     pq.write_table(pa.table({"post_id": ["p0"], "a": [[1.0]], "b": [[1.0]]}), tmp_path / "two.parquet")
     result = ask(*words.split())
     assert result.exit_code == 2, result.output
-    assert said in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert said in result.stderr.splitlines()[-1]
+    # What it will need may have been said before.
+    assert result.stderr.count("\n") <= 2
