@@ -29,6 +29,7 @@ TEXT, FAST, FUSED = "text", "fast", "fused"
 # What the cheap answer may weigh beside the network's; it is there already when the network is asked.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_ROWS = 20_000
+FEWEST_SEEN = 200
 # Of Forest: what a state remembers.
 FOREST = ("feature", "threshold", "left", "right", "value")
 # Who reads text alone, who reads what pictures say as well, and the network.
@@ -266,7 +267,10 @@ def learn_cascade(
 
 
 def _choose_rate(cascade: Cascade, sheet: "_Sheet") -> None:
-    """Set the rate of the curve's knee on the held-out posts: what is spent where no plan says another."""
+    """Set the rate of the curve's knee on the held-out posts: what is spent where no plan says another.
+
+    Few posts with pictures can't tell where that is: then it is that of their best quality.
+    """
     from weibotag.taggers.curve import draw_up
     from weibotag.taggers.walk import Ends, Outlook
 
@@ -277,7 +281,7 @@ def _choose_rate(cascade: Cascade, sheet: "_Sheet") -> None:
         return thresholds.micro_f1(outlook.answers(ends), sheet.gold)
 
     curve = draw_up(outlook, quality)
-    cascade.rate = float(curve.rates[curve.knee])
+    cascade.rate = float(curve.rates[curve.knee if sheet.seen.sum() >= FEWEST_SEEN else curve.best])
     cascade.figures = {
         "text": round(quality(outlook.text_alone()), 4),
         "knee": round(float(curve.quality[curve.knee]), 4),
