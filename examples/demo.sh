@@ -17,8 +17,8 @@ micro_f1() {
         "$python" -c 'import json, sys; print(format(json.load(sys.stdin)["micro_f1"], ".3f"))'
 }
 
-say "1. Train on the posts of split train; thresholds on split valid"
-"$weibotag" train examples/posts.csv -t "$taxonomy" -o "$out/model" --where "split = 'train'" --valid "split = 'valid'"
+say "1. Train on the posts of split train; which tagger, and thresholds, on split valid"
+"$weibotag" train examples/posts.csv -t "$taxonomy" -o "$out/model" --tagger auto --where "split = 'train'" --valid "split = 'valid'"
 
 say "2. Tag the posts of split test with the model, and compare with the tags given by hand"
 "$weibotag" tag examples/posts.csv -m "$out/model" -o "$out/test.parquet" --where "split = 'test'"
