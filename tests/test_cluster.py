@@ -14,6 +14,7 @@ from weibotag.errors import RequestError
 from weibotag.keywords.cluster import (
     FEWEST_TAG_POSTS,
     PRIOR_TAGS,
+    choose_alone,
     cluster_keywords,
     form_clusters,
     join_clusters,
@@ -127,13 +128,16 @@ def test_what_tells_most_and_what_is_most_frequent_stays_alone() -> None:
     vectors = unit(rng.normal(size=(50, 8)).astype(np.float32))
     posts = np.arange(50)
     importance = np.where(np.arange(50) == 7, 5.0, 0.0)
-    groups = form_clusters(vectors, importance, posts, 10)
+    alone = choose_alone(importance, posts, 10)
+    assert np.flatnonzero(alone).tolist() == [7, 46, 47, 48, 49]
+    groups = form_clusters(vectors, alone, 5)
     sizes = np.bincount(groups)
     assert len(sizes) == 10
     assert (sizes > 0).all()
     assert (sizes[groups[[7, 49, 48, 47, 46]]] == 1).all()
-    assert (form_clusters(vectors, importance, posts, 10) == groups).all()
-    assert sorted(form_clusters(vectors, importance, posts, 80)) == list(range(50))
+    assert (form_clusters(vectors, alone, 5) == groups).all()
+    assert choose_alone(importance, posts, 80).all()
+    assert sorted(form_clusters(vectors, alone, 45)) == list(range(50))
 
 
 def test_groups_are_named_by_their_most_frequent_first_of_equals() -> None:

@@ -102,9 +102,11 @@ def cluster_keywords(
         slice(*ends) for ends in pairwise([0, *(np.flatnonzero(channels[1:] != channels[:-1]) + 1).tolist(), len(table)])
     ]
     whole = round(size * len(table) / max(1, len(keywords)))
-    for here, own in zip(slices, share_out(whole, [here.stop - here.start for here in slices]), strict=True):
+    alone = choose_alone(importance, posts, whole)
+    rest = [int((~alone[here]).sum()) for here in slices]
+    for here, own in zip(slices, share_out(whole - int(alone.sum()), rest), strict=True):
         if (clusters[here] == "").all():
-            groups = form_clusters(vectors[here], importance[here], posts[here], own)
+            groups = form_clusters(vectors[here], alone[here], own)
             clusters[here] = name_groups(groups, names[here], posts[here])
         else:
             clusters[here] = join_clusters(vectors[here], clusters[here], names[here], posts[here])
@@ -150,7 +152,19 @@ def share_out(size: int, keywords: list[int]) -> list[int]:
     exact = np.array(keywords) * size / max(1, sum(keywords))
     shares = np.floor(exact).astype(int)
     shares[np.argsort(shares - exact, kind="stable")[: size - int(shares.sum())]] += 1
-    return np.clip(shares, 1, keywords).tolist()
+    return np.minimum(np.maximum(shares, 1), keywords).tolist()
+
+
+def choose_alone(importance: np.ndarray, posts: np.ndarray, size: int) -> np.ndarray:
+    """Return which keywords, of all channels, get one of `size` clusters for themselves, bool.
+
+    Half of the clusters are for those that tell most of tags, then those of most posts: a channel of few but telling words
+    keeps more of them than one of many words that are said once.
+    """
+    total = len(posts)
+    alone = np.zeros(total, bool)
+    alone[np.lexsort((np.arange(total), -posts, -importance))[: total if size >= total else int(size * ALONE)]] = True
+    return alone
 
 
 def read_mentions(tables: Iterable[pa.Table], keywords: pa.Table) -> tuple[list[str], np.ndarray]:
@@ -247,30 +261,27 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.where(lengths > 0, lengths, 1)
 
 
-def form_clusters(vectors: np.ndarray, importance: np.ndarray, posts: np.ndarray, size: int) -> np.ndarray:
-    """Return the number of the cluster of each keyword, int64.
+def form_clusters(vectors: np.ndarray, alone: np.ndarray, size: int) -> np.ndarray:
+    """Return the number of the cluster of each keyword, int64: one for each that is `alone` (bool), `size` for the others.
 
-    Half of the clusters are for one keyword each: those that tell most of tags, then those of most posts. The rest are
-    k-means of all others, each counting the same: rare ones are with rare ones, and drown in no frequent one.
+    Those are k-means, each keyword counting the same: rare ones are with rare ones, and drown in no frequent one.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    total = len(vectors)
-    if size >= total:
-        return np.arange(total)
-    order = np.lexsort((np.arange(total), -posts, -importance))
-    alone = int(size * ALONE)
-    groups = np.empty(total, np.int64)
-    groups[order[:alone]] = np.arange(alone)
-    rest = np.sort(order[alone:])
-    starts = np.random.default_rng(SEED).permutation(len(rest))[: size - alone]
-    means = KMeans(size - alone, init=vectors[rest[starts]], n_init=1, max_iter=ITERATIONS)
+    groups = np.empty(len(vectors), np.int64)
+    singles, rest = np.flatnonzero(alone), np.flatnonzero(~alone)
+    groups[singles] = np.arange(len(singles))
+    if size >= len(rest):
+        groups[rest] = len(singles) + np.arange(len(rest))
+        return groups
+    starts = np.random.default_rng(SEED).permutation(len(rest))[:size]
+    means = KMeans(size, init=vectors[rest[starts]], n_init=1, max_iter=ITERATIONS)
     # Several threads would add up in any order.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        groups[rest] = alone + means.fit_predict(vectors[rest])
+        groups[rest] = len(singles) + means.fit_predict(vectors[rest])
     return groups
 
 
