@@ -49,11 +49,13 @@ def map_command(
 
     Example: weibotag keywords map posts.csv --wordings wordings.parquet -m map -o keywords.parquet
     """
-    from weibotag.keywords.picture_keywords import map_posts
+    from weibotag.keywords.picture_keywords import foresee_mapping, map_posts
     from weibotag.posts import PostsSource
 
     check_stdout(out, as_json)
     source = PostsSource(posts, parse_columns(column), where, limit)
+    if not quiet:
+        typer.echo(foresee_mapping(source, model), err=True)
     summary = map_posts(source, model, out, parse_pairs(words, "--words"), wordings)
     line = f"{out}: {summary['keywords']:,} keywords for {summary['posts_with']:,} of {summary['posts']:,} posts"
     report(summary, line, as_json, quiet)

@@ -140,10 +140,13 @@ def apply_command(
 ) -> None:
     """Carry out the accepted proposals of an audit: a new taxonomy, relabelled posts, and micro-F1 before and after."""
     from weibotag.posts import PostsSource
-    from weibotag.taxonomy.apply import apply
+    from weibotag.taxonomy.apply import apply, foresee_applying
     from weibotag.taxonomy.tree import load
 
-    about = apply(audit, PostsSource(posts, parse_columns(column)), load(taxonomy), out, accept)
+    source = PostsSource(posts, parse_columns(column))
+    if not as_json:
+        typer.echo(foresee_applying(source), err=True)
+    about = apply(audit, source, load(taxonomy), out, accept)
     if as_json:
         typer.echo(json.dumps(about, ensure_ascii=False, indent=1))
         return

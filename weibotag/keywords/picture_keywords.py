@@ -33,6 +33,8 @@ VERSION = 1
 ROUTE = "pictures"
 # Posts that are read, and that are scored over all keywords, at once.
 TABLE_ROWS, ROWS = 5_000, 1_000
+# Bytes of memory: of the libraries and a part of posts, and of a byte of the map's files.
+MEMORY, MAP_BYTES = 350_000_000, 5
 # Each character of print is read six times: alone, in two pairs and in three threes.
 PRINT_WEIGHT = 1 / 6
 # Wordings repeat each other (codes of two sizes); halved, few sums lie beyond what can be calibrated.
@@ -208,6 +210,12 @@ def load_map(folder: Path) -> PictureMap:
     except (OSError, ValueError, KeyError, pa.ArrowException, SafetensorError) as error:
         said = str(error).strip().splitlines()[0]
         raise ModelError(f"{folder}: not a map of pictures to keywords ({said}): weibotag keywords map train") from error
+
+
+def foresee_mapping(source: PostsSource, folder: Path) -> str:
+    """Return in one line what mapping posts takes, by the size of the map."""
+    size = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+    return f"{source.path}: read in parts, up to {(MEMORY + MAP_BYTES * size) / 1e9:.1f} GB of memory"
 
 
 def map_posts(

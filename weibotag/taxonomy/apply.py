@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 
 from weibotag.errors import RequestError
 from weibotag.export import write_tables
+from weibotag.keywords.extract import input_bytes
 from weibotag.posts import PostsSource, Rejects, read_posts, refuse_outputs, resolve_files
 from weibotag.rows import lay_out
 from weibotag.schema import arrow_schema
@@ -33,6 +34,8 @@ LIST = pa.list_(pa.string())
 # Of five parts of the posts, by a hash of the id, one is judged and one chooses the threshold.
 PARTS, JUDGED, CHOOSING = 5, 0, 1
 TRAINING_SECONDS = 120.0
+# Bytes of memory: of the libraries, and of a byte of the posts' files, whose texts are kept for the judgement.
+MEMORY, INPUT_BYTES = 500_000_000, 6
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,15 @@ def _follow(tag_id: str, goes: Mapping[str, Proposal]) -> str:
 
 def _place(proposal: Proposal) -> str:
     return f"{PROPOSALS}, line {proposal.line}"
+
+
+def foresee_applying(source: PostsSource) -> str:
+    """Return in one line what applying takes, by the size of the posts' files."""
+    memory = MEMORY + INPUT_BYTES * input_bytes(source)
+    return (
+        f"{source.path}: relabelled in parts; to judge that, a linear tagger is trained twice, "
+        f"{TRAINING_SECONDS:.0f} s each at most; up to {memory / 1e9:.1f} GB of memory"
+    )
 
 
 def apply(folder: Path, source: PostsSource, taxonomy: Taxonomy, out: Path, accept: str | None) -> dict[str, Any]:

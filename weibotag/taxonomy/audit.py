@@ -46,6 +46,8 @@ MOST_NAMESAKES = 5
 PAIR_SECONDS = 0.01
 
 Near = tuple[np.ndarray, np.ndarray]
+# Bytes of memory: of the libraries, a post, and a tag of the taxonomy.
+MEMORY, POST_BYTES, TAG_BYTES = 300_000_000, 6_000, 1_500
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ def audit(
     core, kept = choose_tags(taxonomy, labelled.gold)
     gold = csr_matrix(labelled.gold[:, kept])
     if not quiet:
-        announce(gold, core, minutes)
+        announce(gold, core, minutes, MEMORY + POST_BYTES * gold.shape[0] + TAG_BYTES * len(taxonomy))
     with bar(3, "audit, steps", quiet) as progress:
         sizes = np.diff(gold.tocsc().indptr)
         near = likeness.find_near(vectors, gold, np.flatnonzero(sizes >= likeness.FEWEST), core.closure_matrix())
@@ -116,18 +118,19 @@ def choose_tags(taxonomy: Taxonomy, gold: csr_matrix) -> tuple[Taxonomy, np.ndar
     return Taxonomy(taxonomy.tags[number] for number in kept.tolist()), kept
 
 
-def announce(gold: csr_matrix, taxonomy: Taxonomy, minutes: float) -> None:
-    """Say what is going to be looked at, and for about how long."""
+def announce(gold: csr_matrix, taxonomy: Taxonomy, minutes: float, memory: float) -> None:
+    """Say what is going to be looked at, for about how long, and in how many bytes of memory."""
     sizes = np.asarray(gold.sum(axis=0)).ravel()
     above = np.where(taxonomy.parents >= 0, sizes[taxonomy.parents], gold.shape[0])
     trainings = min(minutes * 60, 2 * (FOLDS - 1) * float(above.sum()) / PAIRS_A_SECOND)
     pairs = likeness.NEIGHBOURS * int((sizes >= likeness.FEWEST).sum()) * PAIR_SECONDS
     log.warning(
-        "audit of %s posts and %s tags that have some: texts are learnt from in %d folds, twice; about %s",
+        "audit of %s posts and %s tags that have some: learning in %d folds, twice; about %s, up to %.1f GB of memory",
         f"{gold.shape[0]:,}",
         f"{len(taxonomy):,}",
         FOLDS,
         format_seconds(5 + trainings + pairs + gold.shape[0] / 1000),
+        memory / 1e9,
     )
 
 
