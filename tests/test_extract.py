@@ -311,3 +311,11 @@ def test_most_names_that_people_marked_in_real_posts_are_found(tmp_path: Path) -
     twice = {word for word, count in gold.items() if count > 1}
     assert len(twice) > 100
     assert len(twice & found) / len(twice) > 0.75
+
+
+@pytest.mark.parametrize("rows", ["", "1,\n"])
+def test_posts_that_say_nothing_have_no_keywords(tmp_path: Path, rows: str) -> None:
+    (tmp_path / "posts.csv").write_text(f"post_id,text\n{rows}", encoding="utf-8")
+    words = ("keywords", "extract", str(tmp_path / "posts.csv"), "-o", str(tmp_path / "keywords.csv"), "--quiet")
+    assert ask(*words).exit_code == 0
+    assert read_keywords(tmp_path / "keywords.csv").num_rows == 0

@@ -170,4 +170,9 @@ class Spool:
 
     def _characters(self) -> np.ndarray:
         self._file.flush()
-        return np.memmap(self._file, np.uint32, "r", shape=(self.characters,))
+        # An empty file has nothing to map.
+        return (
+            np.empty(0, np.uint32)
+            if not self.characters
+            else np.memmap(self._file, np.uint32, "r", shape=(self.characters,))
+        )
