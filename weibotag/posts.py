@@ -24,6 +24,8 @@ from weibotag.textfiles import KINDS, NUL, STDIN, find_kind
 LIST = pa.list_(pa.string())
 ROUNDED_ID = r"^\s*\d(\.\d+)?[eE]\+\d+\s*$"
 LISTS = ("images", "videos", "tags", "keywords")
+# A packed file holds some three times its size.
+PACKED = 3
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,14 @@ def describe_input(source: PostsSource) -> dict[str, Any]:
             [str(path.resolve()), (state := path.stat()).st_size, state.st_mtime_ns] for path in resolve_files(source.path)
         ]
     return {"files": files, **{key: value for key, value in asdict(source).items() if key != "path"}}
+
+
+def input_bytes(source: PostsSource) -> int:
+    """Return how many bytes the posts have, as text; 0 for stdin, of which it is not known."""
+    if source.path == str(STDIN):
+        return 0
+    sizes = {path: path.stat().st_size for path in resolve_files(source.path)}
+    return sum(size * (PACKED if path.suffix.lower() in (".gz", ".parquet") else 1) for path, size in sizes.items())
 
 
 def refuse_outputs(source: PostsSource, *outputs: Path) -> None:

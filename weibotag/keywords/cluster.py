@@ -19,11 +19,11 @@ import pyarrow.compute as pc
 
 from weibotag.errors import RequestError
 from weibotag.export import find_format, write_tables
-from weibotag.keywords.extract import KeywordIndex, input_bytes, read_some
+from weibotag.keywords.extract import KeywordIndex, read_some
 from weibotag.keywords.listing import read_listing
 from weibotag.keywords.matching import fold
 from weibotag.keywords.phrases import mix
-from weibotag.posts import PostsSource, list_parts, refuse_outputs
+from weibotag.posts import PostsSource, input_bytes, list_parts, refuse_outputs
 from weibotag.progress import format_seconds
 from weibotag.rejects import Rejects
 from weibotag.schema import arrow_schema

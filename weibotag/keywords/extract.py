@@ -21,12 +21,12 @@ from weibotag.keywords.matching import fold
 from weibotag.keywords.mentions import SOURCES
 from weibotag.keywords.phrases import JOINERS, MOST_CHARACTERS, MOST_TOKENS, PhraseCounter, unpack, weigh_phrases
 from weibotag.keywords.stop_words import EDGES, STOP_WORDS
-from weibotag.posts import PostsSource, read_posts, refuse_outputs, resolve_files
+from weibotag.posts import PostsSource, input_bytes, read_posts, refuse_outputs, resolve_files
 from weibotag.progress import bar, format_seconds
 from weibotag.rejects import Rejects
 from weibotag.schema import arrow_schema
 from weibotag.stages.given import add_given
-from weibotag.textfiles import STDIN, open_file, open_lines
+from weibotag.textfiles import open_file, open_lines
 
 KEYWORDS = arrow_schema("channel_keywords")
 FEWEST_POSTS = 2
@@ -37,8 +37,8 @@ MOST_SHARE = 0.5
 LEAST_COHESION, LEAST_FREEDOM = 2.0, 0.5
 # What a single Latin word or a name counts as: it has no parts to hold together, and needs no proof that it is whole.
 OWN_COHESION, OWN_FREEDOM = 6.0, 1.0
-# What a byte of posts takes, rounded up from what a million of them took; a Parquet file holds some three times its size.
-BYTES_A_SECOND, DISK_BYTES, MEMORY_GB, PACKED = 1.5e6, 2, 1.5, 3
+# What a byte of posts takes, rounded up from what a million of them took.
+BYTES_A_SECOND, DISK_BYTES, MEMORY_GB = 1.5e6, 2, 1.5
 # A number by itself, or before a unit: dates and counts.
 NUMBER = re.compile(r"^[0-9]+(?![a-z0-9])|(?<![a-z0-9])[0-9]+(?=[^\x00-\x7f])")
 
@@ -98,14 +98,6 @@ def find_keywords(table: pa.Table, keywords: KeywordIndex) -> list[list[str]]:
 def read_keywords(path: Path) -> pa.Table:
     """Read what `extract_keywords` wrote, or the like: only channel and keyword must be there. Raises RequestError."""
     return read_listing(path, "channel_keywords", ("channel", "keyword"))
-
-
-def input_bytes(source: PostsSource) -> int:
-    """Return how many bytes the posts have, as text; 0 for stdin, of which it is not known."""
-    if source.path == str(STDIN):
-        return 0
-    sizes = {path: path.stat().st_size for path in resolve_files(source.path)}
-    return sum(size * (PACKED if path.suffix.lower() in (".gz", ".parquet") else 1) for path, size in sizes.items())
 
 
 def foresee_extraction(source: PostsSource) -> str:
@@ -174,7 +166,7 @@ def read_some(
     """Give posts with what pictures say, as columns text, channel, tags and wordings, counting them on a bar."""
     with bar(None, label, quiet) as progress:
         for table in read_posts(source, rejects):
-            given = add_given(join_wordings(table, wordings), words or {})
+            given = add_given(join_wordings(table, wordings, source.path), words or {})
             yield given.select([name for name in ("text", "channel", "tags", "wordings") if name in given.column_names])
             progress.advance(len(table))
 

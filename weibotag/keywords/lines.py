@@ -51,9 +51,10 @@ def list_lines(table: pa.Table) -> Lines:
     return Lines(texts.to_pylist(), posts[order], np.concatenate([sources, kinds[spoken].astype(np.int64)])[order])
 
 
-def join_wordings(table: pa.Table, wordings: Path | None) -> pa.Table:
+def join_wordings(table: pa.Table, wordings: Path | None, posts: str) -> pa.Table:
     """Return a posts table with the wordings of a file that `weibotag wordings` wrote, in any order; without one, its own.
 
+    `posts` is where the table comes from, for messages.
     Raises RequestError when the file can't be read, or a column `wordings` is no list as it writes them.
     """
     if wordings is not None:
@@ -66,7 +67,9 @@ def join_wordings(table: pa.Table, wordings: Path | None) -> pa.Table:
                 found = database.sql(query, params=[str(wordings)]).to_arrow_table()
             except duckdb.Error as error:
                 said = str(error).splitlines()[0]
-                raise RequestError(f"{wordings}: {said}; expected what `weibotag wordings` writes to Parquet") from error
+                raise RequestError(
+                    f"--wordings {wordings}: {said}; expected what `weibotag wordings` writes to Parquet"
+                ) from error
         rows = pc.index_in(table["post_id"].combine_chunks(), found["post_id"].combine_chunks())
         table = table.select([name for name in table.column_names if name != "wordings"])
         table = table.append_column("wordings", found["wordings"].combine_chunks().take(rows))
@@ -77,7 +80,7 @@ def join_wordings(table: pa.Table, wordings: Path | None) -> pa.Table:
     except pa.ArrowException as error:
         found = table["wordings"].type
         raise RequestError(
-            f"column wordings is {found}; expected what `weibotag wordings` writes: give --wordings"
+            f"{posts}: column wordings is {found}; expected what `weibotag wordings` writes: give --wordings"
         ) from error
     return table.set_column(table.column_names.index("wordings"), "wordings", lists)
 

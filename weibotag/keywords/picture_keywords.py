@@ -18,10 +18,11 @@ from weibotag.errors import ModelError, RequestError
 from weibotag.export import write_tables
 from weibotag.files import replace_folder, write_json, write_parquet
 from weibotag.keywords.keywords import MOST_KEYWORDS
+from weibotag.keywords.lines import join_wordings
 from weibotag.keywords.matching import fold
 from weibotag.keywords.mentions import first_of_each, rank_in_runs
 from weibotag.posts import PostsSource, Rejects, list_parts, read_posts, refuse_outputs
-from weibotag.schema import EVIDENCE, KEYWORD, WORDING, arrow_schema
+from weibotag.schema import EVIDENCE, KEYWORD, arrow_schema
 from weibotag.stages.given import add_given
 from weibotag.stages.wordings import FACE_WORD
 from weibotag.taggers.calibration import Calibration
@@ -248,17 +249,7 @@ def read_pictured(
     Raises RequestError where there is none of them, or the column is not as `weibotag wordings` writes it.
     """
     for table in read_posts(source, rejects, TABLE_ROWS):
-        if wordings is not None:
-            table = _join_wordings(table, wordings)
-        try:
-            if "wordings" in table.column_names:
-                lists = table["wordings"].cast(pa.list_(WORDING)).fill_null([])
-                table = table.set_column(table.column_names.index("wordings"), "wordings", lists)
-        except pa.ArrowException as error:
-            raise RequestError(
-                f"{source.path}: column wordings is {table['wordings'].type}; expected what `weibotag wordings` writes to "
-                "Parquet: name that file with --wordings"
-            ) from error
+        table = join_wordings(table, wordings, source.path)
         table = add_given(table, words)
         if "wordings" not in table.column_names:
             raise RequestError(
@@ -266,24 +257,6 @@ def read_pictured(
                 f"wordings {source.path} -o W.parquet`, then give --wordings W.parquet; or give --words KIND=COLUMN"
             )
         yield table
-
-
-def _join_wordings(table: pa.Table, path: Path) -> pa.Table:
-    """Return the posts with their wordings of a file, whatever its order."""
-    import duckdb
-
-    with duckdb.connect() as database:
-        database.register("asked", table.select(["post_id"]))
-        query = "SELECT post_id, wordings FROM read_parquet(?) WHERE post_id IN (SELECT post_id FROM asked)"
-        try:
-            found = database.sql(query, params=[str(path)]).to_arrow_table()
-        except duckdb.Error as error:
-            said = str(error).splitlines()[0]
-            raise RequestError(f"--wordings {path}: {said}; expected what `weibotag wordings` writes to Parquet") from error
-    rows = pc.index_in(table["post_id"].combine_chunks(), found["post_id"].combine_chunks())
-    return table.drop_columns([name for name in ("wordings",) if name in table.column_names]).append_column(
-        "wordings", found["wordings"].combine_chunks().take(rows)
-    )
 
 
 def _list_keywords(table: pa.Table, posts: np.ndarray, words: pa.Array, found: np.ndarray, spoke: np.ndarray) -> pa.Table:

@@ -187,6 +187,14 @@ def blend(scores: csr_matrix, others: csr_matrix, share: float) -> csr_matrix:
     return csr_matrix(scores * np.float32(1 - share) + others * np.float32(share))
 
 
+def join_scores(scores: Sequence[csr_matrix]) -> csr_matrix:
+    """Return the mean of the scores of some taggers."""
+    joined = scores[0]
+    for count, other in enumerate(scores[1:], start=2):
+        joined = blend(joined, other, 1 / count)
+    return joined
+
+
 def load_network(path: Path) -> Any:
     """Read fastText's binary model; raises ModelError when the file is none."""
     import fasttext

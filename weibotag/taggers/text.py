@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import process_time
@@ -17,7 +17,7 @@ from weibotag.files import write_json
 from weibotag.progress import bar
 from weibotag.taggers import calibration, thresholds
 from weibotag.taggers.calibration import Calibration
-from weibotag.taggers.fast import DivergedError, FastTagger, Settings, blend, load_network, train, write_documents
+from weibotag.taggers.fast import DivergedError, FastTagger, Settings, join_scores, load_network, train, write_documents
 from weibotag.taggers.linear import LinearTagger, train_linear
 from weibotag.taggers.rules import RulesTagger
 from weibotag.taggers.tagger import raise_parents
@@ -118,14 +118,6 @@ def read_raw(tagger: Part, table: pa.Table) -> csr_matrix:
     """Return a tagger's scores before calibration, by what posts say themselves."""
     own = strip(table)
     return tagger.scores(own) if isinstance(tagger, RulesTagger) else tagger.raw_scores(own)
-
-
-def join_scores(scores: Sequence[csr_matrix]) -> csr_matrix:
-    """Return the mean of the scores of some taggers."""
-    joined = scores[0]
-    for count, other in enumerate(scores[1:], start=2):
-        joined = blend(joined, other, 1 / count)
-    return joined
 
 
 def choose_candidate(scores: Mapping[str, float], worthwhile: float) -> str:

@@ -11,8 +11,8 @@ from scipy.sparse import csr_matrix, vstack
 
 from weibotag.errors import ModelError
 from weibotag.taggers.calibration import Calibration
-from weibotag.taggers.fast import FLOOR, FastTagger, blend
-from weibotag.taggers.linear import BITS, ROWS, collect, hash_features
+from weibotag.taggers.fast import FLOOR, FastTagger, join_scores
+from weibotag.taggers.linear import BITS, ROWS, STEEPNESS, collect, hash_features
 from weibotag.taggers.tagger import raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
@@ -20,8 +20,6 @@ XMC, DECISIONS = "xmc.safetensors", "decisions.safetensors"
 # Branches that a post walks on at once, and tags of it that are kept from each step.
 BRANCHES = 10
 KEPT = 20
-# A margin of 1, which is what the SVM asks for, is as good as certain: its sigmoid is 0.95.
-STEEPNESS = 3.0
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,7 @@ class JointTagger:
 
     def scores(self, table: pa.Table) -> csr_matrix:
         """Return probabilities, float32 csr_matrix (posts x tags), a child's never above its parent's."""
-        return self.settle(join_raw([part.raw_scores(table) for part in self.parts]))
+        return self.settle(join_scores([part.raw_scores(table) for part in self.parts]))
 
     def settle(self, raw: csr_matrix) -> csr_matrix:
         """Return raw scores calibrated and closed over parents."""
@@ -229,8 +227,3 @@ class JointTagger:
         decisions = load_file(folder / DECISIONS)
         parts: list[FastTagger | XmcTagger] = [*others, XmcTagger.load(folder / XMC, taxonomy)]
         return cls(taxonomy, parts, Calibration(decisions["slope"], decisions["offset"]), decisions["thresholds"])
-
-
-def join_raw(raws: Sequence[csr_matrix]) -> csr_matrix:
-    """Return the scores of one tagger, or the mean of two."""
-    return raws[0] if len(raws) == 1 else blend(raws[0], raws[1], 0.5)

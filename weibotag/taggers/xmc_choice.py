@@ -12,11 +12,11 @@ from scipy.sparse import csr_matrix, vstack
 from weibotag.keywords.codes import Codebook
 from weibotag.metrics import expected_calibration_error
 from weibotag.taggers import calibration, thresholds
-from weibotag.taggers.fast import FastTagger
+from weibotag.taggers.fast import FastTagger, join_scores
 from weibotag.taggers.model import Model
 from weibotag.taggers.tagger import mark_right
 from weibotag.taggers.text import choose_candidate
-from weibotag.taggers.xmc import JointTagger, XmcTagger, join_raw
+from weibotag.taggers.xmc import JointTagger, XmcTagger
 from weibotag.taggers.xmc_training import train_xmc
 from weibotag.taxonomy.tree import Taxonomy
 
@@ -92,7 +92,7 @@ def choose(model: Model, trained: "Rows", held: "Rows", memory: float | None, qu
     assert alone.joint is not None
     parts = (model.tagger, alone.joint.parts[0])
     tables, gold = _limit(held)
-    raw = join_raw([csr_matrix(vstack([part.raw_scores(table) for table in tables])) for part in parts])
+    raw = join_scores([csr_matrix(vstack([part.raw_scores(table) for table in tables])) for part in parts])
     both, figures = settle_joint(model.taxonomy, parts, raw, gold, _count(trained))
     tried = {"fast": model.about["valid"], "xmc": alone.about["valid"], "average": figures}
     taken = choose_candidate({name: told["micro_f1"] for name, told in tried.items()}, WORTHWHILE)

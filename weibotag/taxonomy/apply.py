@@ -15,8 +15,7 @@ from scipy.sparse import csr_matrix
 
 from weibotag.errors import RequestError
 from weibotag.export import write_tables
-from weibotag.keywords.extract import input_bytes
-from weibotag.posts import PostsSource, Rejects, read_posts, refuse_outputs, resolve_files
+from weibotag.posts import PostsSource, Rejects, input_bytes, read_posts, refuse_outputs, resolve_files
 from weibotag.rows import lay_out
 from weibotag.schema import arrow_schema
 from weibotag.taggers import thresholds
