@@ -11,7 +11,6 @@ from typer.core import TyperGroup
 from weibotag import __version__
 from weibotag.cli.codes import app as codes_app
 from weibotag.cli.compare import compare_command
-from weibotag.cli.detect import detect_train_command
 from weibotag.cli.doctor import doctor_command
 from weibotag.cli.evaluate import evaluate_command
 from weibotag.cli.export import export_command
@@ -74,10 +73,7 @@ app.command("export")(export_command)
 app.command("run")(run_command)
 app.command("status")(status_command)
 app.command("ocr")(ocr_command)
-detect_app = typer.Typer(cls=StageGroup, help="Find the objects in pictures; fine-tune a detector.")
-detect_app.command("posts")(detect_command)
-detect_app.command("train")(detect_train_command)
-app.add_typer(detect_app, name="detect")
+app.command("detect")(detect_command)
 faces_app = typer.Typer(cls=StageGroup, help="Find the faces in pictures; a gallery gives them names.")
 faces_app.command("posts")(faces_command)
 faces_app.add_typer(gallery_app, name="gallery")

@@ -82,7 +82,7 @@ def detect_command(
     ] = None,
     taxonomy: Annotated[Path | None, typer.Option("--taxonomy", "-t", help="The tag tree that --classes is in.")] = None,
 ) -> None:
-    """Find the objects in the pictures of posts; `weibotag detect train` fine-tunes a detector on your own boxes.
+    """Find the objects in the pictures of posts.
 
     With --classes a detector of an open vocabulary (YOLOE, YOLO-World, Grounding DINO) looks for the tags of a branch.
 
