@@ -23,15 +23,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from weibotag.posts import PostsSource, Rejects, read_posts
-from weibotag.taggers import thresholds
+from weibotag.curation.tags.apply import apply, place_scores
+from weibotag.curation.tags.audit import audit
+from weibotag.curation.tags.label_doubts import most_specific
+from weibotag.curation.tags.proposals import PROPOSALS, Proposal, read_proposals
+from weibotag.posts.reader import PostsSource, Rejects, read_posts
+from weibotag.scoring import thresholds
 from weibotag.taggers.linear import train_linear
-from weibotag.taxonomy.apply import apply, place_scores
-from weibotag.taxonomy.audit import audit
-from weibotag.taxonomy.doubts import most_specific
-from weibotag.taxonomy.proposals import PROPOSALS, Proposal, read_proposals
 from weibotag.taxonomy.tree import Tag, Taxonomy, load, save_csv
-from weibotag.training import blake, gold_matrix
+from weibotag.training.dataset import blake, gold_matrix
 
 DROPPED, SWAPPED = 0.05, 0.03
 # A tag to be split or renamed has so many posts at least.

@@ -24,19 +24,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from weibotag.cascading import Beyond
 from weibotag.cli.tagging import choose_tagger
-from weibotag.gather import coder_of, gather_part
-from weibotag.looks import link, make_looking
-from weibotag.parts import open_answerer
-from weibotag.pipeline import ingest, tag
-from weibotag.planning import Budget, plan_tagging
-from weibotag.posts import PostsSource, Rejects, read_posts
-from weibotag.runs import Run
-from weibotag.settings import Pipeline, read_pipeline
-from weibotag.taggers.thresholds import micro_f1
+from weibotag.extraction.context import make_looking
+from weibotag.extraction.ingest import ingest
+from weibotag.extraction.post_table import gather_part
+from weibotag.extraction.schedule import link
+from weibotag.extraction.settings import Pipeline, read_pipeline
+from weibotag.posts.reader import PostsSource, Rejects, read_posts
+from weibotag.runtime.run_folder import Run
+from weibotag.scoring.thresholds import micro_f1
+from weibotag.taggers.answering import open_answerer
 from weibotag.taxonomy.tree import Taxonomy, load
-from weibotag.training import gold_matrix, train_model
+from weibotag.training.dataset import gold_matrix
+from weibotag.training.network_taggers import Beyond
+from weibotag.training.train import train_model
+from weibotag.workflows.picture_words import coder_of
+from weibotag.workflows.plan import Budget, plan_tagging
+from weibotag.workflows.tag import tag
 
 TEST = "split = 'test'"
 SHORT_TEXT = 10

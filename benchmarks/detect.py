@@ -52,8 +52,8 @@ def open_loop(model: str) -> Callable[[list[str]], list[list[Box]]]:
 
 def open_stage(model: str) -> Callable[[list[str]], list[list[Box]]]:
     """Return a reader that works through files as a worker of a run does."""
-    from weibotag.media import MediaLimits, frames_table, read_media
-    from weibotag.stages.detect import Detect
+    from weibotag.vision.detect import Detect
+    from weibotag.vision.media.pictures import MediaLimits, frames_table, read_media
 
     config = Detect.Config(backend="ultralytics", model=model, min_score=MIN_SCORE, allow_pickle=model.endswith(".pt"))
     stage = Detect(config)

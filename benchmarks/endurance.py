@@ -61,7 +61,7 @@ def watch(process: subprocess.Popen[bytes], trouble: bool) -> tuple[Watched, lis
     due = start + 10
     while process.poll() is None:
         try:
-            children = [child for child in seen.children() if "weibotag.executors.worker" in " ".join(child.cmdline())]
+            children = [child for child in seen.children() if "weibotag.runtime.worker" in " ".join(child.cmdline())]
             watched.parent.append(seen.memory_info().rss / 2**20)
             watched.workers.append([child.memory_info().rss / 2**20 for child in children])
             watched.seconds.append(time.monotonic() - start)

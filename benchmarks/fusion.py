@@ -13,11 +13,11 @@ import platform
 from datetime import date
 from pathlib import Path
 
-from weibotag.compare import compare, write_markdown
-from weibotag.posts import PostsSource
-from weibotag.settings import read_pipeline
-from weibotag.taggers.fusion.networks import NETWORKS
+from weibotag.extraction.settings import read_pipeline
+from weibotag.posts.reader import PostsSource
 from weibotag.taxonomy.tree import load
+from weibotag.training.network.architectures import NETWORKS
+from weibotag.workflows.compare import compare, write_markdown
 
 
 def main() -> None:

@@ -31,14 +31,14 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix, hstack
 from sklearn.metrics import label_ranking_average_precision_score
 
-from weibotag.keywords import semantic
-from weibotag.keywords.cluster import cluster_keywords, read_clusters
-from weibotag.keywords.extract import KeywordIndex, extract_keywords, read_keywords
-from weibotag.posts import PostsSource, read_posts
-from weibotag.rejects import Rejects
-from weibotag.stages.given import add_given
+from weibotag.curation.keywords import semantic_codes
+from weibotag.curation.keywords.cluster import cluster_keywords, read_clusters
+from weibotag.curation.keywords.extract import KeywordIndex, extract_keywords, read_keywords
+from weibotag.posts.reader import PostsSource, read_posts
+from weibotag.posts.rejects import Rejects
+from weibotag.posts.supplied_words import add_given
 from weibotag.taxonomy.tree import Tag, Taxonomy, load
-from weibotag.training import blake, gold_matrix
+from weibotag.training.dataset import blake, gold_matrix
 
 FEWEST_POSTS = 10
 SHARES = (0.5, 0.2, 0.1, 0.05)
@@ -197,16 +197,16 @@ def print_stability(vectors: np.ndarray, seeds: int) -> None:
         found: dict[str, list[list[float]]] = {}
         for seed in range(seeds):
             half = vectors[np.random.default_rng(seed).permutation(len(vectors))[: len(vectors) // 2]]
-            old = semantic.fit(half, "s0", LEVELS, size)
+            old = semantic_codes.fit(half, "s0", LEVELS, size)
             before = old.assign(half)
-            anew, refitted = semantic.fit(vectors, "s0", LEVELS, size), semantic.refit(vectors, old)
+            anew, refitted = semantic_codes.fit(vectors, "s0", LEVELS, size), semantic_codes.refit(vectors, old)
             for way, codes, after in (
                 ("anew", anew, anew.assign(half)),
                 ("anew, matched with the old ones", anew, match(before, anew.assign(half), size)),
                 ("from the old ones (`--align`)", refitted, refitted.assign(half)),
                 ("none: old codes", old, before),
             ):
-                found.setdefault(way, []).append([*semantic.share_kept(before, after), codes.explained(vectors)[-1]])
+                found.setdefault(way, []).append([*semantic_codes.share_kept(before, after), codes.explained(vectors)[-1]])
         for way, rows in found.items():
             print_row([str(size), way, *(spell(column) for column in np.array(rows).T)])
 
@@ -240,7 +240,7 @@ def print_codes(parts: dict[str, pa.Table], taxonomy: Taxonomy, ids: Sequence[st
     keywords = Problem(features, gold).keep(kept)
     print_row(["keywords", *map(spell, figures_of(keywords, seeds).T)])
     for size in SIZES:
-        codes = semantic.fit(learnt, "s0", LEVELS, size)
+        codes = semantic_codes.fit(learnt, "s0", LEVELS, size)
         words: dict[str, list[str]] = {}
         for post_id, numbers in zip(ids, codes.assign(vectors).tolist(), strict=True):
             words.setdefault(post_id, []).extend(codes.words(numbers))
@@ -297,7 +297,7 @@ def main() -> None:
         tweets = add_given(read_table(options.tweets), WORDS)
         print_curve("Tweets", split_posts(tweets), flat_taxonomy(tweets), options.seeds)
     if options.vectors is not None:
-        batches = list(semantic.read_vectors(options.vectors))
+        batches = list(semantic_codes.read_vectors(options.vectors))
         ids, vectors = [post_id for some, _ in batches for post_id in some], np.concatenate([some for _, some in batches])
         print_codes(parts, taxonomy, ids, vectors, options.seeds)
         print_stability(vectors, options.seeds)

@@ -35,7 +35,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageStat
 
-from weibotag.errors import WeibotagError
+from weibotag.core.errors import WeibotagError
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 4
@@ -228,7 +228,7 @@ def open_stock(threads: int) -> Callable[[list[str]], list[str]]:
 
 def open_paddle(threads: int) -> Callable[[list[str]], list[str]]:
     """Return a reader that calls PaddleOCR picture by picture, on all cores."""
-    from weibotag.backends.ocr_paddleocr import PaddleOcr
+    from weibotag.vision.backends.ocr_paddleocr import PaddleOcr
 
     backend = PaddleOcr()
     backend.open(threads=threads)
@@ -242,8 +242,8 @@ def open_paddle(threads: int) -> Callable[[list[str]], list[str]]:
 
 def open_stage(engine: str) -> Callable[[list[str]], list[str]]:
     """Return a reader that works through pictures as a worker of a run does."""
-    from weibotag.media import Frame, frames_table
-    from weibotag.stages.ocr import Ocr
+    from weibotag.vision.media.pictures import Frame, frames_table
+    from weibotag.vision.ocr import Ocr
 
     stage = Ocr(Ocr.Config.model_validate({"backend": "rapidocr", "engine": engine, "min_score": MIN_SCORE}))
     stage.open()
@@ -261,7 +261,7 @@ def open_stage(engine: str) -> Callable[[list[str]], list[str]]:
 
 def decode(path: str) -> Any:
     """Return the pixels of a picture file, RGB."""
-    from weibotag.media import MediaLimits, read_media
+    from weibotag.vision.media.pictures import MediaLimits, read_media
 
     return read_media(Path(path).read_bytes(), path, MediaLimits(max_frames=1))[1][0].rgb
 

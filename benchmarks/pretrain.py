@@ -22,15 +22,15 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
-from weibotag.compare import prepare
-from weibotag.looks import make_looking
-from weibotag.posts import PostsSource
-from weibotag.runs import Run
-from weibotag.schema import WORDING
-from weibotag.settings import read_pipeline
-from weibotag.taggers import thresholds
+from weibotag.core.schema import WORDING
+from weibotag.extraction.context import make_looking
+from weibotag.extraction.settings import read_pipeline
+from weibotag.posts.reader import PostsSource
+from weibotag.runtime.run_folder import Run
+from weibotag.scoring import thresholds
 from weibotag.taxonomy.tree import Taxonomy, load
-from weibotag.training import blake, gold_matrix
+from weibotag.training.dataset import blake, gold_matrix
+from weibotag.workflows.compare import prepare
 
 SHARES = (0.05, 0.2, 1.0)
 # Of the minutes for a pretraining, what a training may take with so many tags.
@@ -64,8 +64,8 @@ def draw(table: pa.Table, share: float) -> pa.Table:
 
 def measure(data: Data, seed: int) -> dict[tuple[float, bool], float]:
     """Return micro-F1 on the test rows by share of tags and whether the network was pretrained."""
-    from weibotag.taggers.fusion.pretraining import SETTINGS, pretrain
-    from weibotag.taggers.fusion.training import Settings, train_fused
+    from weibotag.training.network.fit import Settings, train_fused
+    from weibotag.training.network.pretraining import SETTINGS, pretrain
 
     found = {}
     gold = gold_matrix(data.tested, data.taxonomy)

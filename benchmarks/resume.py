@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from weibotag.taggers.fusion.course import LOSSES
-from weibotag.taggers.fusion.features import PICTURE
+from weibotag.features.post_batches import PICTURE
 from weibotag.taxonomy.tree import Tag, Taxonomy
-from weibotag.training import gold_matrix
+from weibotag.training.dataset import gold_matrix
+from weibotag.training.network.loop import LOSSES
 
 TAXONOMY = Taxonomy([Tag(name, None, name, (), (), line) for line, name in enumerate("甲乙丙丁", start=2)])
 POSTS, WIDTH, EPOCHS = 1_200, 48, 12
@@ -51,8 +51,8 @@ def make_posts(seed: int) -> pa.Table:
 
 def train(network: str, folder: Path, is_pretraining: bool) -> None:
     """Train in this process and write what came of it."""
-    from weibotag.taggers.fusion.pretraining import pretrain
-    from weibotag.taggers.fusion.training import Settings, train_fused
+    from weibotag.training.network.fit import Settings, train_fused
+    from weibotag.training.network.pretraining import pretrain
 
     settings = Settings(epochs=EPOCHS, patience=EPOCHS, width=32)
     trained, held = make_posts(1), make_posts(2)

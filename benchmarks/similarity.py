@@ -16,16 +16,18 @@ import pyarrow as pa
 import torch
 from sklearn.metrics import roc_auc_score
 
-from weibotag.backends.onnx_session import open_session
-from weibotag.gather import gather_part
-from weibotag.looks import link, look, make_looking
-from weibotag.pipeline import ingest
-from weibotag.posts import PostsSource
-from weibotag.runs import Run
-from weibotag.settings import read_pipeline
-from weibotag.similarity import MATCH, Matcher, find_pairs, note_looks
-from weibotag.taggers.fusion.features import read
-from weibotag.taggers.fusion.matching import OTHERS, SETTINGS, draw_partners, train_matching
+from weibotag.extraction.context import make_looking
+from weibotag.extraction.ingest import ingest
+from weibotag.extraction.post_table import gather_part
+from weibotag.extraction.schedule import link, look
+from weibotag.extraction.settings import read_pipeline
+from weibotag.features.post_batches import read
+from weibotag.posts.reader import PostsSource
+from weibotag.runtime.run_folder import Run
+from weibotag.taggers.match_model import MATCH, Matcher, find_pairs
+from weibotag.training.network.matching import OTHERS, SETTINGS, draw_partners, train_matching
+from weibotag.vision.backends.onnx_session import open_session
+from weibotag.workflows.similarity import note_looks
 
 SIDE = ("attention_print", "attention_words", "attention_pictures")
 LONG = 10

@@ -25,20 +25,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
-from weibotag.cascading import NOMINAL
-from weibotag.posts import PostsSource, read_posts
-from weibotag.rejects import Rejects
-from weibotag.stages.given import add_given
-from weibotag.taggers import calibration, thresholds
-from weibotag.taggers.cascade import learn_cascade
-from weibotag.taggers.fast import FastTagger, blend, train
-from weibotag.taggers.fusion.training import Settings, train_fused
+from weibotag.posts.reader import PostsSource, read_posts
+from weibotag.posts.rejects import Rejects
+from weibotag.posts.supplied_words import add_given
+from weibotag.scoring import calibration, thresholds
+from weibotag.scoring.blend import blend
+from weibotag.taggers.cascade.simulation import Ends, Outlook
+from weibotag.taggers.cascade.stage_bits import given
+from weibotag.taggers.fasttext import FastTagger, train
 from weibotag.taggers.linear import train_linear
-from weibotag.taggers.steps import given
-from weibotag.taggers.text import train_text
-from weibotag.taggers.walk import Ends, Outlook
 from weibotag.taxonomy.tree import Tag, Taxonomy
-from weibotag.training import Rows, blake, first_settings, gold_matrix, tune
+from weibotag.training.cascade import learn_cascade
+from weibotag.training.dataset import Rows, blake, gold_matrix
+from weibotag.training.network.fit import Settings, train_fused
+from weibotag.training.network_taggers import NOMINAL
+from weibotag.training.text_only import train_text
+from weibotag.training.train import first_settings, tune
 
 FEWEST_POSTS = 20
 FOLDS = 5

@@ -38,10 +38,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix, vstack
 
-from weibotag.taggers import xmc_training
-from weibotag.taggers.tagger import mark_right
+from weibotag.scoring.tagger import mark_right
 from weibotag.taxonomy.tree import Tag, Taxonomy, load, save_csv
-from weibotag.training import gold_matrix
+from weibotag.training import linear_tree
+from weibotag.training.dataset import gold_matrix
 
 TESTED = 10_000
 ROWS = ("whole", "tree", "flat", "nameless", "omikuji")
@@ -111,7 +111,7 @@ def make_corpus(posts: int, tags: int, folder: Path) -> None:
 
 def take_hashtags(feed: Path, folder: Path) -> None:
     """Write the same files of the weibo rows of a posts file, whose hashtags are tags of one level."""
-    from weibotag.posts import PostsSource, Rejects, read_posts
+    from weibotag.posts.reader import PostsSource, Rejects, read_posts
 
     with Rejects(folder / "rejects.csv") as rejects:
         posts = pa.concat_tables(read_posts(PostsSource(str(feed), where="source = 'weibo'"), rejects, 20_000))
@@ -160,11 +160,11 @@ def run_tagger(folder: Path, row: str) -> dict[str, Any]:
     if row == "flat":
         taxonomy = flatten(taxonomy)
     if row == "nameless":
-        xmc_training.COLD = 0
+        linear_tree.COLD = 0
     train, test = read(folder, "train"), read(folder, "test")
     gold = gold_matrix([train], taxonomy)
     begun = perf_counter()
-    tagger = xmc_training.train_xmc([train], gold, taxonomy, 4e9)
+    tagger = linear_tree.train_xmc([train], gold, taxonomy, 4e9)
     told: dict[str, Any] = {"seconds": perf_counter() - begun}
     tagger.save(folder / f"{row}.safetensors")
     told["model"] = (folder / f"{row}.safetensors").stat().st_size
@@ -183,9 +183,9 @@ def run_omikuji(folder: Path) -> dict[str, Any]:
     train, test = read(folder, "train"), read(folder, "test")
     leaves = flatten(taxonomy)
     gold = gold_matrix([train], leaves)
-    none = xmc_training.write_names(taxonomy, np.full(len(taxonomy), np.inf))[1]
-    counts, features = xmc_training.read_features(train, none)
-    frequencies = xmc_training.weigh(counts, len(train))
+    none = linear_tree.write_names(taxonomy, np.full(len(taxonomy), np.inf))[1]
+    counts, features = linear_tree.read_features(train, none)
+    frequencies = linear_tree.weigh(counts, len(train))
     with (folder / "omikuji.txt").open("w") as file:
         file.write(f"{len(train)} {len(features)} {len(leaves)}\n")
         counts.sort_indices()
@@ -204,7 +204,7 @@ def run_omikuji(folder: Path) -> dict[str, Any]:
     told: dict[str, Any] = {"seconds": perf_counter() - begun}
     model.save(str(folder / "omikuji"))
     told["model"] = sum(path.stat().st_size for path in (folder / "omikuji").iterdir())
-    tested = xmc_training.read_counts(test, xmc_training.number(features), len(features))
+    tested = linear_tree.read_counts(test, linear_tree.number(features), len(features))
     tested.data = frequencies[tested.indices]
     lengths = np.sqrt(np.asarray(tested.multiply(tested).sum(axis=1)).ravel())
     tested.data /= np.repeat(np.maximum(lengths, 1e-6), np.diff(tested.indptr)).astype(np.float32)

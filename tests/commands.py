@@ -38,7 +38,7 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WEIBOTAG_STORE", str(folder / "store"))
     # No weights but those that packages carry, whatever this machine has fetched.
     monkeypatch.delenv("WEIBOTAG_MODELS", raising=False)
-    monkeypatch.setattr("weibotag.models.cache_folder", lambda: folder / "no-models")
+    monkeypatch.setattr("weibotag.vision.weights.catalogue.cache_folder", lambda: folder / "no-models")
     monkeypatch.chdir(folder)
     (folder / "tree.csv").write_text(TAXONOMY, encoding="utf-8")
     (folder / "posts.csv").write_text(POSTS, encoding="utf-8")

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from weibotag.gallery import unit
-from weibotag.media import frame_pixels
-from weibotag.schema import arrow_schema
+from weibotag.core.schema import arrow_schema
+from weibotag.vision.face_gallery import unit
+from weibotag.vision.media.pictures import frame_pixels
 
 WIDTH = 128
 

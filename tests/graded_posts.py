@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from weibotag import schema
+from weibotag.core import schema
 from weibotag.taxonomy.tree import Tag, Taxonomy
 
 IDS = ("食", "食/果", "食/果/苹", "食/饮", "游", "游/岛")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from weibotag.posts import PostsSource, read_posts
-from weibotag.rejects import Rejects
+from weibotag.posts.reader import PostsSource, read_posts
+from weibotag.posts.rejects import Rejects
 
 
 def read(path: Path | str, rejects: Rejects | None = None, batch_rows: int = 20_000, **options: object) -> pa.Table:

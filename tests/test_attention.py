@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_fusion import ROWS, TREE, draw_posts, said, table_of, teach
 
-from weibotag.taggers.fusion.features import Features
+from weibotag.features.post_batches import Features
 
 OBJECTS = ("人", "桌子", "椅子", "灯", "墙", "窗", "门", "车")
 TELLING = {"tea": "绿茶", "milk": "牛奶", "cat": "小猫", "dog": "小狗"}
@@ -58,7 +58,7 @@ def test_evidence_names_the_wording_that_a_network_looked_at(tmp_path: Path) -> 
 @pytest.mark.parametrize("network", ("hma", "sm-lstm", "concat"))
 def test_attention_is_shared_among_the_wordings_of_each_post_alone(network: str, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.taggers.fused import FusedTagger
+    from weibotag.taggers.network import FusedTagger
 
     teach(network, tmp_path, draw_posts(80, seed=1), epochs=1)
     tagger = FusedTagger(TREE, tmp_path)
@@ -84,8 +84,8 @@ def test_attention_is_shared_among_the_wordings_of_each_post_alone(network: str,
 def test_attention_adds_to_evidence_and_takes_nothing_away(rows: list[dict[str, Any]], seed: int) -> None:
     from scipy.sparse import csr_matrix
 
-    from weibotag.keywords.mentions import Vocabulary
-    from weibotag.taggers.fusion.attention import add_attended
+    from weibotag.features.attention_evidence import add_attended
+    from weibotag.features.vocabulary import Vocabulary
 
     draw = np.random.default_rng(seed)
     rows = [{**row, "wordings": [*row["wordings"], said("绿茶杯", "ocr"), said("红", "object")]} for row in rows]
@@ -117,9 +117,9 @@ def test_attention_adds_to_evidence_and_takes_nothing_away(rows: list[dict[str, 
 
 def test_vectors_are_learnt_without_tags_and_the_same_every_time() -> None:
     torch = pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.taggers.fusion.networks import NETWORKS as KNOWN
-    from weibotag.taggers.fusion.networks import Shape
-    from weibotag.taggers.fusion.vectors import start_from_vectors
+    from weibotag.training.network.architectures import NETWORKS as KNOWN
+    from weibotag.training.network.architectures import Shape
+    from weibotag.training.network.start_vectors import start_from_vectors
 
     draw = np.random.default_rng(0)
     topics = ("绿茶牛奶咖啡", "小猫大狗仓鼠")

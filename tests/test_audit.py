@@ -12,16 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from weibotag.errors import RequestError
-from weibotag.posts import PostsSource
-from weibotag.taxonomy import occurrence
-from weibotag.taxonomy.apply import Relabelling, apply, restructure
-from weibotag.taxonomy.audit import audit
-from weibotag.taxonomy.doubts import most_specific, plant, shift_prior
-from weibotag.taxonomy.labelled import read_labelled
-from weibotag.taxonomy.likeness import compare_pairs, measure_likeness, part_in_two, tell_same, vectorise
-from weibotag.taxonomy.proposals import PROPOSALS, Finding, Proposal, read_proposals, write_proposals
-from weibotag.taxonomy.relabelling import propose
+from weibotag.core.errors import RequestError
+from weibotag.curation.tags import tag_counts
+from weibotag.curation.tags.apply import apply
+from weibotag.curation.tags.audit import audit
+from weibotag.curation.tags.label_doubts import most_specific, plant, shift_prior
+from weibotag.curation.tags.labelled_posts import read_labelled
+from weibotag.curation.tags.proposals import PROPOSALS, Finding, Proposal, read_proposals, write_proposals
+from weibotag.curation.tags.relabelling import propose
+from weibotag.curation.tags.restructure import Relabelling, restructure
+from weibotag.curation.tags.tag_similarity import compare_pairs, measure_likeness, part_in_two, tell_same, vectorise
+from weibotag.posts.reader import PostsSource
 from weibotag.taxonomy.tree import Tag, Taxonomy, load, save_csv
 
 
@@ -263,7 +264,7 @@ def kinds(found: Any) -> list[tuple[str, str, str | None]]:
 
 def test_one_tag_inside_another_is_found_by_counting() -> None:
     rows = [["体育/棋", "美妆/眼影"]] * 30 + [["体育/足球"]] * 300 + [["美妆/眼影"]] * 200
-    found = list(occurrence.find_together(TREE, matrix(rows).tocsc(), [f"p{row}" for row in range(len(rows))]))
+    found = list(tag_counts.find_together(TREE, matrix(rows).tocsc(), [f"p{row}" for row in range(len(rows))]))
     assert kinds(found) == [("containment", "体育/棋", "美妆/眼影")]
     assert isinstance(found[1], Proposal)
     assert (found[1].action, found[1].tag, found[1].other) == ("move", "体育/棋", "美妆/眼影")
@@ -272,45 +273,45 @@ def test_one_tag_inside_another_is_found_by_counting() -> None:
 
 def test_tags_that_are_always_given_together_overlap() -> None:
     rows = [["体育/棋", "美妆/眼影"]] * 30 + [["体育/棋"]] + [["体育/足球"]] * 50 + [["美妆/口红"]] * 50
-    found = list(occurrence.find_together(TREE, matrix(rows).tocsc(), [f"p{row}" for row in range(len(rows))]))
+    found = list(tag_counts.find_together(TREE, matrix(rows).tocsc(), [f"p{row}" for row in range(len(rows))]))
     assert kinds(found) == [("overlap", "美妆/眼影", "体育/棋")]
 
 
 def test_a_tag_that_everything_carries_contains_nothing() -> None:
     rows = [["体育/棋", "美妆/眼影"]] * 30 + [["体育/足球", "美妆/眼影"]] * 200
-    assert not list(occurrence.find_together(TREE, matrix(rows).tocsc(), [""] * len(rows)))
+    assert not list(tag_counts.find_together(TREE, matrix(rows).tocsc(), [""] * len(rows)))
 
 
 def test_the_habit_of_one_annotator_is_found_but_not_of_who_labels_most() -> None:
     rows = [["体育/棋"]] * 20 + [["体育/足球"]] * 60 + [["美妆"]] * 20
     gold, ids = matrix(rows).tocsc(), [f"p{row}" for row in range(len(rows))]
     people = np.array(["小王"] * 20 + ["小李", "小张"] * 30 + ["小李"] * 20, object)
-    assert kinds(occurrence.find_habits(TREE, gold, ids, people)) == [
+    assert kinds(tag_counts.find_habits(TREE, gold, ids, people)) == [
         ("habit", "美妆", None),
         ("habit", "体育/棋", None),
     ]
     alone = np.array(["小王"] * len(rows), object)
-    assert not list(occurrence.find_habits(TREE, gold, ids, alone))
+    assert not list(tag_counts.find_habits(TREE, gold, ids, alone))
 
 
 def test_missing_parents_and_imbalance_are_found_by_counting() -> None:
     given_tags = csr_matrix(np.array([[1, 1, 0, 0, 0, 0, 0, 0]] * 6 + [[0, 1, 0, 0, 0, 0, 0, 0]] * 4, np.float32)).tocsc()
     ids = [f"p{row}" for row in range(10)]
-    found = list(occurrence.find_missing_parents(TREE, given_tags, ids))
+    found = list(tag_counts.find_missing_parents(TREE, given_tags, ids))
     assert kinds(found) == [("parent missing", "美妆/口红", "美妆")]
     assert isinstance(found[0], Finding)
     assert found[0].evidence == ("p6", "p7", "p8", "p9")
     rows = [["体育/足球"]] * 100 + [["体育/网球"]] * 2 + [["体育/棋"]] * 2
-    assert ("imbalance", "体育/足球", None) in kinds(occurrence.find_imbalance(TREE, matrix(rows).tocsc(), [""] * 104))
+    assert ("imbalance", "体育/足球", None) in kinds(tag_counts.find_imbalance(TREE, matrix(rows).tocsc(), [""] * 104))
 
 
 @given(st.integers(0, 40), st.integers(1, 40))
 def test_the_lower_bound_is_below_the_share_and_grows_with_numbers(hits: int, more: int) -> None:
     total = hits + more
-    low = occurrence.lower_bound(hits, total)
+    low = tag_counts.lower_bound(hits, total)
     assert low + 1e-12 >= 0
     assert low <= hits / total + 1e-12
-    assert low <= occurrence.lower_bound(10 * hits, 10 * total) + 1e-12
+    assert low <= tag_counts.lower_bound(10 * hits, 10 * total) + 1e-12
 
 
 @given(st.lists(st.sets(st.sampled_from(TREE.ids), min_size=1), min_size=1, max_size=30), st.integers(0, 5))

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from weibotag.errors import RequestError
-from weibotag.planning import Budget
-from weibotag.schema import WORDING
-from weibotag.taggers.curve import Curve
-from weibotag.taggers.gains import Forest, benefit, expect_benefit
-from weibotag.taggers.steps import given as given_bits
-from weibotag.taggers.steps import limit, number_of, stages_of, translate
-from weibotag.taggers.thresholds import micro_f1
-from weibotag.taggers.walk import pick
+from weibotag.core.errors import RequestError
+from weibotag.core.schema import WORDING
+from weibotag.scoring.thresholds import micro_f1
+from weibotag.taggers.cascade.cost_curve import Curve
+from weibotag.taggers.cascade.gains import Forest, benefit, expect_benefit
+from weibotag.taggers.cascade.simulation import pick
+from weibotag.taggers.cascade.stage_bits import given as given_bits
+from weibotag.taggers.cascade.stage_bits import limit, number_of, stages_of, translate
+from weibotag.workflows.plan import Budget
 
 TREE = (
     "id,parent_id,name,aliases,keywords\nfood,,美食,,\ntea,food,茶,,\nmilk,food,牛奶,,\n"
@@ -251,7 +251,7 @@ def test_benefit_is_expected_from_probabilities() -> None:
 def test_a_forest_kept_as_arrays_predicts_what_the_library_does() -> None:
     from sklearn.ensemble import RandomForestRegressor
 
-    from weibotag.taggers import gains
+    from weibotag.taggers.cascade import gains
 
     draws = np.random.default_rng(0)
     rows = draws.normal(size=(300, 5)).astype(np.float32)
@@ -295,8 +295,8 @@ def test_the_knee_lies_farthest_above_the_straight_line() -> None:
 def test_a_cascade_does_without_a_stage_that_can_not_run_here(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from weibotag.errors import MissingExtraError
-    from weibotag.stages.ocr import Ocr
+    from weibotag.core.errors import MissingExtraError
+    from weibotag.vision.ocr import Ocr
 
     def missing(*_: object) -> str:
         raise MissingExtraError("ocr", "paddle")

@@ -16,10 +16,10 @@ import pytest
 import typer
 from commands import POSTS, add_pictures, ask, draw, enter, shell
 
-from weibotag import errors
 from weibotag.cli.main import app
 from weibotag.cli.stages import StageGroup
-from weibotag.runs import Run
+from weibotag.core import errors
+from weibotag.runtime.run_folder import Run
 
 README = Path(__file__).parents[1] / "README.md"
 # fmt: off

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from weibotag import clips
-from weibotag.formats import find_clip
-from weibotag.media import Frame, MediaLimits, read_file
+from weibotag.vision.media import clips
+from weibotag.vision.media.formats import find_clip
+from weibotag.vision.media.pictures import Frame, MediaLimits, read_file
 
 VIDEOS = Path(os.environ.get("WEIBOTAG_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "videos"
 LIMITS = MediaLimits()

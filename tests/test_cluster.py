@@ -10,8 +10,10 @@ from commands import ask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weibotag.errors import RequestError
-from weibotag.keywords.cluster import (
+from weibotag.core.errors import RequestError
+from weibotag.core.schema import arrow_schema
+from weibotag.core.text_matching import fold
+from weibotag.curation.keywords.cluster import (
     FEWEST_TAG_POSTS,
     PRIOR_TAGS,
     choose_alone,
@@ -25,9 +27,7 @@ from weibotag.keywords.cluster import (
     unit,
     weigh_tags,
 )
-from weibotag.keywords.matching import fold
-from weibotag.posts import PostsSource
-from weibotag.schema import arrow_schema
+from weibotag.posts.reader import PostsSource
 
 CHARACTERS = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]
 

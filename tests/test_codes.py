@@ -2,8 +2,8 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix
 
-from weibotag.keywords.codes import Codebook, fit, stack_vectors
-from weibotag.schema import arrow_schema
+from weibotag.core.schema import arrow_schema
+from weibotag.features.visual_codes import Codebook, fit, stack_vectors
 
 DRAW = np.random.default_rng(3)
 

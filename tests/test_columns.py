@@ -4,7 +4,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from weibotag import schema
+from weibotag.core import schema
 
 DOC = Path(__file__).parents[1] / "docs" / "columns.md"
 HEADING = re.compile(r"^## `(\w+)`$")

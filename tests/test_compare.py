@@ -12,11 +12,11 @@ import pytest
 from commands import ask, enter
 from PIL import Image
 
-from weibotag.compare import Contender, draw_sides, time_taggers
-from weibotag.pipeline import ingest
-from weibotag.posts import PostsSource
-from weibotag.runs import Run
+from weibotag.extraction.ingest import ingest
+from weibotag.posts.reader import PostsSource
+from weibotag.runtime.run_folder import Run
 from weibotag.taxonomy.tree import load
+from weibotag.workflows.compare import Contender, draw_sides, time_taggers
 
 SAID = {"cake": "蛋糕和甜品真好吃", "car": "新买的汽车上路了"}
 SETTINGS = ["--minutes", "0", "--quiet"]
@@ -120,7 +120,7 @@ def test_what_can_not_be_trained_is_said_before_any_work(folder: Path, monkeypat
     given = ["compare", "labelled.csv", "-t", "tree.csv", "-o", "figures"]
     result = ask(*given)
     assert (result.exit_code, result.stderr) == (2, "error: drawing a plot needs: pip install 'weibotag[plot]'\n")
-    for name in [name for name in sys.modules if name.startswith("weibotag.taggers.fusion.")]:
+    for name in [name for name in sys.modules if name.startswith("weibotag.training.network.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     result = ask(*given, "--taggers", "rules,hma")
@@ -166,7 +166,7 @@ def test_nothing_to_train_choose_or_test_on_is_an_error(folder: Path) -> None:
 
 
 def test_taggers_take_turns_on_some_of_the_posts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weibotag.compare.TIMED", 10)
+    monkeypatch.setattr("weibotag.workflows.compare.TIMED", 10)
     asked: list[tuple[str, int]] = []
 
     class Listening:

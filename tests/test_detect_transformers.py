@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from weibotag.backends import detect_transformers
-from weibotag.backends.detect_objects import DetectedObject
-from weibotag.backends.detect_transformers import (
+from weibotag.core.errors import RequestError
+from weibotag.vision.backends import detect_transformers
+from weibotag.vision.backends.detect_objects import DetectedObject
+from weibotag.vision.backends.detect_transformers import (
     Transformers,
     list_objects,
     load_detector,
@@ -23,7 +24,6 @@ from weibotag.backends.detect_transformers import (
     score_prompts,
     to_tensor,
 )
-from weibotag.errors import RequestError
 
 for library in ("transformers", "torch", "torchvision"):
     if find_spec(library) is None:

@@ -15,12 +15,12 @@ import onnx
 import pytest
 from PIL import Image
 
-from weibotag.backends import detect_ultralytics
-from weibotag.backends.detect_objects import DetectedObject
-from weibotag.backends.detect_ultralytics import Ultralytics, import_library, list_objects
-from weibotag.backends.object_names import chinese_name
-from weibotag.errors import RequestError
-from weibotag.files import sha256_of
+from weibotag.core.errors import RequestError
+from weibotag.core.files import sha256_of
+from weibotag.vision.backends import detect_ultralytics
+from weibotag.vision.backends.detect_objects import DetectedObject
+from weibotag.vision.backends.detect_ultralytics import Ultralytics, import_library, list_objects
+from weibotag.vision.object_names import chinese_name
 
 for library in ("ultralytics", "torch", "torchvision"):
     if find_spec(library) is None:

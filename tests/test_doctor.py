@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from weibotag import doctor, registry
 from weibotag.cli.main import app
-from weibotag.models import VARIABLE as MODELS_VARIABLE
-from weibotag.registry import REGISTRY
-from weibotag.schema import arrow_schema
-from weibotag.store import Store
+from weibotag.core.schema import arrow_schema
+from weibotag.runtime.findings_store import Store
+from weibotag.vision import registry
+from weibotag.vision.registry import REGISTRY
+from weibotag.vision.weights.catalogue import VARIABLE as MODELS_VARIABLE
+from weibotag.workflows import doctor
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RELEASES = st.lists(st.integers(0, 30), min_size=1, max_size=4)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from weibotag.errors import RequestError
-from weibotag.media import Frame, frames_table
-from weibotag.stages.embed import Embed
+from weibotag.core.errors import RequestError
+from weibotag.vision.embed import Embed
+from weibotag.vision.media.pictures import Frame, frames_table
 
 BLOCK_WIDTHS = (48, 48, 96, 96, 192, 192, 192, 192, 384, 384, 192, 360)
 

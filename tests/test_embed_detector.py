@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from weibotag.backends.embed_detector import find_stages, fit
-from weibotag.errors import RequestError
-from weibotag.media import Frame, frames_table
-from weibotag.stages.embed import Embed
+from weibotag.core.errors import RequestError
+from weibotag.vision.backends.embed_detector import find_stages, fit
+from weibotag.vision.embed import Embed
+from weibotag.vision.media.pictures import Frame, frames_table
 
 PPOCR = 2376
 

@@ -9,13 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weibotag.backends.embed_chineseclip import ChineseClip
-from weibotag.backends.embed_transformers import WIDEST, TransformersVision, choose_precision, pool_cells, trim_picture
-from weibotag.errors import RequestError
-from weibotag.keywords.zeroshot import open_zero_shot
-from weibotag.media import Frame, frames_table
-from weibotag.stages.embed import Embed
+from weibotag.core.errors import RequestError
+from weibotag.features.joint_space import open_zero_shot
 from weibotag.taxonomy.tree import Tag, Taxonomy
+from weibotag.vision.backends.embed_chineseclip import ChineseClip
+from weibotag.vision.backends.embed_transformers import (
+    WIDEST,
+    TransformersVision,
+    choose_precision,
+    pool_cells,
+    trim_picture,
+)
+from weibotag.vision.embed import Embed
+from weibotag.vision.media.pictures import Frame, frames_table
 
 torch = pytest.importorskip("torch", reason="needs the extra hf")
 transformers = pytest.importorskip("transformers", reason="needs the extra hf")

@@ -15,7 +15,7 @@ from commands import ask
 from test_fusion import ROOT, TREE, draw_posts, labelled, quick, table_of
 from test_networks import are_right
 
-from weibotag.taggers.fusion.features import Features
+from weibotag.features.post_batches import Features
 
 torch = pytest.importorskip("torch", reason="networks are trained with torch")
 transformers = pytest.importorskip("transformers", reason="reads language models")
@@ -27,7 +27,7 @@ BLOCKED = ("torch", "transformers", "peft")
 
 def build(network: str, features: Features, how: str = "frozen") -> Any:
     """Return an untrained network over an encoder."""
-    from weibotag.taggers.fusion.networks import NETWORKS, Shape
+    from weibotag.training.network.architectures import NETWORKS, Shape
 
     torch.manual_seed(0)
     shape = Shape.of(features, TREE.parents, width=32, dropout=0.1, buckets=2**12, encoder_training=how)
@@ -42,7 +42,7 @@ def draw_texts(count: int, seed: int) -> Any:
 
 def teach(encoder: Path, how: str, folder: Path, posts: int = 150, **others: Any) -> Features:
     """Train a network over an encoder in a folder; return its features."""
-    from weibotag.taggers.fusion.training import train_network
+    from weibotag.training.network.fit import train_network
 
     train, valid = draw_texts(posts, seed=1), draw_texts(40, seed=2)
     features = Features.learn([train], str(encoder))
@@ -76,7 +76,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_states_of_a_language_model_stand_at_the_characters_of_their_tokens(bert: Path, tmp_path: Path) -> None:
-    from weibotag.taggers.fusion.training import to_tensors
+    from weibotag.training.network.fit import to_tensors
 
     table = table_of([{"text": "狗 cats好"}, {"text": ""}, {"text": "新到"}])
     features = Features.learn([table], str(bert))
@@ -97,7 +97,7 @@ def test_states_of_a_language_model_stand_at_the_characters_of_their_tokens(bert
 
 
 def answer(module: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    from weibotag.taggers.fusion.training import to_tensors
+    from weibotag.training.network.fit import to_tensors
 
     with torch.inference_mode():
         return {name: one.numpy() for name, one in module(to_tensors(batch, torch.device("cpu"))).items()}
@@ -109,7 +109,7 @@ def test_an_encoder_is_trained_as_asked_and_its_weights_travel_with_the_network(
 ) -> None:
     from safetensors.torch import load_file
 
-    from weibotag.backends.onnx_session import open_session
+    from weibotag.vision.backends.onnx_session import open_session
 
     if how == "lora":
         pytest.importorskip("peft", reason="adds low-rank matrices")
@@ -146,7 +146,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_encoder(
 ) -> None:
     from safetensors.numpy import load_file
 
-    from weibotag.taggers.fusion.course import Course
+    from weibotag.training.network.loop import Course
 
     if how == "lora":
         pytest.importorskip("peft", reason="adds low-rank matrices")
@@ -176,8 +176,8 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_encoder(
 
 @pytest.mark.parametrize("network", ("concat", "hma", "sm-lstm", "two-stream"))
 def test_every_network_reads_by_an_encoder(bert: Path, tmp_path: Path, network: str) -> None:
-    from weibotag.backends.onnx_session import open_session
-    from weibotag.taggers.fusion.training import export
+    from weibotag.training.network.fit import export
+    from weibotag.vision.backends.onnx_session import open_session
 
     table = draw_posts(20, seed=4)
     features = Features.learn([table], str(bert))

@@ -32,11 +32,11 @@ from sklearn.metrics import f1_score
 from sklearn.preprocessing import MultiLabelBinarizer
 from typer.testing import CliRunner, Result
 
-from weibotag import schema
 from weibotag.cli.evaluate import evaluate_command
-from weibotag.errors import RequestError
-from weibotag.evaluate import evaluate, render
-from weibotag.export import write_tables
+from weibotag.core import schema
+from weibotag.core.errors import RequestError
+from weibotag.posts.writer import write_tables
+from weibotag.scoring.report import evaluate, render
 from weibotag.taxonomy.tree import save_csv
 
 

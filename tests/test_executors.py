@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from weibotag.executors.local import Limits, run_parts
+from weibotag.runtime.pool import Limits, run_parts
 
 # What a shell starts in the background ignores SIGINT, and so would the children that it is sent to here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -18,7 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 CHORES = '''
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
-from weibotag.errors import RequestError
+from weibotag.core.errors import RequestError
 
 def square(job):
     return {"rows": job.get("n", 0) ** 2, "pid": os.getpid(), "名": "口红"}
@@ -56,7 +56,7 @@ def die(job):
 
 def plod(job):
     """Be slow, with a sign of life now and then."""
-    from weibotag.executors.worker import alive
+    from weibotag.runtime.worker import alive
     for _ in range(job["steps"]):
         time.sleep(0.3)
         alive()
@@ -260,7 +260,7 @@ def test_closing_ends_the_workers(tmp_path: Path) -> None:
 
 PARENT = """
 import sys
-from weibotag.executors.local import run_parts
+from weibotag.runtime.pool import run_parts
 try:
     list(run_parts("chores:wait", [{"part": str(n), "marks": sys.argv[1]} for n in range(4)], 2))
 except KeyboardInterrupt:
@@ -302,7 +302,7 @@ def test_workers_find_the_same_package_and_keep_to_one_thread(tmp_path: Path, mo
 def test_a_worker_alone_reads_lines_and_writes_lines() -> None:
     lines = "".join(json.dumps(job) + "\n" for job in jobs(3))
     done = subprocess.run(
-        [sys.executable, "-m", "weibotag.executors.worker", "chores:square"],
+        [sys.executable, "-m", "weibotag.runtime.worker", "chores:square"],
         input=lines,
         capture_output=True,
         text=True,

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weibotag import schema
-from weibotag.errors import RequestError
-from weibotag.export import convert, find_format, flatten, read_table, write_tables
+from weibotag.core import schema
+from weibotag.core.errors import RequestError
+from weibotag.posts.writer import convert, find_format, flatten, read_table, write_tables
 
 TAGS = schema.arrow_schema("tags")
 OTHERS = [("text", pa.string()), ("n", pa.int64()), ("images", pa.list_(pa.string()))]

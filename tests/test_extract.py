@@ -12,15 +12,15 @@ from commands import ask, shell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weibotag.errors import RequestError
-from weibotag.keywords import lines as line_room
-from weibotag.keywords import phrases as phrase_room
-from weibotag.keywords.extract import KeywordIndex, extract_keywords, find_keywords, is_keyword, read_keywords
-from weibotag.keywords.lines import Spool, WordFinder, list_lines
-from weibotag.keywords.matching import fold
-from weibotag.keywords.phrases import PhraseCounter, split_tokens, unpack, weigh_phrases
-from weibotag.posts import PostsSource
-from weibotag.schema import WORDING, arrow_schema
+from weibotag.core.errors import RequestError
+from weibotag.core.schema import WORDING, arrow_schema
+from weibotag.core.text_matching import fold
+from weibotag.curation.keywords import lines as line_room
+from weibotag.curation.keywords import phrases as phrase_room
+from weibotag.curation.keywords.extract import KeywordIndex, extract_keywords, find_keywords, is_keyword, read_keywords
+from weibotag.curation.keywords.lines import Spool, WordFinder, list_lines
+from weibotag.curation.keywords.phrases import PhraseCounter, split_tokens, unpack, weigh_phrases
+from weibotag.posts.reader import PostsSource
 
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", Path(__file__).parents[2] / "shared"))
 # 唇釉 and 世博会 are what these posts are about; what stands beside them is ever another.

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
 
-from weibotag import models
-from weibotag.backends.faces_opencv import Haar, YuNet, score_weight
-from weibotag.backends.faces_vectors import TEMPLATE, FaceVectors, align, find_face_model, fit_similarity
-from weibotag.errors import RequestError
-from weibotag.files import sha256_of
-from weibotag.media import Frame, frames_table
-from weibotag.schema import arrow_schema
-from weibotag.stages.faces import Faces
+from weibotag.core.errors import RequestError
+from weibotag.core.files import sha256_of
+from weibotag.core.schema import arrow_schema
+from weibotag.vision.backends.faces_opencv import Haar, YuNet, score_weight
+from weibotag.vision.backends.faces_vectors import TEMPLATE, FaceVectors, align, find_face_model, fit_similarity
+from weibotag.vision.faces import Faces
+from weibotag.vision.media.pictures import Frame, frames_table
+from weibotag.vision.weights import catalogue
 
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", Path(__file__).parents[2] / "shared"))
 MODELS = SHARED / "models"
@@ -49,7 +49,7 @@ def with_yunet(monkeypatch: pytest.MonkeyPatch) -> None:
 def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither $WEIBOTAG_MODELS nor a cache with models in it."""
     monkeypatch.delenv("WEIBOTAG_MODELS", raising=False)
-    monkeypatch.setattr(models, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(catalogue, "cache_folder", lambda: tmp_path / "cache")
 
 
 @pytest.fixture
@@ -216,11 +216,11 @@ def test_what_is_not_at_hand_is_asked_for_by_its_name(bare_machine: None, monkey
         asked.append(name)
         raise RequestError("no network")
 
-    monkeypatch.setattr(models, "fetch", refuse)
+    monkeypatch.setattr(catalogue, "fetch", refuse)
     assert Faces(Faces.Config()).config.backend == "haar" and not asked
     with pytest.raises(RequestError, match="no network"):
         Faces(Faces.Config(backend="yunet")).fingerprint()
-    assert len(models.match(asked[0])) == 2
+    assert len(catalogue.match(asked[0])) == 2
 
 
 def test_vectors_without_landmarks_are_refused() -> None:
@@ -316,7 +316,7 @@ def test_sface_takes_pixels_as_they_are_whatever_its_file_is_called(tmp_path: Pa
 
     plain = vector_by("face_recognition_sface_2021dec.onnx")
     known = {"face_recognition_sface_2021dec.onnx": sha256_of(tmp_path / "face_recognition_sface_2021dec.onnx")}
-    monkeypatch.setattr("weibotag.backends.faces_vectors.known_hash", known.get)
+    monkeypatch.setattr("weibotag.vision.backends.faces_vectors.known_hash", known.get)
     assert plain @ vector_by("copy.onnx") < 0.9
 
 

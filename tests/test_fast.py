@@ -5,14 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from weibotag.errors import ModelError, RequestError
-from weibotag.schema import WORDING
-from weibotag.taggers import calibration, thresholds
-from weibotag.taggers.fast import FastTagger, Settings, blend, load_network, space_out, train, write_documents
-from weibotag.taggers.model import load_model
-from weibotag.taggers.tagger import raise_parents
+from weibotag.core.errors import ModelError, RequestError
+from weibotag.core.schema import WORDING
+from weibotag.scoring import calibration, thresholds
+from weibotag.scoring.blend import blend
+from weibotag.scoring.tagger import raise_parents
+from weibotag.taggers.fasttext import FastTagger, Settings, load_network, space_out, train, write_documents
+from weibotag.taggers.model_folder import load_model
 from weibotag.taxonomy.tree import Tag, Taxonomy
-from weibotag.training import draw_valid, gold_matrix, whisper
+from weibotag.training.dataset import draw_valid, gold_matrix, whisper
 
 TREE = Taxonomy(
     [

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from weibotag.files import replace_folder
+from weibotag.core.files import replace_folder
 
 
 def write(folder: Path, text: str) -> None:

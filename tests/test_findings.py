@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from commands import add_pictures, ask, draw, enter
 
-from weibotag.schema import arrow_schema
-from weibotag.stages.pictures import list_pictures, pictures_schema
+from weibotag.core.schema import arrow_schema
+from weibotag.extraction.picture_table import list_pictures, pictures_schema
 
 
 @pytest.fixture

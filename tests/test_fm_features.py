@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_svmlight_file
 
-from weibotag.errors import RequestError
-from weibotag.keywords.features import FORMATS, escape, export_features, open_clusters, open_dictionary
-from weibotag.schema import arrow_schema
+from weibotag.core.errors import RequestError
+from weibotag.core.schema import arrow_schema
+from weibotag.curation.keywords.feature_export import FORMATS, escape, export_features, open_clusters, open_dictionary
 from weibotag.taxonomy.tree import Tag, Taxonomy
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4)

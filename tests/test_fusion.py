@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weibotag.errors import ModelError, RequestError
-from weibotag.schema import WORDING, arrow_schema
-from weibotag.taggers.fusion.features import (
+from weibotag.core.errors import ModelError, RequestError
+from weibotag.core.schema import WORDING, arrow_schema
+from weibotag.features.post_batches import (
     INPUTS,
     MOST_CHARACTERS,
     MOST_PICTURES,
@@ -89,22 +89,22 @@ def draw_posts(count: int, seed: int) -> pa.Table:
 
 
 def labelled(features: Features, table: pa.Table) -> Any:
-    from weibotag.taggers.fusion.training import Labelled
-    from weibotag.training import gold_matrix
+    from weibotag.training.dataset import gold_matrix
+    from weibotag.training.network.fit import Labelled
 
     return Labelled(features.encode(table), gold_matrix([table], TREE))
 
 
 def quick(**others: Any) -> Any:
-    from weibotag.taggers.fusion.training import Settings
+    from weibotag.training.network.fit import Settings
 
     return Settings(**{"epochs": 10, "patience": 10, "batch": 16, "width": 32, "lr": 4e-3, "dropout": 0.1, **others})
 
 
 def teach(network: str, folder: Path, table: pa.Table, start: Path | None = None, **others: Any) -> dict[str, Any]:
     """Train a network on the posts of a table, a quarter of them held out, from a body if `start` is one."""
-    from weibotag.taggers.fusion.body import Body
-    from weibotag.taggers.fusion.training import train_network
+    from weibotag.training.network.fit import train_network
+    from weibotag.training.network.pretrained import Body
 
     cut = len(table) * 3 // 4
     settings = quick(**others)
@@ -118,8 +118,8 @@ def teach(network: str, folder: Path, table: pa.Table, start: Path | None = None
 @pytest.mark.parametrize("network", NETWORKS)
 def test_each_network_learns_what_only_one_modality_or_both_together_say(network: str, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.taggers.fused import FusedTagger
-    from weibotag.training import gold_matrix
+    from weibotag.taggers.network import FusedTagger
+    from weibotag.training.dataset import gold_matrix
 
     about = teach(network, tmp_path, draw_posts(640, seed=1))
     fresh = draw_posts(200, seed=2)
@@ -138,7 +138,7 @@ def test_each_network_learns_what_only_one_modality_or_both_together_say(network
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_post_is_scored_the_same_alone_and_among_others_whatever_it_lacks(network: str, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.taggers.fused import FusedTagger
+    from weibotag.taggers.network import FusedTagger
 
     teach(network, tmp_path, draw_posts(80, seed=1), epochs=1)
     whole = draw_posts(3, seed=3).to_pylist()
@@ -168,10 +168,10 @@ def test_onnx_agrees_with_torch_on_all_outputs(network: str, tmp_path: Path) -> 
     torch = pytest.importorskip("torch", reason="networks are trained with torch")
     if network == "visualbert":
         pytest.importorskip("transformers", reason="its body is of transformers")
-    from weibotag.backends.onnx_session import open_session
-    from weibotag.taggers.fusion.networks import NETWORKS as KNOWN
-    from weibotag.taggers.fusion.networks import Shape
-    from weibotag.taggers.fusion.training import export, to_tensors
+    from weibotag.training.network.architectures import NETWORKS as KNOWN
+    from weibotag.training.network.architectures import Shape
+    from weibotag.training.network.fit import export, to_tensors
+    from weibotag.vision.backends.onnx_session import open_session
 
     table = draw_posts(60, seed=4)
     features = Features.learn([table])
@@ -193,9 +193,9 @@ def test_onnx_agrees_with_torch_on_all_outputs(network: str, tmp_path: Path) -> 
 
 def test_a_tagger_decides_as_well_from_a_copy_of_its_files(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.taggers.fused import FusedTagger
-    from weibotag.taggers.fusion.training import train_fused
-    from weibotag.training import gold_matrix
+    from weibotag.taggers.network import FusedTagger
+    from weibotag.training.dataset import gold_matrix
+    from weibotag.training.network.fit import train_fused
 
     train, held = (([table], gold_matrix([table], TREE)) for table in (draw_posts(160, seed=9), draw_posts(40, seed=10)))
     tagger, _ = train_fused(train, held, TREE, "concat", quick(epochs=2), tmp_path / "work", device="cpu", quiet=True)
@@ -210,7 +210,7 @@ def test_a_tagger_decides_as_well_from_a_copy_of_its_files(tmp_path: Path) -> No
 
 def test_losses_forgive_what_annotators_forgot_and_hold_the_tree_in_half_precision() -> None:
     torch = pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.taggers.fusion.trunk import TreeHead, asymmetric_loss, suspect_missing, weigh_tags
+    from weibotag.training.network.layers import TreeHead, asymmetric_loss, suspect_missing, weigh_tags
 
     log_p = torch.log(torch.tensor([[0.9, 0.99, 0.98, 0.1]]))
     gold = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
@@ -279,8 +279,8 @@ def test_a_further_task_is_learnt_beside_the_tags(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
     from dataclasses import replace
 
-    from weibotag.backends.onnx_session import open_session
-    from weibotag.taggers.fusion.training import train_network
+    from weibotag.training.network.fit import train_network
+    from weibotag.vision.backends.onnx_session import open_session
 
     table = draw_posts(320, seed=7)
     features = Features.learn([table])
@@ -298,7 +298,7 @@ def test_a_further_task_is_learnt_beside_the_tags(tmp_path: Path) -> None:
 
 
 def test_nothing_that_tags_imports_torch() -> None:
-    code = "import sys, weibotag.taggers.fused, weibotag.taggers.fusion.features; print('torch' in sys.modules)"
+    code = "import sys, weibotag.taggers.network, weibotag.features.post_batches; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
 

@@ -17,8 +17,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from weibotag.cli.gallery import app
-from weibotag.errors import RequestError
-from weibotag.gallery import (
+from weibotag.core.errors import RequestError
+from weibotag.core.schema import arrow_schema
+from weibotag.extraction.settings import Pipeline
+from weibotag.taggers.rules import RulesTagger
+from weibotag.taxonomy.tree import load
+from weibotag.vision.face_gallery import (
     FALSE_NAMES,
     Gallery,
     assess,
@@ -33,11 +37,7 @@ from weibotag.gallery import (
     read_gallery,
     remove_name,
 )
-from weibotag.media import Frame, frames_table
-from weibotag.schema import arrow_schema
-from weibotag.settings import Pipeline
-from weibotag.taggers.rules import RulesTagger
-from weibotag.taxonomy.tree import load
+from weibotag.vision.media.pictures import Frame, frames_table
 
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", Path(__file__).parents[2] / "shared"))
 MODEL = ("faces.onnx", "5" * 64)
@@ -148,7 +148,7 @@ def test_one_photo_a_name_is_enough_and_says_nothing_of_itself() -> None:
 
 
 def test_a_large_gallery_is_assessed_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weibotag.gallery.MOST_STRANGERS", 500_000)
+    monkeypatch.setattr("weibotag.vision.face_gallery.MOST_STRANGERS", 500_000)
     count, photos = 1500, 6
     people = People(6)
     vectors = people.photograph(people.meet(count), photos)
@@ -168,7 +168,7 @@ def test_faces_that_are_held_against_names_in_several_lots_find_the_same(monkeyp
     gallery, people, _ = gather(9)
     faces = people.photograph(people.meet(20), 1)
     worth, found = assess(gallery), gallery.recognise(faces)
-    monkeypatch.setattr("weibotag.gallery.ROWS", 7)
+    monkeypatch.setattr("weibotag.vision.face_gallery.ROWS", 7)
     assert assess(gallery) == worth and (gallery.recognise(faces) == found).all()
 
 
@@ -290,7 +290,7 @@ def stars(tmp_path: Path) -> Path:
 @pytest.fixture
 def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DrawnFaces:
     stage = DrawnFaces(tmp_path, People(9))
-    monkeypatch.setattr("weibotag.settings.Pipeline.make_stage", lambda *_: stage)
+    monkeypatch.setattr("weibotag.extraction.settings.Pipeline.make_stage", lambda *_: stage)
     return stage
 
 

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weibotag.cli.options import parse_pairs
-from weibotag.errors import RequestError
-from weibotag.schema import WORDING
-from weibotag.settings import Pipeline, read_pipeline
-from weibotag.stages.given import add_given, split_words
-from weibotag.taggers.fast import write_documents
-from weibotag.taggers.fusion.features import read
+from weibotag.core.errors import RequestError
+from weibotag.core.schema import WORDING
+from weibotag.extraction.settings import Pipeline, read_pipeline
+from weibotag.features.post_batches import read
+from weibotag.posts.supplied_words import add_given, split_words
+from weibotag.taggers.fasttext import write_documents
 
 SEEN = {"word": "猫", "kind": "object", "score": 0.9, "count": 2, "media_id": "m", "box": [1.0, 2.0, 3.0, 4.0]}
 

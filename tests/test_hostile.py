@@ -11,8 +11,8 @@ import pytest
 from damaged_media import SOUND, make
 from hostile_posts import Hostile, write_hostile
 
-from weibotag.media import MediaLimits
-from weibotag.parts import media_fingerprint
+from weibotag.extraction.jobs import media_fingerprint
+from weibotag.vision.media.pictures import MediaLimits
 
 ROOT = Path(__file__).parents[1]
 COUNT = 300
@@ -105,9 +105,9 @@ def test_many_bad_pictures_of_one_post_are_counted(ordeal: Ordeal) -> None:
 
 def test_a_second_run_looks_at_nothing_and_says_the_same(ordeal: Ordeal, tmp_path: Path) -> None:
     from weibotag.cli.tagging import choose_tagger
-    from weibotag.pipeline import tag
-    from weibotag.posts import PostsSource
-    from weibotag.settings import Pipeline
+    from weibotag.extraction.settings import Pipeline
+    from weibotag.posts.reader import PostsSource
+    from weibotag.workflows.tag import tag
 
     choice, settings = choose_tagger(None, ROOT / "taxonomies" / "weibo.csv", None, Pipeline())
     out = tmp_path / "again.parquet"

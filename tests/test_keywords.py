@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from weibotag.keywords.keywords import LEARNT, find_keywords, find_marked, learn_keywords
-from weibotag.keywords.matching import Matcher, fold
-from weibotag.keywords.mentions import Vocabulary
-from weibotag.schema import WORDING
+from weibotag.core.schema import WORDING
+from weibotag.core.text_matching import Matcher, fold
+from weibotag.features.keywords import LEARNT, find_keywords, find_marked, learn_keywords
+from weibotag.features.vocabulary import Vocabulary
 from weibotag.taxonomy.tree import Tag, Taxonomy
 
 TREE = Taxonomy(

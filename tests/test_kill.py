@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from weibotag.runs import status
+from weibotag.runtime.run_folder import status
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -24,7 +24,7 @@ TAXONOMY = ROOT / "taxonomies" / "weibo.csv"
 LIMIT = 50
 KILLS = 5
 # Parts so small that kills fall between them.
-SMALL_PARTS = "import weibotag.pipeline as pipeline, weibotag.cli.main as cli; pipeline.PART_ROWS = 9; cli.main()"
+SMALL_PARTS = "import weibotag.extraction.ingest as ingest, weibotag.cli.main as cli; ingest.PART_ROWS = 9; cli.main()"
 SECONDS = 60.0
 # What model.json says beside how long it took and what the store knew before.
 DECIDED = ("settings", "valid", "rules_share", "posts", "stages", "fingerprints", "taxonomy", "files")

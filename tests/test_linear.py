@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from weibotag.errors import ModelError
-from weibotag.schema import WORDING
+from weibotag.core.errors import ModelError
+from weibotag.core.schema import WORDING
+from weibotag.features.hashed_ngrams import hash_features
 from weibotag.taggers import linear
-from weibotag.taggers.linear import LinearTagger, hash_features, train_linear
+from weibotag.taggers.linear import LinearTagger, train_linear
 from weibotag.taxonomy.tree import Tag, Taxonomy
 
 TREE = Taxonomy(

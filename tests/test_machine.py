@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from weibotag.executors import machine
+from weibotag.runtime import machine
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFile, features
 
-from weibotag.media import WATCHED_FRAMES, Frame, MediaLimits, frame_pixels, frames_table, hash_file, read_file, read_media
-from weibotag.schema import arrow_schema
+from weibotag.core.schema import arrow_schema
+from weibotag.vision.media.pictures import (
+    WATCHED_FRAMES,
+    Frame,
+    MediaLimits,
+    frame_pixels,
+    frames_table,
+    hash_file,
+    read_file,
+    read_media,
+)
 
 LIMITS = MediaLimits()
 MEDIA_COLUMNS = set(arrow_schema("media").names)

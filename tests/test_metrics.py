@@ -16,9 +16,9 @@ from graded_posts import (
     tags,
 )
 
-from weibotag import metrics
-from weibotag.errors import RequestError
-from weibotag.evaluate import evaluate
+from weibotag.core.errors import RequestError
+from weibotag.scoring import metrics
+from weibotag.scoring.report import evaluate
 
 
 def test_ece() -> None:

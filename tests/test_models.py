@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from model_servers import CONTENT, SHA256, Answer, Hub, Server
 from typer.testing import CliRunner
 
-from weibotag import models
 from weibotag.cli.models import app
-from weibotag.errors import MissingExtraError, RequestError
-from weibotag.models import at_hand, cache_folder, downloads, find_model, split_hash
-from weibotag.models.check import examine
-from weibotag.models.downloads import download
-from weibotag.models.table import TABLE, Model, match
+from weibotag.core.errors import MissingExtraError, RequestError
+from weibotag.vision.weights import catalogue, downloads
+from weibotag.vision.weights.catalogue import at_hand, cache_folder, find_model, split_hash
+from weibotag.vision.weights.check import examine
+from weibotag.vision.weights.downloads import download
+from weibotag.vision.weights.table import TABLE, Model, match
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", ROOT.parent / "shared"))
@@ -61,7 +61,7 @@ def tiny(url: str, name: str = "tiny.onnx", **other: Any) -> Model:
 
 def know(monkeypatch: pytest.MonkeyPatch, *rows: Model) -> None:
     """Let the table have these rows."""
-    for module in ("weibotag.models.table", "weibotag.models"):
+    for module in ("weibotag.vision.weights.table", "weibotag.vision.weights.catalogue"):
         monkeypatch.setattr(f"{module}.TABLE", rows)
 
 
@@ -228,7 +228,7 @@ def test_a_proxy_of_the_environment_is_asked(server: Server, tmp_path: Path, mon
 FETCH = """
 import sys
 from pathlib import Path
-from weibotag.models.downloads import download
+from weibotag.vision.weights.downloads import download
 url, target, sha256, size = sys.argv[1:]
 download(url, Path(target), sha256, int(size), Path(target))
 """
@@ -352,7 +352,7 @@ def test_the_table_is_whole() -> None:
 
 def test_the_table_travels_with_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert "*.csv" in project["tool"]["setuptools"]["package-data"]["weibotag.models"]
+    assert "*.csv" in project["tool"]["setuptools"]["package-data"]["weibotag.vision.weights.catalogue"]
 
 
 def test_docs_show_the_table() -> None:
@@ -430,9 +430,9 @@ def test_real_weights_have_the_hash_of_the_table(monkeypatch: pytest.MonkeyPatch
 
 
 def test_importing_is_light() -> None:
-    program = "import sys, weibotag.models, weibotag.cli.models; print(*sys.modules)"
+    program = "import sys, weibotag.vision.weights.catalogue, weibotag.cli.models; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True
     ).stdout.split()
-    assert models.__name__ in loaded
+    assert catalogue.__name__ in loaded
     assert not {"huggingface_hub", "torch", "filelock", "rich.table", "urllib3", "requests"} & set(loaded)

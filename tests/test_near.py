@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from weibotag.near import CANDIDATES, MOST_BITS, Prints, look_same, take_print
+from weibotag.vision.media.near_duplicates import CANDIDATES, MOST_BITS, Prints, look_same, take_print
 
 
 def paint(seed: int, size: tuple[int, int] = (480, 360)) -> Image.Image:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fusion import TREE, WIDTH, draw_posts, picture, said, table_of, teach
 
-from weibotag.errors import ModelError
-from weibotag.taggers.fusion.features import Features
-from weibotag.taggers.fusion.tables import find_mention
+from weibotag.core.errors import ModelError
+from weibotag.features.post_arrays import find_mention
+from weibotag.features.post_batches import Features
 
 torch = pytest.importorskip("torch", reason="networks are trained with torch")
 
@@ -22,8 +22,8 @@ FOREIGN = ("lxmert", "visualbert")
 
 def build(network: str, table: Any, encoder: str = "") -> tuple[Any, Any]:
     """Return an untrained network and a table's posts."""
-    from weibotag.taggers.fusion.networks import NETWORKS as KNOWN
-    from weibotag.taggers.fusion.networks import Shape
+    from weibotag.training.network.architectures import NETWORKS as KNOWN
+    from weibotag.training.network.architectures import Shape
 
     if network in FOREIGN:
         pytest.importorskip("transformers", reason="its body is of transformers")
@@ -34,7 +34,7 @@ def build(network: str, table: Any, encoder: str = "") -> tuple[Any, Any]:
 
 
 def answer(module: Any, posts: Any, rows: list[int]) -> np.ndarray:
-    from weibotag.taggers.fusion.training import to_tensors
+    from weibotag.training.network.fit import to_tensors
 
     with torch.inference_mode():
         return module(to_tensors(posts.batch(np.array(rows)), torch.device("cpu")))["tags"].numpy()
@@ -46,8 +46,8 @@ def cut_up(vector: Any, name: str, cells: list[Any] | None) -> dict[str, Any]:
 
 def are_right(folder: Path, fresh: Any) -> np.ndarray:
     """Return for each post whether the likeliest leaf is the true one."""
-    from weibotag.taggers.fused import FusedTagger
-    from weibotag.training import gold_matrix
+    from weibotag.taggers.network import FusedTagger
+    from weibotag.training.dataset import gold_matrix
 
     leaves = np.flatnonzero(TREE.parents >= 0)
     gold, scores = gold_matrix([fresh], TREE).toarray(), FusedTagger(TREE, folder).scores(fresh).toarray()
@@ -64,8 +64,8 @@ def test_each_network_learns_what_only_one_modality_or_both_together_say(network
 
 @pytest.mark.parametrize("network", (*NETWORKS, *FOREIGN))
 def test_onnx_agrees_with_torch_whatever_a_post_lacks_and_whoever_stands_beside_it(network: str, tmp_path: Path) -> None:
-    from weibotag.backends.onnx_session import open_session
-    from weibotag.taggers.fusion.training import export
+    from weibotag.training.network.fit import export
+    from weibotag.vision.backends.onnx_session import open_session
 
     rows = [
         *draw_posts(3, seed=3).to_pylist(),
@@ -96,7 +96,7 @@ def test_onnx_agrees_with_torch_whatever_a_post_lacks_and_whoever_stands_beside_
 
 def test_text_and_pictures_ask_each_other_in_two_streams() -> None:
     module, posts = build("two-stream", draw_posts(8, seed=5))
-    from weibotag.taggers.fusion.training import to_tensors
+    from weibotag.training.network.fit import to_tensors
 
     batch = to_tensors(posts.batch(np.array([1])), torch.device("cpu"))
     with torch.inference_mode():
@@ -111,7 +111,7 @@ def test_text_and_pictures_ask_each_other_in_two_streams() -> None:
 
 
 def test_what_a_text_mentions_moves_to_the_end_of_the_mention() -> None:
-    from weibotag.taggers.fusion.training import to_tensors
+    from weibotag.training.network.fit import to_tensors
 
     row = {
         "text": "看这只小狗，买一送一",

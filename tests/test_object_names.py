@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from weibotag.backends.object_names import NAMES, chinese_name, english_name, read_names
-from weibotag.errors import RequestError
-from weibotag.taxonomy.classes import list_classes
+from weibotag.core.errors import RequestError
 from weibotag.taxonomy.tree import Tag, Taxonomy, load
+from weibotag.vision.object_names import NAMES, chinese_name, english_name, read_names
+from weibotag.vision.prompt_classes import list_classes
 
 WEIBO = load(Path(__file__).parents[1] / "taxonomies" / "weibo.csv")
 

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import ValidationError
 
-from weibotag.backends.ocr_lines import Line, drop_doubles, order_lines
-from weibotag.backends.ocr_rapidocr import (
+from weibotag.core.errors import MissingExtraError, RequestError
+from weibotag.core.schema import arrow_schema
+from weibotag.vision.backends.ocr_lines import Line, drop_doubles, order_lines
+from weibotag.vision.backends.ocr_rapidocr import (
     CLOSER,
     ENLARGE,
     GPU_BATCHES,
@@ -27,11 +29,9 @@ from weibotag.backends.ocr_rapidocr import (
     plan_views,
     tile_rows,
 )
-from weibotag.errors import MissingExtraError, RequestError
-from weibotag.media import Frame, frames_table
-from weibotag.schema import arrow_schema
-from weibotag.stages.ocr import Ocr
-from weibotag.stages.stage import fingerprint
+from weibotag.vision.media.pictures import Frame, frames_table
+from weibotag.vision.ocr import Ocr
+from weibotag.vision.stage import fingerprint
 
 
 def write_lines(size: tuple[int, int], lines: list[tuple[int, int, str]], font: ImageFont.FreeTypeFont) -> np.ndarray:
@@ -217,7 +217,7 @@ def test_openvino_reads_the_same() -> None:
 
 
 def test_an_engine_that_is_absent_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weibotag.backends.ocr_networks.find_spec", lambda name: None)
+    monkeypatch.setattr("weibotag.vision.backends.ocr_networks.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"weibotag\[openvino\]"):
         RapidOcr(engine="openvino").weights()
 

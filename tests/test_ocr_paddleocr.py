@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from weibotag.backends.ocr_lines import Line
-from weibotag.backends.ocr_paddleocr import DETECTOR, RECOGNISER, PaddleOcr, find_folders, lay_out
-from weibotag.backends.ocr_rapidocr import RapidOcr
-from weibotag.errors import RequestError
+from weibotag.core.errors import RequestError
+from weibotag.vision.backends.ocr_lines import Line
+from weibotag.vision.backends.ocr_paddleocr import DETECTOR, RECOGNISER, PaddleOcr, find_folders, lay_out
+from weibotag.vision.backends.ocr_rapidocr import RapidOcr
 
 pytestmark = pytest.mark.skipif(find_spec("paddleocr") is None, reason="needs paddleocr: pip install 'weibotag[paddle]'")
 
@@ -31,7 +31,7 @@ def refuse(*words):
     raise AssertionError(f"network: {words}")
 
 socket.socket.connect = socket.getaddrinfo = refuse
-from weibotag.backends.ocr_paddleocr import PaddleOcr
+from weibotag.vision.backends.ocr_paddleocr import PaddleOcr
 early = sorted({"paddleocr", "paddlex", "torch", "cv2", "onnxruntime"} & set(sys.modules))
 backend = PaddleOcr()
 backend.open(threads=1)
@@ -250,7 +250,7 @@ def test_an_official_name_is_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPat
         asked.append(name)
         return tmp_path
 
-    monkeypatch.setattr("weibotag.backends.ocr_paddleocr.find_model", note)
+    monkeypatch.setattr("weibotag.vision.backends.ocr_paddleocr.find_model", note)
     folder = tmp_path / "own"
     folder.mkdir()
     assert find_folders(f"PP-OCRv5_server_det,{folder}") == (tmp_path, tmp_path)

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.sparse import csr_matrix
 
-from weibotag import parts
-from weibotag.media import MediaLimits, hash_file
-from weibotag.parts import link_files, list_tags, look_at_files, media_fingerprint
-from weibotag.schema import arrow_schema
-from weibotag.stages.faces import Faces
-from weibotag.stages.wordings import collect_wordings
-from weibotag.store import Store
+from weibotag.core.schema import arrow_schema
+from weibotag.extraction import jobs
+from weibotag.extraction.jobs import link_files, look_at_files, media_fingerprint
+from weibotag.features.wordings import collect_wordings
+from weibotag.runtime.findings_store import Store
+from weibotag.taggers.answering import list_tags
 from weibotag.taxonomy.tree import Taxonomy, load
+from weibotag.vision.faces import Faces
+from weibotag.vision.media.pictures import MediaLimits, hash_file
 
 ROOT = Path(__file__).parents[1]
 LIMITS = MediaLimits()
@@ -28,7 +29,7 @@ CONFIG = '{"backend": "haar", "min_score": 0.8}'
 @pytest.fixture(scope="module", autouse=True)
 def no_open_stages() -> Iterator[None]:
     yield
-    parts.open_stage.cache_clear()
+    jobs.open_stage.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_a_file_that_many_posts_name_is_read_once(tmp_path: Path, monkeypatch: p
         asked.append(path)
         return hash_file(path, limits)
 
-    monkeypatch.setattr(parts, "hash_file", note)
+    monkeypatch.setattr(jobs, "hash_file", note)
     known: dict[str, tuple[str | None, str | None]] = {}
     for _ in range(3):
         assert len(link_files(posts(tmp_path, ["a.png", "a.png"], ["a.png", "b.png"]), LIMITS, known)) == 4

@@ -10,13 +10,13 @@ from commands import ask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weibotag import schema
-from weibotag.errors import ModelError, RequestError
-from weibotag.keywords.extract import KeywordIndex
-from weibotag.keywords.picture_keywords import PictureMap, load_map, read_pictured
-from weibotag.keywords.picture_learning import learn_map
-from weibotag.posts import PostsSource, Rejects
-from weibotag.schema import WORDING
+from weibotag.core import schema
+from weibotag.core.errors import ModelError, RequestError
+from weibotag.core.schema import WORDING
+from weibotag.curation.keywords.extract import KeywordIndex
+from weibotag.curation.keywords.picture_keywords import PictureMap, load_map, read_pictured
+from weibotag.curation.keywords.picture_learning import learn_map
+from weibotag.posts.reader import PostsSource, Rejects
 
 POSTS = pa.schema([*schema.arrow_schema("posts"), ("wordings", pa.list_(WORDING))])
 NOTHING: list[dict[str, Any]] = []

@@ -12,19 +12,21 @@ import pyarrow.parquet as pq
 import pytest
 from reading import read
 
-from weibotag import looks, parts, pipeline
 from weibotag.cli.tagging import choose_tagger
-from weibotag.errors import PartialError, RequestError, TooManyRejectsError
-from weibotag.evaluate import evaluate
-from weibotag.executors.local import run_parts
-from weibotag.export import read_table
-from weibotag.posts import PostsSource
-from weibotag.runs import status
-from weibotag.schema import arrow_schema
-from weibotag.settings import Pipeline, WorkerSettings
-from weibotag.taggers.model import load_model, read_about
+from weibotag.core.errors import PartialError, RequestError, TooManyRejectsError
+from weibotag.core.schema import arrow_schema
+from weibotag.extraction import ingest, schedule
+from weibotag.extraction.settings import Pipeline, WorkerSettings
+from weibotag.posts.reader import PostsSource
+from weibotag.posts.writer import read_table
+from weibotag.runtime.pool import run_parts
+from weibotag.runtime.run_folder import status
+from weibotag.scoring.report import evaluate
+from weibotag.taggers import answering
+from weibotag.taggers.model_folder import load_model, read_about
 from weibotag.taxonomy.tree import load
-from weibotag.training import train_model
+from weibotag.training.train import train_model
+from weibotag.workflows import tag as workflow
 
 ROOT = Path(__file__).parents[1]
 POSTS = ROOT / "examples" / "posts.csv"
@@ -41,7 +43,7 @@ def look_at_files(job):
             os.kill(os.getpid(), signal.SIGKILL)
         eaten = [b"x" * 2**20 for _ in range(2000 if os.environ["DEADLY"] == "eat" else 0)]
         time.sleep(600)
-    return parts.look_at_files(job)
+    return jobs.look_at_files(job)
 """
 
 
@@ -66,7 +68,7 @@ def tag(posts: PostsSource | Path, out: Path, store: Path, model: Path | None = 
     choice, settings = choose_tagger(model, None if model else TAXONOMY, options.pop("route", None), Pipeline())
     settings = settings.model_copy(update=options.pop("settings", {}))
     source = posts if isinstance(posts, PostsSource) else PostsSource(str(posts))
-    return pipeline.tag(source, str(out), choice, settings, store=store, quiet=True, **options)
+    return workflow.tag(source, str(out), choice, settings, store=store, quiet=True, **options)
 
 
 def write_posts(path: Path, rows: list[dict[str, Any]], encoding: str = "utf-8") -> Path:
@@ -221,22 +223,22 @@ def test_other_columns_pass_through(store: Path, tmp_path: Path) -> None:
 
 
 def test_posts_come_out_in_the_order_they_came_in(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "PART_ROWS", 7)
+    monkeypatch.setattr(ingest, "PART_ROWS", 7)
     posts = few_posts(tmp_path / "posts.csv", 60)
     tag(PostsSource(str(posts), limit=50), tmp_path / "out.csv", store)
     (table,) = read_table(tmp_path / "out.csv")
     assert table["post_id"].to_pylist() == [f"p{n}" for n in range(50)]
-    monkeypatch.setattr(pipeline, "PART_ROWS", 1000)
+    monkeypatch.setattr(ingest, "PART_ROWS", 1000)
     tag(PostsSource(str(posts), limit=50), tmp_path / "whole.csv", store)
     assert (tmp_path / "whole.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "PART_ROWS", 7)
+    monkeypatch.setattr(ingest, "PART_ROWS", 7)
     posts = few_posts(tmp_path / "posts.csv", 60)
     tag(posts, tmp_path / "whole.parquet", store)
     calls: list[int] = []
-    own = parts.tag_posts
+    own = answering.tag_posts
 
     def stop_at(limit: int) -> Callable[..., Any]:
         def tag_posts(*asked: Any) -> Any:
@@ -247,7 +249,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(store: Path, tmp_path: Path
 
         return tag_posts
 
-    monkeypatch.setattr(parts, "tag_posts", stop_at(4))
+    monkeypatch.setattr(answering, "tag_posts", stop_at(4))
     out = tmp_path / "out.parquet"
     with pytest.raises(KeyboardInterrupt):
         tag(posts, out, store)
@@ -257,7 +259,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(store: Path, tmp_path: Path
     done = state["kinds"]["tags"]["done"]
     assert 3 <= done <= 4
     calls.clear()
-    monkeypatch.setattr(parts, "tag_posts", stop_at(100))
+    monkeypatch.setattr(answering, "tag_posts", stop_at(100))
     summary = tag(posts, out, store)
     assert len(calls) == 9 - done
     assert (summary["posts"], summary["tagged"]) == (
@@ -279,7 +281,7 @@ def test_too_many_rejects_stop_a_run_before_it_tags(store: Path, tmp_path: Path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(parts, "tag_posts", stop)
+        patch.setattr(answering, "tag_posts", stop)
         tag(posts, out, store)
     # A run that goes on has read the posts already; the limit holds all the same.
     with pytest.raises(TooManyRejectsError, match="2 rows"):
@@ -290,9 +292,9 @@ def test_too_many_rejects_stop_a_run_before_it_tags(store: Path, tmp_path: Path,
 def test_a_part_that_fails_costs_only_itself_and_is_tried_again(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "PART_ROWS", 7)
+    monkeypatch.setattr(ingest, "PART_ROWS", 7)
     posts, out = few_posts(tmp_path / "posts.csv", 30), tmp_path / "out.csv"
-    own = parts.tag_posts
+    own = answering.tag_posts
 
     def stumble(tables: Any, tagger: Any) -> Any:
         tables = list(tables)
@@ -300,14 +302,14 @@ def test_a_part_that_fails_costs_only_itself_and_is_tried_again(
             raise ZeroDivisionError("by nothing")
         return own(tables, tagger)
 
-    monkeypatch.setattr(parts, "tag_posts", stumble)
+    monkeypatch.setattr(answering, "tag_posts", stumble)
     for _ in range(2):
         with pytest.raises(PartialError, match=r"1 parts could not be done.*ZeroDivisionError: by nothing"):
             tag(posts, out, store)
         (table,) = read_table(out)
         assert table["post_id"].to_pylist() == [f"p{n}" for n in range(30) if not 7 <= n < 14]
         assert [row["post_id"] for row in rejects(out)] == [f"p{n}" for n in range(7, 14)]
-    monkeypatch.setattr(parts, "tag_posts", own)
+    monkeypatch.setattr(answering, "tag_posts", own)
     summary = tag(posts, out, store)
     assert (summary["posts"], summary["rejects"], rejects(out)) == (30, 0, [])
     tag(posts, tmp_path / "whole.csv", store)
@@ -340,7 +342,7 @@ def test_a_picture_that_takes_its_workers_down_costs_only_itself(
     tag(posts, tmp_path / "whole.csv", tmp_path / "other", settings=settings)
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
-        patch.setattr(looks, "run_parts", lambda _, *asked: run_parts("deadly:look_at_files", *asked))
+        patch.setattr(schedule, "run_parts", lambda _, *asked: run_parts("deadly:look_at_files", *asked))
         for _ in range(1 if how == "hang" else 2):
             with pytest.raises(PartialError, match=rf"1 pictures .*deadly2\.png: {said}"):
                 tag(posts, out, store, settings=settings)
@@ -363,14 +365,14 @@ def test_a_picture_that_changes_or_vanishes_in_between_is_said_in_its_post(
         shutil.copy(path, tmp_path / f"{number}.png")
     rows = [{"post_id": f"p{n}", "images": f"{n}.png"} for n in range(3)]
     posts, out = write_posts(tmp_path / "posts.csv", rows), tmp_path / "out.csv"
-    own = pipeline.look
+    own = workflow.look
 
     def meddle(*asked: Any) -> Any:
         (tmp_path / "0.png").unlink()
         shutil.copy(images[3], tmp_path / "1.png")
         return own(*asked)
 
-    monkeypatch.setattr(pipeline, "look", meddle)
+    monkeypatch.setattr(workflow, "look", meddle)
     summary = tag(posts, out, tmp_path / "store", settings={"stages": ("faces",)}, workers=0)
     (table,) = read_table(out)
     assert (summary["posts"], summary["with_errors"]) == (3, 2)

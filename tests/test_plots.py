@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weibotag.errors import MissingExtraError, RequestError
+from weibotag.core.errors import MissingExtraError, RequestError
 
 POINTS = [(1.0, 0.4), (10.0, 0.5), (100.0, 0.51)]
 
 
 def scatter(path: Path) -> None:
-    from weibotag.plots import draw_scatter
+    from weibotag.workflows.plots import draw_scatter
 
     points = {"fast": (12.0, 0.41), "concat": (150.0, 0.45), "hma": (900.0, 0.44)}
     draw_scatter(path, points, "microseconds a post", "micro-F1", "Quality against cost")
 
 
 def curve(path: Path) -> None:
-    from weibotag.plots import draw_curve
+    from weibotag.workflows.plots import draw_curve
 
     draw_curve(path, POINTS, 1, 50.0, "cost", "micro-F1", "A budget", {"all by fast": 0.4, "all by fused": 0.52})
 
@@ -75,5 +75,5 @@ def test_without_matplotlib_one_line_says_what_to_install(tmp_path: Path, monkey
 
 
 def test_matplotlib_is_imported_when_something_is_drawn() -> None:
-    code = "import sys, weibotag.plots; assert 'matplotlib' not in sys.modules"
+    code = "import sys, weibotag.workflows.plots; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

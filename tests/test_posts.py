@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from reading import read, rejected, write
 
-from weibotag import schema
-from weibotag.errors import RequestError
-from weibotag.posts import PostsSource, list_parts, matches, read_posts, resolve_files
-from weibotag.rejects import Rejects
+from weibotag.core import schema
+from weibotag.core.arrays import list_parts
+from weibotag.core.errors import RequestError
+from weibotag.posts.reader import PostsSource, matches, read_posts, resolve_files
+from weibotag.posts.rejects import Rejects
 
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", Path(__file__).parents[2] / "shared"))
 POSTS = schema.arrow_schema("posts")

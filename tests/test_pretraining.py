@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_fusion import ROOT, TREE, draw_posts, picture, quick, said, table_of, teach
 
-from weibotag.errors import ModelError, RequestError
-from weibotag.taggers.fusion.features import Features
-from weibotag.training import gold_matrix
+from weibotag.core.errors import ModelError, RequestError
+from weibotag.features.post_batches import Features
+from weibotag.training.dataset import gold_matrix
+from weibotag.training.network import export
 
 torch = pytest.importorskip("torch", reason="networks are trained with torch")
 
@@ -29,14 +30,14 @@ MARKS = {"text": 9_001, "print": 9_001, "words": 9_002}
 
 
 def shorten(**others: Any) -> Any:
-    from weibotag.taggers.fusion.pretraining import SETTINGS
+    from weibotag.training.network.pretraining import SETTINGS
 
     return type(SETTINGS)(**{**SETTINGS.__dict__, "epochs": 2, "batch": 16, "width": 32, "lr": 4e-3, **others})
 
 
 def rehearse(network: str, folder: Path, count: int = 120, **others: Any) -> dict[str, Any]:
     """Pretrain on a few posts."""
-    from weibotag.taggers.fusion.pretraining import pretrain
+    from weibotag.training.network.pretraining import pretrain
 
     table = draw_posts(count, seed=1)
     if network == "patches":
@@ -63,7 +64,7 @@ def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(st.lists(st.floats(0, 1e6), min_size=2, max_size=7), st.integers(0, 99))
 def test_weights_are_the_least_of_what_they_are_derived_from(norms: list[float], seed: int) -> None:
-    from weibotag.taggers.fusion.balance import weigh
+    from weibotag.training.network.loss_balance import weigh
 
     def cost(weights: np.ndarray) -> float:
         apart = ((weights[:, None] - weights) ** 2).sum() / 4
@@ -82,7 +83,7 @@ def test_weights_are_the_least_of_what_they_are_derived_from(norms: list[float],
 
 
 def test_one_loss_keeps_its_weight_and_several_are_balanced_by_what_they_share() -> None:
-    from weibotag.taggers.fusion.balance import EVERY, Balance
+    from weibotag.training.network.loss_balance import EVERY, Balance
 
     torch.manual_seed(0)
     shared, own = torch.nn.Linear(3, 3), torch.nn.Linear(3, 1)
@@ -107,7 +108,7 @@ def test_one_loss_keeps_its_weight_and_several_are_balanced_by_what_they_share()
 
 
 def make_unlabelled(table: pa.Table) -> Any:
-    from weibotag.taggers.fusion.pretraining import Unlabelled, cluster_vectors
+    from weibotag.training.network.pretraining import Unlabelled, cluster_vectors
 
     posts = Features.learn([draw_posts(60, seed=0)]).encode(table)
     return Unlabelled(posts, cluster_vectors(posts, posts)[0])
@@ -179,7 +180,7 @@ def test_pictures_are_swapped_only_between_posts_of_different_texts() -> None:
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_pretraining_learns_and_its_body_begins_a_training(network: str, tmp_path: Path) -> None:
-    from weibotag.backends.onnx_session import open_session
+    from weibotag.vision.backends.onnx_session import open_session
 
     first = rehearse(network, tmp_path / "first", epochs=1)
     about = rehearse(network, tmp_path / "body", count=240, epochs=4)
@@ -198,9 +199,9 @@ def test_pretraining_learns_and_its_body_begins_a_training(network: str, tmp_pat
 def test_a_body_gives_all_it_knows_and_takes_in_new_words(body: Path) -> None:
     from safetensors.torch import load_file
 
-    from weibotag.taggers.fusion.body import Body
-    from weibotag.taggers.fusion.networks import NETWORKS as KNOWN
-    from weibotag.taggers.fusion.networks import Shape
+    from weibotag.training.network.architectures import NETWORKS as KNOWN
+    from weibotag.training.network.architectures import Shape
+    from weibotag.training.network.pretrained import Body
 
     own = Body.load(body, "single-stream", 32)
     new = table_of([{"text": "新字", "author": "新人", "wordings": [said("新词", "code")]}] * 2)
@@ -274,8 +275,8 @@ def test_a_pretraining_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path)
 
 
 def test_tasks_are_learnt_told_by_name_and_measured(tmp_path: Path) -> None:
-    from weibotag.taggers.fused import FusedTagger
-    from weibotag.taggers.fusion.training import train_fused
+    from weibotag.taggers.network import FusedTagger
+    from weibotag.training.network.fit import train_fused
 
     def feel(table: pa.Table) -> list[str | None]:
         moods = ["好" if "猫" in text else "坏" for text in table["text"].to_pylist()]
@@ -309,21 +310,20 @@ def test_tasks_are_learnt_told_by_name_and_measured(tmp_path: Path) -> None:
 
 
 def test_eight_bits_stay_only_where_they_are_as_good_and_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from weibotag.taggers.fused import FusedTagger
-    from weibotag.taggers.fusion import exporting
+    from weibotag.taggers.network import FusedTagger
 
     table = draw_posts(160, seed=1)
     teach("concat", tmp_path, table, epochs=3)
     path = tmp_path / "network.onnx"
     posts, gold = Features.load(tmp_path).encode(table), gold_matrix([table], TREE)
     before = path.read_bytes()
-    monkeypatch.setattr(exporting, "GAIN", 1.0)
-    told = exporting.quantise(path, posts, gold, TREE)
+    monkeypatch.setattr(export, "GAIN", 1.0)
+    told = export.quantise(path, posts, gold, TREE)
     assert not told["kept"] and path.read_bytes() == before
     scores = FusedTagger(TREE, tmp_path).scores(table)
-    monkeypatch.setattr(exporting, "GAIN", -100.0)
-    monkeypatch.setattr(exporting, "LOSS", 1.0)
-    told = exporting.quantise(path, posts, gold, TREE)
+    monkeypatch.setattr(export, "GAIN", -100.0)
+    monkeypatch.setattr(export, "LOSS", 1.0)
+    told = export.quantise(path, posts, gold, TREE)
     assert told["kept"] and path.stat().st_size < len(before)
     tagger = FusedTagger(TREE, tmp_path)
     together = tagger.scores(table)

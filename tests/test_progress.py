@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from weibotag import progress
-from weibotag.progress import bar, format_seconds
+from weibotag.core import progress
+from weibotag.core.progress import bar, format_seconds
 
 
 class Clock:

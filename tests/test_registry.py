@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from weibotag import registry
-from weibotag.errors import MissingExtraError, RequestError
-from weibotag.registry import REGISTRY, Entry, load, names
+from weibotag.core.errors import MissingExtraError, RequestError
+from weibotag.vision import registry
+from weibotag.vision.registry import REGISTRY, Entry, load, names
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CORE = [key for key, entry in REGISTRY.items() if entry.extra is None]
@@ -66,8 +66,8 @@ def test_a_missing_library_of_the_core_is_installed_with_weibotag(monkeypatch: p
 
 
 def test_importing_the_registry_imports_no_backend() -> None:
-    listing = "import sys, weibotag.registry; print(*sys.modules)"
+    listing = "import sys, weibotag.vision.registry; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert "weibotag.registry" in loaded
+    assert "weibotag.vision.registry" in loaded
     assert not loaded & {library for entry in REGISTRY.values() for library in entry.libraries}

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reading import read, rejected, write
 
-from weibotag import schema
-from weibotag.posts import PostsSource, read_posts
-from weibotag.rejects import Rejects, SeenIds
+from weibotag.core import schema
+from weibotag.posts.reader import PostsSource, read_posts
+from weibotag.posts.rejects import Rejects, SeenIds
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -8,8 +8,8 @@ import pytest
 from commands import ask, enter
 from test_near import paint, save_anew, write_on
 
-from weibotag import reposts
-from weibotag.runs import Run
+from weibotag.extraction import reposts
+from weibotag.runtime.run_folder import Run
 
 PICTURES = 4
 
@@ -93,7 +93,7 @@ def test_a_run_that_goes_on_gives_the_same(folder: Path, monkeypatch: pytest.Mon
         raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr("weibotag.looks.check_reposts", stop)
+        patch.setattr("weibotag.extraction.schedule.check_reposts", stop)
         raise (
             ask("faces", "posts.csv", "-o", "near.parquet", "--workers", "0", "--reuse", "near").exception or AssertionError
         )

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weibotag.keywords.matching import Matcher, fold
-from weibotag.schema import WORDING
+from weibotag.core.schema import WORDING
+from weibotag.core.text_matching import Matcher, fold
 from weibotag.taggers.rules import THRESHOLD, RulesTagger
 from weibotag.taxonomy.tree import Tag, Taxonomy, load
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from weibotag.errors import LockedError, RequestError
-from weibotag.files import atomic, write_json, write_parquet
-from weibotag.runs import Run, status
+from weibotag.core.errors import LockedError, RequestError
+from weibotag.core.files import atomic, write_json, write_parquet
+from weibotag.runtime.run_folder import Run, status
 
 REQUEST = {"input": ["a.csv"], "settings": {"tagger": "rules", "名": 1}}
 PARTS = [f"part-{n:05}" for n in range(40)]
@@ -151,7 +151,7 @@ def test_a_folder_that_another_run_of_this_process_holds(tmp_path: Path) -> None
 HOLD = """
 import sys
 from pathlib import Path
-from weibotag.runs import Run
+from weibotag.runtime.run_folder import Run
 run = Run.open(Path(sys.argv[1]), {"a": 1})
 run.begin({"parts": {}})
 print("held", flush=True)
@@ -182,7 +182,7 @@ LOOP = """
 import sys
 from pathlib import Path
 import pyarrow as pa
-from weibotag.runs import Run
+from weibotag.runtime.run_folder import Run
 with Run.open(Path(sys.argv[1]), {"a": 1}) as run:
     parts = [f"part-{n:05}" for n in range(100)]
     print("open", flush=True)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weibotag.scenes import DIFFERENT, Sample, pick_samples
+from weibotag.vision.media.scenes import DIFFERENT, Sample, pick_samples
 
 LOOKS = np.random.default_rng(1).integers(0, 256, (12, 24, 24, 3)).astype(np.uint8)
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from weibotag.errors import ModelError
-from weibotag.keywords import semantic
-from weibotag.keywords.semantic import SemanticCodes, fit, read_vectors, refit, sample_vectors, share_kept
-from weibotag.schema import arrow_schema
+from weibotag.core.errors import ModelError
+from weibotag.core.schema import arrow_schema
+from weibotag.curation.keywords import semantic_codes
+from weibotag.curation.keywords.semantic_codes import SemanticCodes, fit, read_vectors, refit, sample_vectors, share_kept
 
 
 def make_vectors(count: int, groups: int = 8, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +133,7 @@ def test_vectors_of_any_float_are_read_but_nulls(tmp_path: Path, kind: pa.DataTy
 
 
 def test_a_sample_of_more_vectors_is_nearly_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(semantic, "ROWS", 30)
+    monkeypatch.setattr(semantic_codes, "ROWS", 30)
     vectors, _ = make_vectors(400)
     small, large = (
         sample_vectors(write_vectors(vectors[:count], tmp_path / f"{count}.parquet"), None, 50) for count in (200, 400)

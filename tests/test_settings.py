@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weibotag.errors import RequestError
-from weibotag.settings import MediaSettings, Pipeline, WorkerSettings, read_pipeline
+from weibotag.core.errors import RequestError
+from weibotag.extraction.settings import MediaSettings, Pipeline, WorkerSettings, read_pipeline
 
 LITE = Path(__file__).parents[1] / "pipelines" / "lite.toml"
 

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fusion import TREE, WIDTH, draw_posts, picture, quick, said, table_of, teach
 
-from weibotag.errors import RequestError
-from weibotag.similarity import NEUTRAL, Matcher, find_pairs, list_similarity, measure_by_clip, note_looks
-from weibotag.taggers.fusion.features import Features
+from weibotag.core.errors import RequestError
+from weibotag.features.post_batches import Features
+from weibotag.taggers.match_model import Matcher, find_pairs
+from weibotag.workflows.similarity import NEUTRAL, list_similarity, measure_by_clip, note_looks
 
 torch = pytest.importorskip("torch", reason="networks are trained with torch")
 
@@ -53,7 +54,7 @@ def draw_themes(count: int, seed: int) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from weibotag.taggers.fusion.matching import train_matching
+    from weibotag.training.network.matching import train_matching
 
     folder = tmp_path_factory.mktemp("taught")
     settings = quick(epochs=12, batch=32)
@@ -88,7 +89,7 @@ def test_true_pairs_are_told_from_others_and_probabilities_mean_something(taught
 
 
 def test_the_steps_name_the_word_and_the_picture_that_they_looked_at(taught: Path) -> None:
-    from weibotag.backends.onnx_session import open_session
+    from weibotag.vision.backends.onnx_session import open_session
 
     table = draw_themes(90, 4)
     session = open_session(taught / "match.onnx")
@@ -105,7 +106,7 @@ def test_the_steps_name_the_word_and_the_picture_that_they_looked_at(taught: Pat
 
 
 def build(table: pa.Table, **shape: Any) -> tuple[Any, Any]:
-    from weibotag.taggers.fusion.networks import NETWORKS, Shape
+    from weibotag.training.network.architectures import NETWORKS, Shape
 
     features = Features.learn([table])
     torch.manual_seed(0)
@@ -113,7 +114,7 @@ def build(table: pa.Table, **shape: Any) -> tuple[Any, Any]:
 
 
 def test_attention_is_over_what_is_there_and_an_empty_side_gets_none() -> None:
-    from weibotag.taggers.fusion.course import to_tensors
+    from weibotag.training.network.loop import to_tensors
 
     rows: list[dict[str, Any]] = [
         {"text": "猫", "vectors": [picture(np.ones(WIDTH), "a")]},
@@ -141,8 +142,8 @@ def test_attention_is_over_what_is_there_and_an_empty_side_gets_none() -> None:
 
 
 def test_it_tags_as_other_networks_do(tmp_path: Path) -> None:
-    from weibotag.taggers.fused import FusedTagger
-    from weibotag.training import gold_matrix
+    from weibotag.taggers.network import FusedTagger
+    from weibotag.training.dataset import gold_matrix
 
     teach("sm-lstm", tmp_path, draw_posts(480, seed=1))
     fresh = draw_posts(120, seed=2)
@@ -152,7 +153,7 @@ def test_it_tags_as_other_networks_do(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=40).filter(lambda keys: len(set(keys)) > 1), st.integers(1, 4))
 def test_nobody_is_given_a_partner_with_the_same_text(keys: list[int], count: int) -> None:
-    from weibotag.taggers.fusion.matching import draw_partners
+    from weibotag.training.network.matching import draw_partners
 
     numbers = torch.tensor(keys)
     drawn = draw_partners(numbers, count, torch.Generator().manual_seed(0))
@@ -161,7 +162,7 @@ def test_nobody_is_given_a_partner_with_the_same_text(keys: list[int], count: in
 
 
 def test_a_pair_of_two_posts_has_the_text_of_one_and_all_that_the_pictures_of_the_other_say() -> None:
-    from weibotag.taggers.fusion.matching import PICTURE_SIDE, Pairs
+    from weibotag.training.network.matching import PICTURE_SIDE, Pairs
 
     table = pa.concat_tables([table_of([{"text": "没有图"}, {"vectors": [picture(np.ones(WIDTH))]}]), draw_themes(6, 5)])
     posts = Features.learn([table]).encode(table)
@@ -186,7 +187,7 @@ def test_a_pair_of_two_posts_has_the_text_of_one_and_all_that_the_pictures_of_th
     ],
 )
 def test_what_makes_no_pairs_is_told_in_one_line(network: str, rows: Any, told: str, tmp_path: Path) -> None:
-    from weibotag.taggers.fusion.matching import train_matching
+    from weibotag.training.network.matching import train_matching
 
     with pytest.raises(RequestError, match=told) as caught:
         train_matching([table_of(rows)], [table_of(rows)], network, quick(), tmp_path, device="cpu", quiet=True)
@@ -194,7 +195,7 @@ def test_what_makes_no_pairs_is_told_in_one_line(network: str, rows: Any, told: 
 
 
 def test_what_separates_nothing_gives_a_half(tmp_path: Path) -> None:
-    from weibotag.taggers.fusion.matching import export_match
+    from weibotag.training.network.matching import export_match
 
     table = draw_themes(60, 6)
     module, posts = build(table)
@@ -239,13 +240,14 @@ def test_a_row_says_why_there_is_no_similarity() -> None:
 @pytest.fixture(scope="module")
 def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with look.toml, a store, and a body that was trained for an epoch on the examples."""
-    from weibotag.gather import gather_part
-    from weibotag.looks import link, look, make_looking
-    from weibotag.pipeline import ingest
-    from weibotag.posts import PostsSource
-    from weibotag.runs import Run
-    from weibotag.settings import read_pipeline
-    from weibotag.taggers.fusion.matching import train_matching
+    from weibotag.extraction.context import make_looking
+    from weibotag.extraction.ingest import ingest
+    from weibotag.extraction.post_table import gather_part
+    from weibotag.extraction.schedule import link, look
+    from weibotag.extraction.settings import read_pipeline
+    from weibotag.posts.reader import PostsSource
+    from weibotag.runtime.run_folder import Run
+    from weibotag.training.network.matching import train_matching
 
     folder = tmp_path_factory.mktemp("body")
     (folder / "look.toml").write_text('stages = ["embed"]\n')

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from weibotag import registry
-from weibotag.backends.onnx_session import open_session
-from weibotag.errors import RequestError
-from weibotag.looks import group_stages
-from weibotag.media import Frame, frames_table
-from weibotag.registry import Entry
-from weibotag.schema import arrow_schema
-from weibotag.stages.stage import Fault, PictureStage, StageConfig, look_in_halves
+from weibotag.core.errors import RequestError
+from weibotag.core.schema import arrow_schema
+from weibotag.extraction.schedule import group_stages
+from weibotag.vision import registry
+from weibotag.vision.backends.onnx_session import open_session
+from weibotag.vision.media.pictures import Frame, frames_table
+from weibotag.vision.registry import Entry
+from weibotag.vision.stage import Fault, PictureStage, StageConfig, look_in_halves
 
 
 class Counting:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from weibotag import schema, store
-from weibotag.errors import RequestError
-from weibotag.store import Store, default_root
+from weibotag.core import schema
+from weibotag.core.errors import RequestError
+from weibotag.runtime import findings_store
+from weibotag.runtime.findings_store import Store, default_root
 
 IDS = st.lists(st.sampled_from([f"{n:02}é'\"#1" for n in range(30)]), max_size=40)
 OFTEN = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -69,10 +70,12 @@ def test_rows_come_back_as_they_were_written(
 
 def test_rows_are_found_across_row_groups(tmp_path: Path) -> None:
     kept = Store(tmp_path)
-    ids = [f"id{n}" for n in range(3 * store.ROW_GROUP + 7)]
+    ids = [f"id{n}" for n in range(3 * findings_store.ROW_GROUP + 7)]
     table = ocr(ids)
     kept.write("ocr", "abc", table)
-    asked = [ids[n] for n in (3 * store.ROW_GROUP + 6, 0, 2 * store.ROW_GROUP, store.ROW_GROUP - 1, 5)]
+    asked = [
+        ids[n] for n in (3 * findings_store.ROW_GROUP + 6, 0, 2 * findings_store.ROW_GROUP, findings_store.ROW_GROUP - 1, 5)
+    ]
     assert kept.read("ocr", "abc", pa.array(asked)).to_pylist() == found(table, asked)
     assert kept.read("ocr", "abc", pa.array(ids)).equals(table)
 
@@ -240,7 +243,7 @@ def test_a_part_that_was_merged_away_between_listing_and_reading(tmp_path: Path,
     ids = ["a", "b", "c"]
     for id in ids:
         kept.write("ocr", "abc", ocr([id]))
-    taken = store._take
+    taken = findings_store._take
     calls: list[int] = []
 
     def take_late(stage: str, names: list[str], rows: list[int]) -> pa.Table:
@@ -249,7 +252,7 @@ def test_a_part_that_was_merged_away_between_listing_and_reading(tmp_path: Path,
         calls.append(len(set(names)))
         return taken(stage, names, rows)
 
-    monkeypatch.setattr(store, "_take", take_late)
+    monkeypatch.setattr(findings_store, "_take", take_late)
     assert ids_of(kept.read("ocr", "abc", pa.array(ids))) == ids
     assert calls == [3, 1]
 

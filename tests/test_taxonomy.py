@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from weibotag.cli.taxonomy import app
-from weibotag.errors import TaxonomyError
+from weibotag.core.errors import TaxonomyError
 from weibotag.taxonomy.check import check
-from weibotag.taxonomy.rows import Finding, join_list, split_list
+from weibotag.taxonomy.reader import Finding, join_list, split_list
 from weibotag.taxonomy.show import counts
 from weibotag.taxonomy.tree import Tag, Taxonomy, load, save_csv
 
@@ -293,7 +293,7 @@ def test_check_command(write: Write) -> None:
 
 
 def test_show_command(write: Write, tmp_path: Path) -> None:
-    pytest.importorskip("weibotag.posts", reason="posts can't be read yet")
+    pytest.importorskip("weibotag.posts.reader", reason="posts can't be read yet")
     tree = str(write(CSV))
     posts = write("post_id,text,tags\n1,a,美妆/口红\n2,b,美妆;生活\n3,c,\n4,d,美食/火锅\n", "posts.csv")
     runner = CliRunner()

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weibotag.errors import ModelError
-from weibotag.schema import WORDING
-from weibotag.taggers import text
-from weibotag.taggers.fast import DivergedError, Settings
-from weibotag.taggers.text import CANDIDATES, TextTagger, choose_candidate, train_text
+from weibotag.core.errors import ModelError
+from weibotag.core.schema import WORDING
+from weibotag.taggers import ensemble
+from weibotag.taggers.ensemble import CANDIDATES, TextTagger
+from weibotag.taggers.fasttext import DivergedError, Settings
 from weibotag.taxonomy.tree import Tag, Taxonomy
-from weibotag.training import WORTHWHILE, Rows, gold_matrix
+from weibotag.training.dataset import WORTHWHILE, Rows, gold_matrix
+from weibotag.training.text_only import choose_candidate, train_text
 
 TREE = Taxonomy([Tag(name, None, name, (), (), line) for line, name in enumerate(["体育", "美妆", "食品", "服饰"], start=2)])
 SMALL = Settings(epoch=40, dim=8, bucket=1000)
@@ -79,7 +80,7 @@ def test_what_costs_more_must_bring_more(values: list[float], worthwhile: float)
 
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_what_was_saved_answers_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "choose_candidate", lambda scores, worthwhile: name)
+    monkeypatch.setattr(ensemble, "choose_candidate", lambda scores, worthwhile: name)
     chosen = train_text(rows(40, 0), HELD, TREE, SMALL, 0, 1, True)
     chosen.save(tmp_path)
     loaded = TextTagger.load(tmp_path, TREE)
@@ -100,5 +101,5 @@ def test_it_does_without_a_fasttext_that_runs_away(monkeypatch: pytest.MonkeyPat
     def diverge(*given: object) -> None:
         raise DivergedError("too fast")
 
-    monkeypatch.setattr(text, "train", diverge)
+    monkeypatch.setattr(ensemble, "train", diverge)
     assert list(train_text(rows(40, 0), HELD, TREE, SMALL, 0, 1, True).figures) == ["linear", "linear, rules"]

@@ -13,9 +13,9 @@ import pytest
 from hostile_posts import MAKERS
 from reading import read, rejected, write
 
-from weibotag.errors import RequestError
-from weibotag.posts import PostsSource, read_posts
-from weibotag.rejects import Rejects
+from weibotag.core.errors import RequestError
+from weibotag.posts.reader import PostsSource, read_posts
+from weibotag.posts.rejects import Rejects
 
 
 @pytest.mark.parametrize("encoding", MAKERS)
@@ -29,7 +29,7 @@ def test_encodings_are_found_out(tmp_path: Path, encoding: str, kind: str, caplo
         rows = [{"post_id": str(number), "text": text} for number, text in enumerate(texts)]
         content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_bytes(MAKERS[encoding](content))
-    with caplog.at_level(logging.WARNING, "weibotag.posts"):
+    with caplog.at_level(logging.WARNING, "weibotag.posts.reader"):
         assert read(path)["text"].to_pylist() == texts
     said = [f"{path} is GB18030, not UTF-8: read as GB18030"] if encoding == "gb18030" else []
     assert caplog.messages == said
@@ -73,7 +73,7 @@ def test_half_a_utf16_character_costs_one_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sign", ["\t", ";", "|"])
 def test_other_delimiters_are_found_and_said(tmp_path: Path, sign: str, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "p.csv", f"post_id{sign}text\n1{sign}a, b\n")
-    with caplog.at_level(logging.WARNING, "weibotag.posts"):
+    with caplog.at_level(logging.WARNING, "weibotag.posts.reader"):
         assert read(path)["text"].to_pylist() == ["a, b"]
     assert repr(sign) in caplog.text
 

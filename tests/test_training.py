@@ -6,21 +6,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import ask, enter
 from scipy.sparse import csr_matrix
 
-from tests.commands import ask, enter
-from weibotag import training
-from weibotag.taggers import xmc_choice
-from weibotag.taggers.fast import DivergedError, Settings, train
+from weibotag.taggers.fasttext import DivergedError, Settings, train
 from weibotag.taxonomy.tree import Tag, Taxonomy
+from weibotag.training import choose
+from weibotag.training import train as training
+from weibotag.training.dataset import Rows
 
 TREE = Taxonomy([Tag("美妆", None, "美妆", (), (), 2), Tag("体育", None, "体育", (), (), 3)])
 
 
-def rows() -> training.Rows:
+def rows() -> Rows:
     texts = ["口红显白", "进球了"] * 20
     table = pa.table({name: texts if name == "text" else [""] * 40 for name in ("post_id", "text", "author", "channel")})
-    return training.Rows([table], csr_matrix(np.array([[1, 0], [0, 1]] * 20, np.float32)))
+    return Rows([table], csr_matrix(np.array([[1, 0], [0, 1]] * 20, np.float32)))
 
 
 def test_a_trial_that_runs_away_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +118,7 @@ def test_memory_of_a_tagger_that_has_no_bound_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("taken", ["fast", "xmc", "average"])
 def test_auto_keeps_what_it_took_and_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch, taken: str) -> None:
-    monkeypatch.setattr(xmc_choice, "choose_candidate", lambda scores, worthwhile: taken)
+    monkeypatch.setattr(choose, "choose_candidate", lambda scores, worthwhile: taken)
     done = train_many("auto")
     assert done.exit_code == 0, done.output
     about = json.loads((folder / "model" / "model.json").read_text(encoding="utf-8"))
@@ -133,7 +134,7 @@ def test_auto_keeps_what_it_took_and_says_so(folder: Path, monkeypatch: pytest.M
 
 
 def test_auto_takes_xmc_where_fasttext_would_need_too_long(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(xmc_choice, "FAST_PACE", 1e-9)
+    monkeypatch.setattr(choose, "FAST_PACE", 1e-9)
     assert train_many("auto").exit_code == 0
     about = json.loads((folder / "model" / "model.json").read_text(encoding="utf-8"))
     assert about["tagger"] == "xmc"

@@ -10,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from weibotag.errors import ModelError, RequestError
-from weibotag.schema import WORDING
-from weibotag.taggers import calibration, thresholds, xmc, xmc_training
-from weibotag.taggers.tagger import raise_parents
-from weibotag.taggers.xmc import JointTagger, XmcTagger
-from weibotag.taggers.xmc_choice import settle_joint
-from weibotag.taggers.xmc_training import Members, Needs, fit_memory, train_xmc
+from weibotag.core.errors import ModelError, RequestError
+from weibotag.core.schema import WORDING
+from weibotag.scoring import calibration, thresholds
+from weibotag.scoring.tagger import raise_parents
+from weibotag.taggers import linear_tree as tree_tagger
+from weibotag.taggers.linear_tree import JointTagger, XmcTagger
 from weibotag.taxonomy.tree import Tag, Taxonomy
+from weibotag.training import linear_tree
+from weibotag.training.choose import settle_joint
+from weibotag.training.linear_tree import Members, Needs, fit_memory, train_xmc
 
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "xmc.py"
 THINGS = [
@@ -68,13 +70,13 @@ def test_a_tag_without_posts_is_found_by_its_names() -> None:
 
 
 def test_without_names_a_tag_without_posts_is_never_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(xmc_training, "COLD", 0)
+    monkeypatch.setattr(linear_tree, "COLD", 0)
     bare = train_xmc([posts(TEXTS)], GOLD, TREE)
     assert not bare.raw_scores(posts(["蹴鞠", "白打", "足球"]))[:, COLD].nnz
 
 
 def test_siblings_that_are_too_many_are_parted_and_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(xmc_training, "MOST_BELOW", 4)
+    monkeypatch.setattr(linear_tree, "MOST_BELOW", 4)
     flat = Taxonomy([Tag(name, None, name, (), (), 0) for name in THINGS])
     parted = train_xmc([posts(TEXTS)], gold(flat, SAID), flat)
     assert max(map(len, parted.forks.below)) <= 4
@@ -95,7 +97,7 @@ def test_the_same_posts_make_the_same_tagger() -> None:
 
 
 def test_other_processes_learn_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(xmc_training, "FEW_NODES", 0)
+    monkeypatch.setattr(linear_tree, "FEW_NODES", 0)
     apart = train_xmc([posts(TEXTS)], GOLD, TREE)
     assert (apart.forks.data == TRAINED.forks.data).all()
     assert (apart.forks.indices == TRAINED.forks.indices).all()
@@ -126,11 +128,11 @@ def test_wordings_are_read() -> None:
 
 def test_few_documents_of_a_frequent_tag_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     own = [np.arange(1000), np.arange(1000, 1010), np.array([5, 1010])]
-    both, kept = xmc_training._choose_documents(np.arange(1020), own)
+    both, kept = linear_tree._choose_documents(np.arange(1020), own)
     assert len(both) == 1020
     assert all((one == all_of).all() for one, all_of in zip(kept, own, strict=True))
-    monkeypatch.setattr(xmc_training, "MOST_PAIRS", 300)
-    both, kept = xmc_training._choose_documents(np.arange(1020), own)
+    monkeypatch.setattr(linear_tree, "MOST_PAIRS", 300)
+    both, kept = linear_tree._choose_documents(np.arange(1020), own)
     assert len(both) * 3 <= 300
     assert (kept[1] == own[1]).all()
     assert (kept[2] == own[2]).all()
@@ -142,7 +144,7 @@ def test_few_documents_of_a_frequent_tag_are_enough(monkeypatch: pytest.MonkeyPa
 def test_no_document_has_two_labels_of_one_part(tags: list[set[int]]) -> None:
     at = np.array([row for row, own in enumerate(tags) for _ in own], np.int64)
     labels = np.array([tag for own in tags for tag in sorted(own)], np.int64)
-    parts = xmc_training._part_labels(at, labels, 8)
+    parts = linear_tree._part_labels(at, labels, 8)
     assert sum(part.astype(int) for part in parts) @ np.ones(8) == len(set(labels.tolist())) if parts else not len(labels)
     for part in parts:
         assert all(part[sorted(own)].sum() <= 1 for own in tags)
@@ -169,7 +171,7 @@ def test_memory_is_kept_to_by_fewer_weights_then_fewer_posts() -> None:
 
 
 def test_training_says_what_it_takes_and_takes_fewer_posts(caplog: pytest.LogCaptureFixture) -> None:
-    needs = Needs(len(TEXTS), 20, len(TREE), xmc_training.FEWEST_WEIGHTS)
+    needs = Needs(len(TEXTS), 20, len(TREE), linear_tree.FEWEST_WEIGHTS)
     with caplog.at_level(logging.INFO):
         small = train_xmc([posts(TEXTS)], GOLD, TREE, needs.bytes * 0.99999)
     assert "posts of about" in caplog.text
@@ -191,9 +193,11 @@ def test_saved_and_loaded_it_answers_alike(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_none_or_of_more_tags_is_refused(tmp_path: Path) -> None:
-    TRAINED.save(tmp_path / xmc.XMC)
+    TRAINED.save(tmp_path / tree_tagger.XMC)
     with pytest.raises(ModelError, match="another number of tags"):
-        XmcTagger.load(tmp_path / xmc.XMC, Taxonomy([Tag(str(one), None, str(one), (), (), 0) for one in range(999)]))
+        XmcTagger.load(
+            tmp_path / tree_tagger.XMC, Taxonomy([Tag(str(one), None, str(one), (), (), 0) for one in range(999)])
+        )
     (tmp_path / "broken").write_bytes(b"nothing")
     with pytest.raises(ModelError, match="train again"):
         XmcTagger.load(tmp_path / "broken", TREE)

@@ -7,7 +7,7 @@ import typer
 
 from weibotag.cli.options import Json, Quiet
 from weibotag.cli.tagging import report
-from weibotag.errors import RequestError
+from weibotag.core.errors import RequestError
 
 app = typer.Typer(help="Turn vectors into words: semantic codes, coarse to fine.", no_args_is_help=True)
 
@@ -37,7 +37,7 @@ def fit_command(
 
     Example: weibotag codes fit vectors.parquet -o today.safetensors --align yesterday.safetensors
     """
-    from weibotag.keywords.semantic import fit_codes, foresee_codes
+    from weibotag.curation.keywords.semantic_codes import fit_codes, foresee_codes
 
     if align is not None and (levels, size, name) != (None, None, None):
         raise RequestError("--align takes --levels, --size and --name from the old codes: leave them out")
@@ -63,7 +63,7 @@ def apply_command(
 
     Example: weibotag codes apply vectors.parquet -m codes.safetensors -o codes.parquet
     """
-    from weibotag.keywords.semantic import SemanticCodes, apply_codes, foresee_codes
+    from weibotag.curation.keywords.semantic_codes import SemanticCodes, apply_codes, foresee_codes
 
     if not quiet:
         typer.echo(foresee_codes(vectors, column, None, 3), err=True)

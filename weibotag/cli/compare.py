@@ -44,10 +44,10 @@ def compare_command(
 
     Example: weibotag compare posts.csv -t taxonomy.csv --taggers fast,concat,hma --test "split = 'test'" -o figures
     """
-    from weibotag.compare import compare, write_markdown
-    from weibotag.posts import PostsSource
-    from weibotag.settings import read_pipeline
+    from weibotag.extraction.settings import read_pipeline
+    from weibotag.posts.reader import PostsSource
     from weibotag.taxonomy.tree import load
+    from weibotag.workflows.compare import compare, write_markdown
 
     report = compare(
         PostsSource(posts, parse_columns(column), where),

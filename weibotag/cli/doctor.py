@@ -21,7 +21,7 @@ def doctor_command(as_json: bool = Json) -> None:
 
     Example: weibotag doctor
     """
-    from weibotag.doctor import examine
+    from weibotag.workflows.doctor import examine
 
     state = examine()
     if as_json:

@@ -35,10 +35,10 @@ def evaluate_command(
     Example: weibotag evaluate out.parquet posts.csv -t taxonomy.csv --where "split = 'test'" --train posts.csv
     --train-where "split = 'train'"
     """
-    from weibotag.errors import RequestError
-    from weibotag.evaluate import evaluate, render
-    from weibotag.export import read_table
-    from weibotag.posts import PostsSource, Rejects, read_posts
+    from weibotag.core.errors import RequestError
+    from weibotag.posts.reader import PostsSource, Rejects, read_posts
+    from weibotag.posts.writer import read_table
+    from weibotag.scoring.report import evaluate, render
     from weibotag.taxonomy.tree import load
 
     if train is None and train_where is not None:

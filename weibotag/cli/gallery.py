@@ -31,9 +31,9 @@ def build_command(
 
     Example: weibotag faces gallery build stars/ -o stars.gallery
     """
-    from weibotag.errors import RequestError
-    from weibotag.gallery import assess, build_gallery, list_removed
-    from weibotag.settings import read_pipeline
+    from weibotag.core.errors import RequestError
+    from weibotag.extraction.settings import read_pipeline
+    from weibotag.vision.face_gallery import assess, build_gallery, list_removed
 
     if not out.absolute().parent.is_dir():
         raise RequestError(f"--out {out}: no such folder: {out.parent}; make it first")
@@ -57,7 +57,7 @@ def show_command(gallery: GalleryArgument, as_json: bool = Json) -> None:
 
     Example: weibotag faces gallery show stars.gallery
     """
-    from weibotag.gallery import assess, read_gallery
+    from weibotag.vision.face_gallery import assess, read_gallery
 
     worth = assess(read_gallery(gallery))
     if as_json:
@@ -79,7 +79,7 @@ def remove_command(
 
     Example: weibotag faces gallery remove stars.gallery 刘德华
     """
-    from weibotag.gallery import log_of, remove_name
+    from weibotag.vision.face_gallery import log_of, remove_name
 
     removed = remove_name(gallery, name)
     say(f"{gallery}: {name} and {removed} faces removed, see {log_of(gallery)}", quiet)
@@ -87,7 +87,7 @@ def remove_command(
 
 def describe(worth: dict[str, Any]) -> list[str]:
     """Return what a gallery is worth, and what to look after, in lines."""
-    from weibotag.gallery import FALSE_NAMES, STRANGERS_PAIRS
+    from weibotag.vision.face_gallery import FALSE_NAMES, STRANGERS_PAIRS
 
     names = len(worth["names"])
     lines = [

@@ -9,7 +9,7 @@ from weibotag.cli.options import Columns, Json, Limit, Quiet, Where, Words, chec
 from weibotag.cli.picture_keywords import Wordings
 from weibotag.cli.picture_keywords import app as map_app
 from weibotag.cli.tagging import PostsArgument, report
-from weibotag.errors import RequestError
+from weibotag.core.errors import RequestError
 
 app = typer.Typer(help="Find the keywords of each channel; shrink them to clusters.", no_args_is_help=True)
 app.add_typer(map_app, name="map")
@@ -50,8 +50,8 @@ def extract_command(
 
     Example: weibotag keywords extract posts.csv -o keywords.csv --earlier yesterday.csv
     """
-    from weibotag.keywords.extract import extract_keywords, foresee_extraction
-    from weibotag.posts import PostsSource
+    from weibotag.curation.keywords.extract import extract_keywords, foresee_extraction
+    from weibotag.posts.reader import PostsSource
 
     check_stdout(str(out), as_json)
     source = PostsSource(posts, parse_columns(column), where, limit)
@@ -88,9 +88,9 @@ def cluster_command(
 
     Example: weibotag keywords cluster keywords.csv --posts posts.csv -o clusters.csv --share 0.1
     """
-    from weibotag.keywords.cluster import cluster_keywords, foresee_clustering
-    from weibotag.keywords.extract import read_keywords
-    from weibotag.posts import PostsSource
+    from weibotag.curation.keywords.cluster import cluster_keywords, foresee_clustering
+    from weibotag.curation.keywords.extract import read_keywords
+    from weibotag.posts.reader import PostsSource
 
     check_stdout(str(out), as_json)
     if sum(given is not None for given in (size, share, old)) > 1:
@@ -139,7 +139,7 @@ def export_command(
 
     Example: weibotag keywords export tags.parquet -o today.libffm --dictionary features.parquet
     """
-    from weibotag.keywords.features import export_features, foresee_export, open_clusters, read_codes
+    from weibotag.curation.keywords.feature_export import export_features, foresee_export, open_clusters, read_codes
     from weibotag.taxonomy.tree import load
 
     if not quiet:

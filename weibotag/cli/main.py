@@ -23,7 +23,7 @@ from weibotag.cli.similarity import similarity_command
 from weibotag.cli.stages import StageGroup, detect_command, embed_command, faces_command, ocr_command, wordings_command
 from weibotag.cli.tagging import run_command, status_command, tag_command, train_command
 from weibotag.cli.taxonomy import app as taxonomy_app
-from weibotag.errors import RequestError, WeibotagError
+from weibotag.core.errors import RequestError, WeibotagError
 
 INTERRUPTED = 130
 # What a shell shows for a program that SIGPIPE ended.

@@ -18,8 +18,8 @@ def list_command(as_json: bool = Json) -> None:
     """List the models that weibotag knows, and where each is on this machine, or comes from."""
     from dataclasses import asdict
 
-    from weibotag.models import at_hand
-    from weibotag.models.table import TABLE
+    from weibotag.vision.weights.catalogue import at_hand
+    from weibotag.vision.weights.table import TABLE
 
     paths = [at_hand(model.name) for model in TABLE]
     rows = [{**asdict(model), "path": str(path) if path else None} for model, path in zip(TABLE, paths, strict=True)]
@@ -56,7 +56,7 @@ def pull_command(
     ] = False,
 ) -> None:
     """Download models that are not here yet, check them, and print where they are."""
-    from weibotag.models.check import pull
+    from weibotag.vision.weights.check import pull
 
     for name in names:
         typer.echo(pull(name, allow_pickle))
@@ -67,9 +67,9 @@ def check_command(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help=NAME_HELP)] = None,
 ) -> None:
     """Measure the models that are here; exit 2 when one is damaged, or one that was asked for is absent."""
-    from weibotag.models import at_hand
-    from weibotag.models.check import examine
-    from weibotag.models.table import TABLE
+    from weibotag.vision.weights.catalogue import at_hand
+    from weibotag.vision.weights.check import examine
+    from weibotag.vision.weights.table import TABLE
 
     asked = names or [model.name for model in TABLE if at_hand(model.name)]
     faults = 0

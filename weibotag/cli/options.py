@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from weibotag.errors import RequestError
+from weibotag.core.errors import RequestError
 
 
 class Same(StrEnum):

@@ -5,17 +5,7 @@ from typing import Annotated
 
 import typer
 
-from weibotag.cli.options import (
-    Columns,
-    Json,
-    Limit,
-    Quiet,
-    Where,
-    Words,
-    check_stdout,
-    parse_columns,
-    parse_pairs,
-)
+from weibotag.cli.options import Columns, Json, Limit, Quiet, Where, Words, check_stdout, parse_columns, parse_pairs
 from weibotag.cli.stages import StageGroup
 from weibotag.cli.tagging import PostsArgument, report
 
@@ -49,8 +39,8 @@ def map_command(
 
     Example: weibotag keywords map posts.csv --wordings wordings.parquet -m map -o keywords.parquet
     """
-    from weibotag.keywords.picture_keywords import foresee_mapping, map_posts
-    from weibotag.posts import PostsSource
+    from weibotag.curation.keywords.picture_keywords import foresee_mapping, map_posts
+    from weibotag.posts.reader import PostsSource
 
     check_stdout(out, as_json)
     source = PostsSource(posts, parse_columns(column), where, limit)
@@ -91,8 +81,8 @@ def train_command(
 
     Example: weibotag keywords map train posts.csv --wordings wordings.parquet -o map
     """
-    from weibotag.keywords.picture_learning import foresee_learning, train_map
-    from weibotag.posts import PostsSource
+    from weibotag.curation.keywords.picture_learning import foresee_learning, train_map
+    from weibotag.posts.reader import PostsSource
 
     source = PostsSource(posts, parse_columns(column), where, limit)
     if not quiet:

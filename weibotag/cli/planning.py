@@ -44,12 +44,12 @@ def plan_command(
 
     Example: weibotag plan posts.csv -m model --budget 30m -o plan.json --plot curve.png
     """
-    from weibotag.planning import Budget, plan_tagging
-    from weibotag.posts import PostsSource
-    from weibotag.settings import read_pipeline
+    from weibotag.extraction.settings import read_pipeline
+    from weibotag.posts.reader import PostsSource
+    from weibotag.workflows.plan import Budget, plan_tagging
 
     if plot is not None:
-        from weibotag.plots import check_plot
+        from weibotag.workflows.plots import check_plot
 
         check_plot(plot)
     asked = None if budget is None else Budget.parse(budget)
@@ -92,7 +92,7 @@ def describe_curve(plan: dict[str, Any]) -> str:
 
 def draw_plan(plan: dict[str, Any], path: Path) -> None:
     """Draw the curve of a plan."""
-    from weibotag.plots import draw_curve
+    from weibotag.workflows.plots import draw_curve
 
     points = [(point["seconds"], point["quality"]) for point in plan["curve"]]
     references = {"text alone": plan["text_alone_quality"], "everything": plan["everything_quality"]}

@@ -7,7 +7,7 @@ import typer
 
 from weibotag.cli.options import Columns, Json, Limit, Quiet, Store, Where, parse_columns
 from weibotag.cli.tagging import PipelineOption, PostsArgument, WorkersOption, report
-from weibotag.errors import MissingExtraError
+from weibotag.core.errors import MissingExtraError
 
 
 def pretrain_command(
@@ -41,12 +41,13 @@ def pretrain_command(
     from dataclasses import replace
     from importlib.util import find_spec
 
-    from weibotag.posts import PostsSource
-    from weibotag.settings import read_pipeline
+    from weibotag.extraction.settings import read_pipeline
+    from weibotag.posts.reader import PostsSource
 
     if find_spec("torch") is None:
         raise MissingExtraError("pretrain", "torch")
-    from weibotag.taggers.fusion.pretraining import SETTINGS, pretrain_posts
+    from weibotag.training.network.pretraining import SETTINGS
+    from weibotag.workflows.pretrain import pretrain_posts
 
     about = pretrain_posts(
         PostsSource(posts, parse_columns(column), where, limit),

@@ -23,9 +23,9 @@ def similarity_command(
 
     Example: weibotag similarity posts.csv -p clip.toml -o similarity.parquet
     """
-    from weibotag.posts import PostsSource
-    from weibotag.settings import read_pipeline
-    from weibotag.similarity import measure_similarity
+    from weibotag.extraction.settings import read_pipeline
+    from weibotag.posts.reader import PostsSource
+    from weibotag.workflows.similarity import measure_similarity
 
     check_stdout(shared["out"], shared["as_json"])
     summary = measure_similarity(

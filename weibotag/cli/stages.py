@@ -10,10 +10,10 @@ from typer.core import TyperGroup
 
 from weibotag.cli.options import Columns, Gallery, Json, Limit, Quiet, Reuse, Store, Where, check_stdout, parse_columns
 from weibotag.cli.tagging import PipelineOption, PostsArgument, RunOption, WorkersOption, choose_tagger, report, tell_seen
-from weibotag.errors import RequestError
+from weibotag.core.errors import RequestError
 
 if TYPE_CHECKING:
-    from weibotag.settings import Pipeline
+    from weibotag.extraction.settings import Pipeline
 
 OutOption = Annotated[str, typer.Option("--out", "-o", help="OUT.parquet, OUT.csv, OUT.jsonl, or - (JSONL to stdout).")]
 Backend = typer.Option(None, "--backend", help="Library that looks; see docs/backends.md.", show_default="the pipeline's")
@@ -136,7 +136,7 @@ def wordings_command(
 
     Example: weibotag wordings posts.csv -m model -o wordings.jsonl
     """
-    from weibotag.settings import read_pipeline
+    from weibotag.extraction.settings import read_pipeline
 
     settings = read_pipeline(shared["pipeline"]).with_looks(gallery, shared["reuse"])
     tagger = None
@@ -151,7 +151,7 @@ def wordings_command(
 
 def look_with(stage: str, shared: dict[str, Any], gallery: Path | None = None, **given: Any) -> None:
     """Look at the pictures with one stage; `given` goes before what the pipeline says of it."""
-    from weibotag.settings import read_pipeline
+    from weibotag.extraction.settings import read_pipeline
 
     settings = read_pipeline(shared["pipeline"]).with_looks(gallery, shared["reuse"])
     said = {name: value for name, value in given.items() if value is not None}
@@ -160,8 +160,8 @@ def look_with(stage: str, shared: dict[str, Any], gallery: Path | None = None, *
 
 def write_findings(answer: str, shared: dict[str, Any], settings: "Pipeline", tagger: dict[str, Any] | None = None) -> None:
     """Look at the pictures, write what `answer` found, and say what it took."""
-    from weibotag.findings import look_only
-    from weibotag.posts import PostsSource
+    from weibotag.posts.reader import PostsSource
+    from weibotag.workflows.run_stage import look_only
 
     check_stdout(shared["out"], shared["as_json"])
     summary = look_only(

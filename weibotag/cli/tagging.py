@@ -23,10 +23,10 @@ from weibotag.cli.options import (
     parse_pairs,
     parse_seconds,
 )
-from weibotag.errors import RequestError
+from weibotag.core.errors import RequestError
 
 if TYPE_CHECKING:
-    from weibotag.settings import Pipeline, TagSettings, TrainSettings
+    from weibotag.extraction.settings import Pipeline, TagSettings, TrainSettings
 
 PostsArgument = Annotated[
     str, typer.Argument(metavar="POSTS", help="Posts: a file, a folder, a quoted glob, or - (CSV or JSONL).")
@@ -137,11 +137,11 @@ def train_command(
 
     Example: weibotag train posts.csv -t taxonomy.csv -o model --where "split = 'train'" --valid "split = 'valid'"
     """
-    from weibotag.cascading import Beyond
-    from weibotag.posts import PostsSource
-    from weibotag.settings import read_pipeline
+    from weibotag.extraction.settings import read_pipeline
+    from weibotag.posts.reader import PostsSource
     from weibotag.taxonomy.tree import load
-    from weibotag.training import train_model
+    from weibotag.training.network_taggers import Beyond
+    from weibotag.training.train import train_model
 
     about = train_model(
         PostsSource(posts, parse_columns(column), where, limit),
@@ -200,9 +200,9 @@ def tag_command(
 
     Example: weibotag tag posts.csv -t taxonomies/weibo.csv -o tags.csv
     """
-    from weibotag.pipeline import tag
-    from weibotag.posts import PostsSource
-    from weibotag.settings import read_pipeline
+    from weibotag.extraction.settings import read_pipeline
+    from weibotag.posts.reader import PostsSource
+    from weibotag.workflows.tag import tag
 
     check_stdout(out, as_json)
     settings = read_pipeline(pipeline).with_looks(gallery, reuse).with_words(parse_pairs(words, "--words"))
@@ -231,7 +231,7 @@ def run_command(
 
     Example: weibotag run pipelines/demo.toml --quiet
     """
-    from weibotag.settings import read_pipeline
+    from weibotag.extraction.settings import read_pipeline
 
     settings = read_pipeline(str(pipeline))
     if settings.train is None and settings.tag is None:
@@ -256,7 +256,7 @@ def status_command(
 
     Example: weibotag status tags.parquet.run
     """
-    from weibotag.runs import status
+    from weibotag.runtime.run_folder import status
 
     state = status(run)
     if state["state"] == "none":
@@ -281,7 +281,7 @@ def choose_tagger(
     """
     import hashlib
 
-    from weibotag.settings import check_looks, look_as_trained
+    from weibotag.extraction.settings import check_looks, look_as_trained
 
     if (model is None) == (taxonomy is None):
         raise RequestError("give one of --model MODEL and --taxonomy TAXONOMY (in a pipeline: model and taxonomy of [tag])")
@@ -293,7 +293,7 @@ def choose_tagger(
             raise RequestError(f"{asked} needs a trained model: give --model, or train one with: weibotag train")
         return {"route": "rules", "place": str(taxonomy), "digest": load(taxonomy).digest}, settings.for_rules()
     assert model is not None
-    from weibotag.taggers.model import ABOUT, check_route, read_about
+    from weibotag.taggers.model_folder import ABOUT, check_route, read_about
 
     about = read_about(model)
     route = route or about["tagger"]
@@ -301,7 +301,7 @@ def choose_tagger(
     digest = hashlib.sha256((model / ABOUT).read_bytes()).hexdigest()
     tagger: dict[str, Any] = {"route": route, "place": str(model), "digest": digest}
     if plan is not None:
-        from weibotag.planning import read_plan
+        from weibotag.workflows.plan import read_plan
 
         tagger |= read_plan(plan, route, digest)
     settings = look_as_trained(settings, about)
@@ -330,10 +330,10 @@ def leave_out_what_can_not_run(settings: "Pipeline") -> "Pipeline":
 
 def run_training(settings: "Pipeline", train: "TrainSettings", base: Path, quiet: bool) -> dict[str, Any]:
     """Train as the [train] table says."""
-    from weibotag.cascading import Beyond
-    from weibotag.posts import PostsSource
+    from weibotag.posts.reader import PostsSource
     from weibotag.taxonomy.tree import load
-    from weibotag.training import train_model
+    from weibotag.training.network_taggers import Beyond
+    from weibotag.training.train import train_model
 
     encoder = train.encoder if not train.encoder or train.encoder.startswith("hf:") else str(base / train.encoder)
     return train_model(
@@ -353,8 +353,8 @@ def run_training(settings: "Pipeline", train: "TrainSettings", base: Path, quiet
 
 def run_tagging(settings: "Pipeline", table: "TagSettings", base: Path, quiet: bool) -> dict[str, Any]:
     """Tag as the [tag] table says."""
-    from weibotag.pipeline import tag
-    from weibotag.posts import PostsSource
+    from weibotag.posts.reader import PostsSource
+    from weibotag.workflows.tag import tag
 
     model = None if table.model is None else base / table.model
     taxonomy = None if table.taxonomy is None else base / table.taxonomy

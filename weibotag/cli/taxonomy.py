@@ -57,13 +57,13 @@ def show_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the tags as JSON.")] = False,
 ) -> None:
     """Print the tag tree; with POSTS, how many posts carry each tag (itself / it or a tag below it)."""
-    from weibotag.errors import RequestError
+    from weibotag.core.errors import RequestError
     from weibotag.taxonomy.tree import load
 
     taxonomy = load(file)
     numbers: dict[str, tuple[int, int]] | None = None
     if posts is not None:
-        from weibotag.posts import PostsSource, Rejects, read_posts
+        from weibotag.posts.reader import PostsSource, Rejects, read_posts
         from weibotag.taxonomy.show import counts
 
         rejects = Rejects(None)
@@ -106,8 +106,8 @@ def audit_command(
 
     In proposals.csv a reviewer writes yes into the column accept; an empty cell means no. Then: weibotag taxonomy apply.
     """
-    from weibotag.posts import PostsSource
-    from weibotag.taxonomy.audit import audit
+    from weibotag.curation.tags.audit import audit
+    from weibotag.posts.reader import PostsSource
     from weibotag.taxonomy.tree import load
 
     source = PostsSource(posts, parse_columns(column), where, limit)
@@ -139,8 +139,8 @@ def apply_command(
     as_json: bool = Json,
 ) -> None:
     """Carry out the accepted proposals of an audit: a new taxonomy, relabelled posts, and micro-F1 before and after."""
-    from weibotag.posts import PostsSource
-    from weibotag.taxonomy.apply import apply, foresee_applying
+    from weibotag.curation.tags.apply import apply, foresee_applying
+    from weibotag.posts.reader import PostsSource
     from weibotag.taxonomy.tree import load
 
     source = PostsSource(posts, parse_columns(column))

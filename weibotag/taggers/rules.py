@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
-from weibotag.keywords.matching import Matcher, edge_kind, fold
+from weibotag.core.text_matching import Matcher, edge_kind, fold
 from weibotag.taxonomy.tree import Taxonomy
 
 # Every constant of the tagger. A match gives evidence in units of -ln(1 - p), so that evidence adds up as a noisy-or:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ahocorasick_rs import MatchKind
 
-from weibotag.keywords.matching import build_automaton, fold
-from weibotag.taxonomy.rows import Finding, Row, find_errors, read_rows
+from weibotag.core.text_matching import build_automaton, fold
+from weibotag.taxonomy.reader import Finding, Row, find_errors, read_rows
 
 # A word under more tags than this tells none of them from the others.
 MAX_OWNERS = 3

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix
 
-from weibotag.errors import TaxonomyError
-from weibotag.taxonomy.rows import COLUMNS, find_errors, join_list, read_rows
+from weibotag.core.errors import TaxonomyError
+from weibotag.taxonomy.reader import COLUMNS, find_errors, join_list, read_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What every package may use: errors, the schema, files, arrays, progress."""

@@ -1,0 +1,1 @@
+"""Vocabularies mended: tags and labels, keywords."""

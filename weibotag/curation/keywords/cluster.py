@@ -1,0 +1,334 @@
+"""Keywords of a channel gathered in clusters, by what they are mentioned with and how they are spelled.
+
+What tells most stays alone; the rest is gathered by what it is like (see `form_clusters`). Clusters of an earlier time stay
+as they are, and new keywords join them (`join_clusters`).
+"""
+
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from weibotag.core.arrays import list_parts
+from weibotag.core.errors import RequestError
+from weibotag.core.progress import format_seconds
+from weibotag.core.schema import arrow_schema
+from weibotag.core.text_matching import fold
+from weibotag.curation.keywords.extract import KeywordIndex, read_some
+from weibotag.curation.keywords.phrases import mix
+from weibotag.posts.keyword_files import read_listing
+from weibotag.posts.reader import PostsSource, input_bytes, refuse_outputs
+from weibotag.posts.rejects import Rejects
+from weibotag.posts.writer import find_format, write_tables
+
+CLUSTERS = arrow_schema("clusters")
+SEED = 0
+DIMENSIONS = 64
+# Mentions that fastText reads: ten epochs, more where that is too little to learn from, fewer where it takes over a minute.
+FEWEST_TOKENS, MOST_TOKENS, EPOCHS, RATE = 300_000, 8_000_000, 10, 0.1
+ITERATIONS = 10
+# The share of clusters that are for one keyword each.
+ALONE = 0.5
+# A keyword's tags are known as if three more of its posts had the tags of the channel.
+PRIOR_TAGS = 3.0
+# Nothing can be learnt of a tag that fewer posts have.
+FEWEST_TAG_POSTS = 10
+# Labelled posts that importance is learnt from.
+MOST_LABELLED = 200_000
+# A new keyword joins a cluster that is as near as all but this share of what is in clusters, or by this cosine without any.
+LOOSE_SHARE, LOOSE_COSINE = 0.1, 0.5
+ROWS = 4_096
+# Room for the number of a tag in a key.
+TAGS = 1 << 32
+
+
+def read_clusters(path: Path) -> dict[tuple[str, str], str]:
+    """Return the cluster of each (channel, keyword) of a file that `cluster_keywords` wrote. Raises RequestError."""
+    table = read_listing(path, "clusters", ("channel", "keyword", "cluster"))
+    channels, keywords, clusters = (table[name].to_pylist() for name in ("channel", "keyword", "cluster"))
+    return dict(zip(zip(channels, keywords, strict=True), clusters, strict=True))
+
+
+def foresee_clustering(keywords: int, size: int, source: PostsSource) -> str:
+    """Return in one line what clustering so many keywords to so many clusters will take."""
+    learning = 5 + 75 * min(1.0, keywords * EPOCHS * 10 / MOST_TOKENS)
+    size_of_rest = size * (1 - ALONE)
+    gathering = max(0.0, keywords - size * ALONE) * size_of_rest * 2 * DIMENSIONS * ITERATIONS / 1e10
+    read = input_bytes(source) / 2e6
+    return (
+        f"{keywords:,} keywords to {size:,} clusters: some {format_seconds(learning + gathering + read)}, "
+        f"up to {0.5 + keywords * 6e-6:.1f} GB of memory"
+    )
+
+
+def cluster_keywords(
+    keywords: pa.Table,
+    source: PostsSource,
+    out: Path,
+    size: int,
+    old: Path | None = None,
+    words: Mapping[str, str] | None = None,
+    wordings: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Write the clusters of keywords to `out` (schema "clusters"), by channel, cluster and posts; return a summary.
+
+    `keywords` has the columns channel, keyword and posts; the posts of `source` say what is mentioned with what, and by
+    their tags, where they have any, what a keyword tells. `size` clusters are shared out by the keywords of each channel, at
+    least one each; with `old` clusters there are as many as that has, and more where new keywords are like none of them.
+    The same keywords and posts give the same clusters, in any order. `words` and `wordings` as for `extract_keywords`.
+    """
+    find_format(out)
+    refuse_outputs(source, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table = join_old(keywords, old)
+    rejects = Rejects()
+    tables = read_some(source, rejects, words, wordings, "reading posts", quiet)
+    lines, importance = read_mentions(tables, table)
+    vectors = train_vectors(lines, table["keyword"].to_pylist())
+    names, clusters, channels = (
+        np.array(table[name].to_pylist(), dtype=object) for name in ("keyword", "cluster", "channel")
+    )
+    fresh, known = int((clusters == "").sum()), set(zip(channels, clusters, strict=True))
+    posts = table["posts"].to_numpy()
+    slices = [
+        slice(*ends) for ends in pairwise([0, *(np.flatnonzero(channels[1:] != channels[:-1]) + 1).tolist(), len(table)])
+    ]
+    whole = round(size * len(table) / max(1, len(keywords)))
+    alone = choose_alone(importance, posts, whole)
+    rest = [int((~alone[here]).sum()) for here in slices]
+    for here, own in zip(slices, share_out(whole - int(alone.sum()), rest), strict=True):
+        if (clusters[here] == "").all():
+            groups = form_clusters(vectors[here], alone[here], own)
+            clusters[here] = name_groups(groups, names[here], posts[here])
+        else:
+            clusters[here] = join_clusters(vectors[here], clusters[here], names[here], posts[here])
+    table = table.set_column(2, "cluster", pa.array(clusters, pa.string()))
+    order = ("channel", "ascending"), ("cluster", "ascending"), ("posts", "descending"), ("keyword", "ascending")
+    write_tables([table.sort_by(list(order))], out, CLUSTERS)
+    named = set(zip(channels, clusters, strict=True))
+    return {
+        "keywords": len(table),
+        "clusters": len(named),
+        "new_keywords": fresh,
+        "new_clusters": len(named - known),
+        "rejects": rejects.count,
+        "out": str(out),
+    }
+
+
+def join_old(keywords: pa.Table, old: Path | None) -> pa.Table:
+    """Return all keywords once (schema "clusters"), ordered by channel and folded keyword; without a cluster it is empty.
+
+    Those of the file `old` come as it spells them, with today's posts where there are any.
+    """
+    rows: dict[tuple[str, str], list[Any]] = {}
+    if old is not None:
+        known = read_listing(old, "clusters", ("channel", "keyword", "cluster"))
+        for channel, keyword, cluster, posts in zip(*(column.to_pylist() for column in known.columns), strict=True):
+            if not cluster:
+                raise RequestError(
+                    f"{old}: keyword {keyword!r} in channel {channel!r} has no cluster; name it, or delete it"
+                )
+            if rows.setdefault((channel, fold(keyword).strip()), row := [channel, keyword, cluster, posts or 0]) is not row:
+                raise RequestError(f"{old}: keyword {keyword!r} is there twice in channel {channel!r}; delete one")
+    for channel, keyword, posts in zip(
+        *(keywords[name].to_pylist() for name in ("channel", "keyword", "posts")), strict=True
+    ):
+        rows.setdefault((channel, fold(keyword).strip()), [channel, keyword, "", 0])[3] = posts or 0
+    columns = zip(*(rows[key] for key in sorted(rows)), strict=True) if rows else [[]] * len(CLUSTERS)
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, CLUSTERS.types, strict=True)], schema=CLUSTERS)
+
+
+def share_out(size: int, keywords: list[int]) -> list[int]:
+    """Return how many of `size` clusters each channel gets by its keywords: at least one, never more than keywords."""
+    exact = np.array(keywords) * size / max(1, sum(keywords))
+    shares = np.floor(exact).astype(int)
+    shares[np.argsort(shares - exact, kind="stable")[: size - int(shares.sum())]] += 1
+    return np.minimum(np.maximum(shares, 1), keywords).tolist()
+
+
+def choose_alone(importance: np.ndarray, posts: np.ndarray, size: int) -> np.ndarray:
+    """Return which keywords, of all channels, get one of `size` clusters for themselves, bool.
+
+    Half of the clusters are for those that tell most of tags, then those of most posts: a channel of few but telling words
+    keeps more of them than one of many words that are said once.
+    """
+    total = len(posts)
+    alone = np.zeros(total, bool)
+    alone[np.lexsort((np.arange(total), -posts, -importance))[: total if size >= total else int(size * ALONE)]] = True
+    return alone
+
+
+def read_mentions(tables: Iterable[pa.Table], keywords: pa.Table) -> tuple[list[str], np.ndarray]:
+    """Return lines of keywords for fastText, one per post that mentions two, and how much each keyword tells, float64.
+
+    What a keyword tells is how many of its posts have tags, times how far these are from the tags of its channel
+    (Kullback-Leibler, nats): the loss if it could not be told from others. Where no post has tags it is zero for all.
+    """
+    index = KeywordIndex(keywords)
+    tokens = np.array([spell_token(word) for word in keywords["keyword"].to_pylist()], dtype=object)
+    tags: dict[str, int] = {}
+    tag_posts: Counter[int] = Counter()
+    lines: list[str] = []
+    keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
+    labelled = 0
+    for table in tables:
+        posts, rows = index.find(table)
+        # In an order by which neighbours are any two keywords of a post, whatever the order of the file.
+        salt = np.bincount(posts, rows + 1, len(table)).astype(np.uint64)
+        order = np.lexsort((mix(rows.astype(np.uint64) + (salt[posts] << np.uint64(24))), posts))
+        ends = np.searchsorted(posts, np.arange(len(table) + 1)).tolist()
+        words = tokens[rows[order]].tolist()
+        lines += [" ".join(words[low:high]) for low, high in pairwise(ends) if high - low > 1]
+        if labelled < MOST_LABELLED:
+            labelled += len(table)
+            offsets, values = list_parts(table["tags"].combine_chunks())
+            given = np.array([tags.setdefault(tag, len(tags)) for tag in values.to_pylist()], np.int64)
+            tag_posts.update(given.tolist())
+            lengths = np.diff(offsets)[posts]
+            at = np.repeat(offsets[posts] - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+            some, amounts = np.unique(np.repeat(rows, lengths) * TAGS + given[at], return_counts=True)
+            keys, places = np.unique(np.concatenate([keys, some]), return_inverse=True)
+            counts = np.bincount(places, np.concatenate([counts, amounts]), len(keys)).astype(np.int64)
+    often = np.array([tag_posts[tag] >= FEWEST_TAG_POSTS for tag in range(len(tags))], bool)[keys % TAGS]
+    channels = pc.dictionary_encode(keywords["channel"]).combine_chunks().indices.to_numpy().astype(np.int64)
+    return lines, weigh_tags(keys[often] // TAGS, keys[often] % TAGS, counts[often], channels)
+
+
+def spell_token(keyword: str) -> str:
+    """Return a keyword as one word of fastText."""
+    return "_".join(fold(keyword).split()).encode(errors="replace").decode()
+
+
+def weigh_tags(rows: np.ndarray, tags: np.ndarray, counts: np.ndarray, channels: np.ndarray) -> np.ndarray:
+    """Return what keywords tell of tags (`read_mentions`) by counts of (row, tag); `channels` has a number for each row."""
+    own, places = np.unique(channels[rows] * TAGS + tags, return_inverse=True)
+    among = np.bincount(places, counts)
+    usual = (among / np.bincount(own // TAGS, among)[own // TAGS])[places] if len(own) else among
+    total = np.bincount(rows, counts, len(channels))
+    held = (counts + PRIOR_TAGS * usual) / (total[rows] + PRIOR_TAGS)
+    seen = np.bincount(rows, held * np.log(held / usual), len(channels))
+    share = PRIOR_TAGS / (total + PRIOR_TAGS)
+    unseen = share * np.log(share) * (1 - np.bincount(rows, usual, len(channels)))
+    return np.where(total > 0, total * (seen + unseen), 0.0)
+
+
+def train_vectors(lines: list[str], keywords: list[str]) -> np.ndarray:
+    """Return unit vectors (keywords x 64, float32) of fastText's skipgram (Bojanowski et al., 2017), the same for any order.
+
+    A word is like another by the n-grams that they share and by the words beside which they stand.
+    """
+    import fasttext
+
+    lines = sorted(lines, key=lambda line: (crc32(line.encode()), line))
+    ends = np.cumsum([line.count(" ") + 1 for line in lines])
+    if not lines:
+        lines, ends = [" ".join(map(spell_token, keywords)) or "-"], np.array([len(keywords) or 1])
+    kept = int(np.searchsorted(ends, MOST_TOKENS)) + 1
+    total = int(ends[-1])
+    epochs = max(1, min(MOST_TOKENS // total, max(EPOCHS, FEWEST_TOKENS // total)))
+    with tempfile.TemporaryDirectory(prefix="weibotag-") as folder:
+        path = Path(folder) / "mentions.txt"
+        path.write_text("\n".join(lines[:kept]) + "\n", encoding="utf-8")
+        network = fasttext.train_unsupervised(
+            str(path),
+            model="skipgram",
+            dim=DIMENSIONS,
+            epoch=epochs,
+            lr=RATE,
+            minCount=1,
+            minn=1,
+            maxn=3,
+            bucket=200_000,
+            thread=1,
+            verbose=0,
+        )
+    vectors = [network.get_word_vector(spell_token(word)) for word in keywords]
+    return unit(np.array(vectors, np.float32).reshape(-1, DIMENSIONS))
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors (n, d) of length one; those of length zero stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)
+
+
+def form_clusters(vectors: np.ndarray, alone: np.ndarray, size: int) -> np.ndarray:
+    """Return the number of the cluster of each keyword, int64: one for each that is `alone` (bool), `size` for the others.
+
+    Those are k-means, each keyword counting the same: rare ones are with rare ones, and drown in no frequent one.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    groups = np.empty(len(vectors), np.int64)
+    singles, rest = np.flatnonzero(alone), np.flatnonzero(~alone)
+    groups[singles] = np.arange(len(singles))
+    if size >= len(rest):
+        groups[rest] = len(singles) + np.arange(len(rest))
+        return groups
+    starts = np.random.default_rng(SEED).permutation(len(rest))[:size]
+    means = KMeans(size, init=vectors[rest[starts]], n_init=1, max_iter=ITERATIONS)
+    # Several threads would add up in any order.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        groups[rest] = len(singles) + means.fit_predict(vectors[rest])
+    return groups
+
+
+def name_groups(groups: np.ndarray, names: np.ndarray, posts: np.ndarray) -> np.ndarray:
+    """Return for each keyword the name of its group: the member that most posts mention."""
+    order = np.lexsort((np.arange(len(groups)), -posts))
+    numbers, first = np.unique(groups[order], return_index=True)
+    return names[order[first]][np.searchsorted(numbers, groups)]
+
+
+def join_clusters(vectors: np.ndarray, clusters: np.ndarray, names: np.ndarray, posts: np.ndarray) -> np.ndarray:
+    """Return the clusters (names) of keywords of which some ("") have none yet; the others keep theirs.
+
+    A new one of as many posts as is usual where a cluster is for one keyword opens its own. Any other joins the cluster
+    whose mean is nearest, or, where none is near, opens one, which further ones may join.
+    """
+    clusters = clusters.copy()
+    old = np.flatnonzero(clusters != "")
+    known, numbers, sizes = np.unique(clusters[old].astype(str), return_inverse=True, return_counts=True)
+    means = np.zeros((len(known), DIMENSIONS), np.float32)
+    np.add.at(means, numbers, vectors[old])
+    means = unit(means)
+    several = sizes[numbers] > 1
+    gathered = (vectors[old] * means[numbers]).sum(axis=1)[several]
+    near = float(np.quantile(gathered, LOOSE_SHARE)) if len(gathered) else LOOSE_COSINE
+    often = float(np.median(posts[old][~several])) if not several.all() else np.inf
+    own = np.flatnonzero((clusters == "") & (posts >= often))
+    clusters[own] = names[own]
+    known, means = np.concatenate([known, names[own]]), np.concatenate([means, vectors[own]])
+    fresh = np.flatnonzero(clusters == "")
+    far = []
+    for start in range(0, len(fresh), ROWS):
+        some = fresh[start : start + ROWS]
+        cosines = vectors[some] @ means.T
+        best = cosines.argmax(axis=1)
+        joins = cosines[np.arange(len(some)), best] >= near
+        clusters[some[joins]] = known[best[joins]]
+        far.append(some[~joins])
+    opened: list[int] = []
+    left = np.concatenate([np.empty(0, np.int64), *far])
+    for row in left[np.lexsort((left, -posts[left]))].tolist():
+        cosines = vectors[opened] @ vectors[row]
+        place = int(cosines.argmax()) if opened else -1
+        if opened and cosines[place] >= near:
+            clusters[row] = names[opened[place]]
+        else:
+            opened.append(row)
+            clusters[row] = names[row]
+    return clusters

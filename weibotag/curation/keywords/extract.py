@@ -1,0 +1,336 @@
+"""The keywords of each channel: found in its posts, counted, and compared with those of an earlier time."""
+
+import re
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from weibotag.core.errors import RequestError
+from weibotag.core.progress import bar, format_seconds
+from weibotag.core.schema import arrow_schema
+from weibotag.core.text_matching import fold
+from weibotag.curation.keywords.lines import Lines, Spool, WordFinder, join_wordings, list_lines
+from weibotag.curation.keywords.phrases import JOINERS, MOST_CHARACTERS, MOST_TOKENS, PhraseCounter, unpack, weigh_phrases
+from weibotag.curation.keywords.stop_words import EDGES, STOP_WORDS
+from weibotag.features.keywords import MARKED
+from weibotag.features.vocabulary import SOURCES
+from weibotag.posts.encodings import open_file, open_lines
+from weibotag.posts.keyword_files import has_column, read_listing
+from weibotag.posts.reader import PostsSource, input_bytes, read_posts, refuse_outputs, resolve_files
+from weibotag.posts.rejects import Rejects
+from weibotag.posts.supplied_words import add_given
+from weibotag.posts.writer import find_format, write_tables
+
+KEYWORDS = arrow_schema("channel_keywords")
+FEWEST_POSTS = 2
+# A word in fewer of a very large number of posts is chance.
+FEWEST_SHARE = 1e-5
+# A word that more of a channel's posts mention tells none of them from another.
+MOST_SHARE = 0.5
+LEAST_COHESION, LEAST_FREEDOM = 2.0, 0.5
+# What a single Latin word or a name counts as: it has no parts to hold together, and needs no proof that it is whole.
+OWN_COHESION, OWN_FREEDOM = 6.0, 1.0
+# What a byte of posts takes, rounded up from what a million of them took.
+BYTES_A_SECOND, DISK_BYTES, MEMORY_GB = 1.5e6, 2, 1.5
+# A number by itself, or before a unit: dates and counts.
+NUMBER = re.compile(r"^[0-9]+(?![a-z0-9])|(?<![a-z0-9])[0-9]+(?=[^\x00-\x7f])")
+
+
+class KeywordIndex:
+    """Keywords of channels (`table`: columns channel, keyword) as they are looked for in posts of their own channel.
+
+    Raises RequestError when a channel has a keyword twice, or a keyword is empty.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.keywords = np.array(table["keyword"].to_pylist(), dtype=object)
+        folded = [fold(word or "").strip() for word in self.keywords]
+        if "" in folded:
+            raise RequestError(f"keyword {folded.index('') + 1} is empty: every row needs a keyword; delete the row")
+        words, numbers = np.unique(np.array(folded, dtype=object), return_inverse=True)
+        self._finder = WordFinder(words.tolist())
+        self._channels = {channel: number for number, channel in enumerate(pc.unique(table["channel"]).to_pylist())}
+        self._words = len(words)
+        channels = [self._channels[channel] for channel in table["channel"].to_pylist()]
+        keys = np.array(channels, np.int64) * self._words + numbers
+        self._rows = np.argsort(keys, kind="stable")
+        self._keys = keys[self._rows]
+        twins = np.flatnonzero(self._keys[1:] == self._keys[:-1])
+        if len(twins):
+            row = int(self._rows[twins[0] + 1])
+            raise RequestError(
+                f"keyword {self.keywords[row]!r} is there twice in channel {table['channel'][row]}; delete one"
+            )
+
+    def find(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the posts of a table mention, each once: rows of posts and of keywords, int64, ordered by both.
+
+        `table` has the columns text, channel and, where pictures were looked at, wordings. A post of a channel without
+        keywords mentions none.
+        """
+        lines = list_lines(table)
+        places, words = self._finder.find(lines)
+        posts = lines.posts[places]
+        numbers = (self._channels.get(channel, -1) for channel in table["channel"].to_pylist())
+        channels = np.fromiter(numbers, np.int64, len(table))[posts]
+        keys = channels * self._words + words
+        spots = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        known = (channels >= 0) & (self._keys[spots] == keys) if len(self._keys) else np.zeros(len(keys), bool)
+        both = np.unique(posts[known] * len(self.keywords) + self._rows[spots[known]])
+        return both // max(1, len(self.keywords)), both % max(1, len(self.keywords))
+
+
+def find_keywords(table: pa.Table, keywords: KeywordIndex) -> list[list[str]]:
+    """Return for each post the keywords of its channel that it mentions, each once, as they are written in the index."""
+    posts, rows = keywords.find(table)
+    ends = np.searchsorted(posts, np.arange(len(table) + 1)).tolist()
+    words = keywords.keywords[rows].tolist()
+    return [words[low:high] for low, high in pairwise(ends)]
+
+
+def read_keywords(path: Path) -> pa.Table:
+    """Read what `extract_keywords` wrote, or the like: only channel and keyword must be there. Raises RequestError."""
+    return read_listing(path, "channel_keywords", ("channel", "keyword"))
+
+
+def foresee_extraction(source: PostsSource) -> str:
+    """Return in one line what finding the keywords of posts will take, by the size of their files."""
+    size = input_bytes(source)
+    seconds = format_seconds(5 + size / BYTES_A_SECOND) if size else f"a second for {BYTES_A_SECOND / 1e6} MB"
+    disk = f"{size * DISK_BYTES / 1e6:,.0f} MB" if size else f"{DISK_BYTES} times as much disk"
+    return f"{source.path}: some {seconds}, up to {MEMORY_GB} GB of memory, {disk} in {tempfile.gettempdir()}"
+
+
+def extract_keywords(
+    source: PostsSource,
+    out: Path,
+    earlier: str | None = None,
+    stop_words: Path | None = None,
+    words: Mapping[str, str] | None = None,
+    wordings: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Write the keywords of posts to `out` (schema "channel_keywords"), by channel and score, and return a summary.
+
+    A keyword is a phrase that holds together and stands free (see `phrases`), a name that a picture or a text itself marks
+    (《…》, #…#), or a Latin word. `earlier` is posts, or the keywords that were found in them; `stop_words` a file of
+    words that are no keywords; `words` names columns with what pictures say (see `add_given`), `wordings` a file of it.
+    """
+    find_format(out)
+    refuse_outputs(source, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    without = read_stop_words(stop_words)
+    if earlier is not None:
+        resolve_files(earlier)
+    with Spool() as spool:
+        rejects = Rejects()
+        names: dict[str, str] = {}
+        for table in read_some(source, rejects, words, wordings, "reading posts", quiet):
+            for name in find_names(spool.append(table)):
+                names.setdefault(fold(name), name)
+        candidates = find_candidates(spool, names, without, quiet)
+        table = count_posts(spool, candidates, quiet)
+    if earlier is not None:
+        if has_column(Path(earlier), "keyword"):
+            then = read_counts(Path(earlier))
+        else:
+            past = PostsSource(earlier, source.columns)
+            then = count_earlier(table, read_some(past, Rejects(), words, wordings, "reading earlier posts", quiet), quiet)
+        table = compare_with(table, then)
+    write_tables([table], out, KEYWORDS)
+    return {
+        "posts": spool.posts,
+        "rejects": rejects.count,
+        "keywords": len(table),
+        "channels": len(pc.unique(table["channel"])),
+        "new": pc.sum(table["is_new"]).as_py(),
+        "out": str(out),
+    }
+
+
+def read_some(
+    source: PostsSource,
+    rejects: Rejects,
+    words: Mapping[str, str] | None,
+    wordings: Path | None,
+    label: str,
+    quiet: bool,
+) -> Iterator[pa.Table]:
+    """Give posts with what pictures say, as columns text, channel, tags and wordings, counting them on a bar."""
+    with bar(None, label, quiet) as progress:
+        for table in read_posts(source, rejects):
+            given = add_given(join_wordings(table, wordings, source.path), words or {})
+            yield given.select([name for name in ("text", "channel", "tags", "wordings") if name in given.column_names])
+            progress.advance(len(table))
+
+
+@dataclass
+class Candidates:
+    """Words that may be keywords: folded, as written, and their measures (see `phrases.Measures`), float64."""
+
+    folded: list[str]
+    written: list[str]
+    cohesion: np.ndarray
+    freedom: np.ndarray
+
+
+def find_names(lines: Lines) -> Iterator[str]:
+    """Give the names that pictures show or texts mark."""
+    for text, named in zip(lines.texts, lines.named.tolist(), strict=True):
+        # Most texts have no mark, and looking for one is faster than matching.
+        if named:
+            yield text.strip()
+        elif "《" in text or "#" in text:
+            yield from ((match[1] or match[2]).strip() for match in MARKED.finditer(text))
+
+
+def find_candidates(spool: Spool, names: Mapping[str, str], stop_words: Collection[str], quiet: bool) -> Candidates:
+    """Return the words of the posts in a spool that may be keywords, and `names` by their folded form; no stop words."""
+    counter = PhraseCounter()
+    with bar(spool.posts, "counting phrases, posts", quiet) as progress:
+        for start, lines in spool.blocks():
+            read = (
+                " " * len(text) if named else text for text, named in zip(lines.texts, lines.named.tolist(), strict=True)
+            )
+            counter.add(fold("\n".join(read)), start)
+            progress.advance(int(lines.posts[-1] - lines.posts[0]) + 1)
+    measures = weigh_phrases(counter, lambda places: [fold(text) for text in spool.read(*unpack(places))])
+    cohesion = np.where(measures.sizes == 1, OWN_COHESION, measures.cohesion)
+    chosen = (measures.sizes > 0) & (measures.sizes <= MOST_TOKENS) & (cohesion >= LEAST_COHESION)
+    chosen &= (measures.freedom >= LEAST_FREEDOM) & (counter.counts >= max(fewest_posts(spool.posts), counter.lost + 1))
+    rows = np.flatnonzero(chosen)
+    found = dict.fromkeys(names, (OWN_COHESION, OWN_FREEDOM))
+    written = dict(names)
+    for text, row in zip(spool.read(*unpack(counter.places[rows])), rows.tolist(), strict=True):
+        word = fold(text)
+        written.setdefault(word, text)
+        held, free = found.get(word, (0.0, 0.0))
+        found[word] = max(held, float(cohesion[row])), max(free, float(measures.freedom[row]))
+    kept = sorted(word for word in found if is_keyword(word) and word not in stop_words)
+    pairs = np.array([found[word] for word in kept]).reshape(-1, 2)
+    return Candidates(kept, [written[word] for word in kept], pairs[:, 0], pairs[:, 1])
+
+
+def fewest_posts(posts: int) -> int:
+    """Return how many of so many posts must mention a keyword at least."""
+    return max(FEWEST_POSTS, int(posts * FEWEST_SHARE))
+
+
+def is_keyword(word: str) -> bool:
+    """Tell whether a folded word may be a keyword by its spelling."""
+    if not 0 < len(word) <= MOST_CHARACTERS or "\n" in word or NUMBER.search(word):
+        return False
+    if word[0] in EDGES or word[-1] in EDGES or word[0] in JOINERS or word[-1] in JOINERS:
+        return False
+    if not word.isascii():
+        return True
+    parts = word.split()
+    return len(parts) == 1 or (parts[0] not in STOP_WORDS and parts[-1] not in STOP_WORDS)
+
+
+def read_stop_words(path: Path | None) -> frozenset[str]:
+    """Return the stop words, folded, with those of a file that has one a line; raises RequestError."""
+    if path is None:
+        return STOP_WORDS
+    with open_lines(open_file(path, "csv")) as lines:
+        return STOP_WORDS | {fold(line).strip() for line in lines}
+
+
+def count_posts(spool: Spool, candidates: Candidates, quiet: bool) -> pa.Table:
+    """Return the candidates that enough posts of a channel mention, and not too many (schema "channel_keywords")."""
+    words = len(candidates.folded)
+    keys, posts, sources = count_mentions(spool, candidates.folded, quiet)
+    channels, numbers = np.divmod(keys, max(1, words))
+    sizes = np.bincount(spool.channel_of(), minlength=len(spool.channels))
+    total = np.bincount(numbers, posts, minlength=words)
+    kept = np.flatnonzero((posts >= fewest_posts(spool.posts)) & (posts <= np.maximum(MOST_SHARE * sizes[channels], 1)))
+    channels, numbers, posts, sources = channels[kept], numbers[kept], posts[kept], sources[kept]
+    # Twice as often in a channel as in all of them counts half as much again.
+    special = np.log2(1 + posts / sizes[channels] * spool.posts / total[numbers])
+    scores = candidates.cohesion[numbers] * candidates.freedom[numbers] * np.sqrt(posts) * special
+    names = np.array(spool.channels, dtype=object)[channels]
+    order = np.lexsort((numbers, -scores, names.astype(str)))
+    combinations = [[source for bit, source in enumerate(SOURCES) if mask >> bit & 1] for mask in range(1 << len(SOURCES))]
+    columns = [
+        pa.array(names[order], pa.string()),
+        pa.array(np.array(candidates.written, dtype=object)[numbers[order]], pa.string()),
+        pa.array(posts[order]),
+        pa.array(scores[order], pa.float32()),
+        pa.array(combinations, KEYWORDS.field("sources").type).take(pa.array(sources[order])),
+        pa.nulls(len(order), pa.float32()),
+        pa.nulls(len(order), pa.bool_()),
+    ]
+    return pa.table(columns, schema=KEYWORDS)
+
+
+def count_mentions(spool: Spool, words: Sequence[str], quiet: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which words (folded) the posts of which channels mention, int64 columns ordered by the first.
+
+    They are channel x words + word (numbers), how many posts, and sources as bits in the order of `SOURCES`.
+    """
+    finder = WordFinder(words)
+    channel_of = spool.channel_of()
+    found = (np.empty(0, np.int64),) * 3
+    with bar(spool.posts, "looking for keywords, posts", quiet) as progress:
+        for _, lines in spool.blocks():
+            places, numbers = finder.find(lines)
+            owners = lines.posts[places]
+            pairs, _, bits = _merge(owners * len(words) + numbers, owners, 1 << lines.sources[places])
+            posts, numbers = np.divmod(pairs, max(1, len(words)))
+            block = channel_of[posts] * len(words) + numbers, np.ones(len(posts), np.int64), bits
+            found = _merge(*(np.concatenate(both) for both in zip(found, block, strict=True)))
+            progress.advance(int(lines.posts[-1] - lines.posts[0]) + 1)
+    return found
+
+
+def _merge(keys: np.ndarray, counts: np.ndarray, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return distinct keys, sorted, with their counts added up and their bits gathered."""
+    order = np.argsort(keys)
+    starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    if not len(starts):
+        return keys, counts, bits
+    return keys[order][starts], np.add.reduceat(counts[order], starts), np.bitwise_or.reduceat(bits[order], starts)
+
+
+def read_counts(path: Path) -> dict[tuple[str, str], int]:
+    """Return how many posts mention the keywords of a file, by channel and folded keyword. Raises RequestError."""
+    known = read_listing(path, "channel_keywords", ("channel", "keyword", "posts"))
+    rows = zip(*(known[name].to_pylist() for name in ("channel", "keyword", "posts")), strict=True)
+    return {(channel, fold(word).strip()): posts or 0 for channel, word, posts in rows}
+
+
+def count_earlier(table: pa.Table, tables: Iterable[pa.Table], quiet: bool) -> dict[tuple[str, str], int]:
+    """Return how many earlier posts (`tables`) mention the keywords of a table, by channel and folded keyword."""
+    wanted = sorted({fold(word) for word in table["keyword"].to_pylist()})
+    with Spool() as spool:
+        for posts_table in tables:
+            spool.append(posts_table)
+        keys, posts, _ = count_mentions(spool, wanted, quiet)
+    channels, numbers = np.divmod(keys, max(1, len(wanted)))
+    rows = zip(channels.tolist(), numbers.tolist(), posts.tolist(), strict=True)
+    return {(spool.channels[channel], wanted[number]): count for channel, number, count in rows}
+
+
+def compare_with(table: pa.Table, earlier: Mapping[tuple[str, str], int]) -> pa.Table:
+    """Return the table with `trend` and `is_new` by how many posts mentioned each keyword earlier.
+
+    Trend is the logarithm of the growth of its posts, one more counted on both sides, over that of all keywords of its
+    channel that both times have: twice the posts of everything is no trend.
+    """
+    pairs = zip(table["channel"].to_pylist(), map(fold, table["keyword"].to_pylist()), strict=True)
+    before, now = np.array([earlier.get(pair, 0) for pair in pairs], np.int64), table["posts"].to_numpy()
+    groups = pc.dictionary_encode(table["channel"]).combine_chunks().indices.to_numpy()
+    known = before > 0
+    sums = (1 + np.bincount(groups[known], counts[known], len(table)) for counts in (now, before))
+    growth = np.divide(*sums)
+    trend = np.log((now + 1) / (before + 1) / growth[groups])
+    for name, values in (("trend", pa.array(trend, pa.float32())), ("is_new", pa.array(~known))):
+        table = table.set_column(table.column_names.index(name), KEYWORDS.field(name), values)
+    return table

@@ -1,0 +1,206 @@
+"""Runs of characters and Latin words that hold together, counted in texts of any number: words that no dictionary has.
+
+A token is a Chinese, Japanese or Korean character, a run of Latin letters and digits, or a hyphen or dot as in names; a
+phrase is one to six of them that touch, Latin ones with a blank between.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from weibotag.core.text_matching import CJK_START, edge_kinds, spell_out
+
+# One more is counted, because what follows a phrase tells whether it ends there.
+MOST_TOKENS = 6
+MOST_CHARACTERS = 30
+JOINERS = "-_'’·•・"
+BLANK = 0x20
+# Odd, so that no power of it loses bits.
+PRIME = 0x9E3779B97F4A7C15
+# Phrases in memory at once, 24 bytes each, some three times that while two tables are merged.
+MOST_PHRASES = 6_000_000
+# Phrases that are weighed at once.
+ROWS = 500_000
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of a text: hashes (uint64), where each starts and ends in it (int64), and whether it goes on in the next."""
+
+    hashes: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    joined: np.ndarray
+
+    def phrases(self, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Give, for 1 to `length` tokens, the tokens that such phrases start with (int64) and their hashes (uint64)."""
+        heads = np.arange(len(self.hashes))
+        hashes = self.hashes
+        for size in range(1, length + 1):
+            yield heads, hashes
+            last = heads + size - 1
+            goes_on = self.joined[last]
+            heads = heads[goes_on]
+            hashes = hashes[goes_on] * np.uint64(PRIME) + self.hashes[heads + size]
+
+
+def split_tokens(text: str) -> Tokens:
+    """Return the tokens of a folded text."""
+    codes = spell_out(text)
+    latin = edge_kinds(codes) > 0
+    inside = latin | _stands_alone(codes)
+    first = inside & ~(latin & np.concatenate([[False], latin[:-1]]))
+    starts = np.flatnonzero(first)
+    if not len(starts):
+        return Tokens(np.empty(0, np.uint64), starts, starts, np.empty(0, bool))
+    number = np.maximum(np.cumsum(first) - 1, 0)
+    offset = np.minimum(np.maximum(np.arange(len(codes)) - starts[number], 0), MOST_CHARACTERS)
+    mixed = np.where(inside, mix(codes.astype(np.uint64) + np.uint64(1)) * _powers()[offset], np.uint64(0))
+    hashes = mix(np.add.reduceat(mixed, starts))
+    ends = starts + np.bincount(number[inside], minlength=len(starts))
+    joined = np.zeros(len(starts), bool)
+    gap = starts[1:] - ends[:-1]
+    ends_latin, starts_latin = latin[starts[:-1]], latin[starts[1:]]
+    joined[:-1] = (gap == 0) | ((gap == 1) & (codes[ends[:-1]] == BLANK) & ends_latin & starts_latin)
+    return Tokens(hashes, starts, ends, joined)
+
+
+class PhraseCounter:
+    """How often each phrase was seen: sorted hashes (uint64), counts (int64), and where one stood (see `place`).
+
+    When there are too many the rarest are forgotten: a count may then be too small by as much as `lost`.
+    """
+
+    def __init__(self) -> None:
+        self.hashes, self.counts, self.places = np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64)
+        self.tokens = self.lost = 0
+
+    def add(self, text: str, offset: int) -> None:
+        """Count the phrases of a folded text that starts at character `offset` of all texts."""
+        tokens = split_tokens(text)
+        self.tokens += len(tokens.hashes)
+        parts = [(self.hashes, self.counts, self.places)]
+        for size, (heads, hashes) in enumerate(tokens.phrases(MOST_TOKENS + 1)):
+            lengths = tokens.ends[heads + size] - tokens.starts[heads]
+            short = lengths <= MOST_CHARACTERS
+            places = place(tokens.starts[heads[short]] + offset, lengths[short])
+            parts.append(_gather(hashes[short], np.ones(len(places), np.int64), places))
+        self.hashes, self.counts, self.places = _gather(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        self._forget()
+
+    def _forget(self) -> None:
+        floor = 0
+        while len(self.hashes) > MOST_PHRASES:
+            floor += 1
+            kept = self.counts > floor
+            self.hashes, self.counts, self.places = self.hashes[kept], self.counts[kept], self.places[kept]
+        self.lost += floor
+
+    def look_up(self, hashes: np.ndarray) -> np.ndarray:
+        """Return the places of hashes in the table, int64, -1 for those that it does not have."""
+        spots = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        return np.where(self.hashes[spots] == hashes, spots, -1)
+
+    def count(self, spots: np.ndarray) -> np.ndarray:
+        """Return the counts at places in the table, float64; what was forgotten was seen once at least."""
+        return np.where(spots >= 0, self.counts[spots], 1).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is known of the phrases of a counter, in its order: `sizes` in tokens (int8, 0: seen once), and as float32:
+
+    `cohesion`: how many times more often than by chance its parts stand together, the logarithm, where it is parted best
+    (0 for one token); `freedom`: the entropy in nats of what stands before it or after it, the smaller one.
+    """
+
+    sizes: np.ndarray
+    cohesion: np.ndarray
+    freedom: np.ndarray
+
+
+def weigh_phrases(counter: PhraseCounter, spell: Callable[[np.ndarray], list[str]]) -> Measures:
+    """Return the measures of all phrases that were seen twice; `spell` gives the folded text at places."""
+    total = len(counter.hashes)
+    measures = Measures(np.zeros(total, np.int8), np.zeros(total, np.float32), np.zeros(total, np.float32))
+    # A phrase that goes on in one way only is no whole word. What was seen once adds nothing to these sums, as log 1 is 0.
+    before, after = np.zeros(total), np.zeros(total)
+    seen = np.flatnonzero(counter.counts > 1)
+    for start in range(0, len(seen), ROWS):
+        rows = seen[start : start + ROWS]
+        tokens = split_tokens("\n".join(spell(counter.places[rows])))
+        heads = np.flatnonzero(np.concatenate([[True], ~tokens.joined[:-1]]))
+        sizes = np.diff(np.append(heads, len(tokens.hashes)))
+        measures.sizes[rows] = sizes
+        for size in range(2, MOST_TOKENS + 2):
+            own = rows[sizes == size]
+            parts = _look_up_parts(counter, tokens.hashes, heads[sizes == size], size)
+            chances = [counter.count(parts[0, at]) * counter.count(parts[at, size]) for at in range(1, size)]
+            often = np.log(counter.counts[own])
+            measures.cohesion[own] = often + np.log(counter.tokens) - np.log(np.max(chances, axis=0))
+            for spread, part in ((before, parts[1, size]), (after, parts[0, size - 1])):
+                spread += np.bincount(part[part >= 0], (counter.counts[own] * often)[part >= 0], minlength=total)
+    counts = counter.counts[seen]
+    measures.freedom[seen] = np.log(counts) - np.maximum(before[seen], after[seen]) / counts
+    return measures
+
+
+def _look_up_parts(
+    counter: PhraseCounter, hashes: np.ndarray, heads: np.ndarray, size: int
+) -> dict[tuple[int, int], np.ndarray]:
+    """Return, by (from, to), where the counter has what phrases of `size` tokens from `heads` begin and end with."""
+    parts = {}
+    for start in range(size):
+        part = np.zeros(len(heads), np.uint64)
+        for at in range(start, size):
+            part = part * np.uint64(PRIME) + hashes[heads + at]
+            if (start == 0) != (at == size - 1):
+                parts[start, at + 1] = counter.look_up(part)
+    return parts
+
+
+def _gather(hashes: np.ndarray, counts: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return distinct hashes, sorted, with their counts added up and the first of their places."""
+    order = np.argsort(hashes)
+    hashes = hashes[order]
+    starts = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]])) if len(hashes) else np.empty(0, np.int64)
+    if not len(starts):
+        return hashes, counts, places
+    return hashes[starts], np.add.reduceat(counts[order], starts), np.minimum.reduceat(places[order], starts)
+
+
+def place(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return where phrases start and how many characters they have as one number each."""
+    return (starts << 8) | lengths
+
+
+def unpack(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return starts and numbers of characters, see `place`."""
+    return places >> 8, places & 0xFF
+
+
+def mix(numbers: np.ndarray) -> np.ndarray:
+    """Return uint64 numbers with all bits spread over all others (the finaliser of SplitMix64)."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        numbers = (numbers ^ (numbers >> np.uint64(shift))) * np.uint64(factor)
+    return numbers ^ (numbers >> np.uint64(31))
+
+
+@cache
+def _powers() -> np.ndarray:
+    return np.array([pow(PRIME, power, 1 << 64) for power in range(MOST_CHARACTERS + 1)], np.uint64)
+
+
+def _stands_alone(codes: np.ndarray) -> np.ndarray:
+    table = _lonely()
+    return np.where(codes < len(table), table[np.minimum(codes, len(table) - 1)], (codes >> 16 == 2) | (codes >> 16 == 3))
+
+
+@cache
+def _lonely() -> np.ndarray:
+    """Return for each character of the basic plane whether it is a token by itself."""
+    table = np.array([code >= CJK_START and chr(code).isalpha() for code in range(0x10000)])
+    table[[ord(joiner) for joiner in JOINERS]] = True
+    return table

@@ -1,0 +1,1 @@
+"""Tags and labels: what is wrong with them, and putting it right."""

@@ -1,0 +1,142 @@
+"""What an audit finds and proposes, as files that people read, fill in and send back."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from weibotag.core import schema
+from weibotag.core.errors import RequestError
+from weibotag.posts.encodings import find_delimiter, open_file, read_records
+from weibotag.posts.writer import write_tables
+from weibotag.taxonomy.reader import join_list, split_list
+
+FINDINGS, PROPOSALS, SPLITS, ABOUT = "findings.csv", "proposals.csv", "splits.parquet", "audit.json"
+ACTIONS = ("merge", "alias", "move", "split", "relabel")
+YES = frozenset({"y", "yes", "1", "true", "x", "是", "对", "√"})
+NO = frozenset({"", "n", "no", "0", "false", "否", "不", "×"})
+# What `--accept recommended` takes: a wrong relabelling costs one label, a wrong merger a tag.
+RECOMMENDED = dict.fromkeys(ACTIONS, 0.9) | {"relabel": 0.5}
+AT_LEAST = re.compile(r">=\s*(0?\.\d+|0|1(?:\.0*)?|0\.)")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about tags or labels that their owner should know; columns as in schema "findings"."""
+
+    kind: str
+    tag: str
+    other: str | None
+    strength: float
+    posts: int
+    other_posts: int | None
+    together: int | None
+    reason: str
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A change that can be accepted; columns as in schema "proposals", `removed` and `added` being from and to."""
+
+    action: str
+    tag: str
+    other: str = ""
+    post_id: str = ""
+    removed: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    confidence: float = 0.0
+    reason: str = ""
+    evidence: tuple[str, ...] = ()
+    line: int = 0
+
+
+def write_findings(findings: Iterable[Finding], path: Path) -> None:
+    """Write findings, the strongest of each kind first."""
+    names = schema.arrow_schema("findings").names
+    ordered = sorted(findings, key=lambda finding: (finding.kind, -finding.strength, finding.tag))
+    rows = [{name: getattr(finding, name) for name in names} for finding in ordered]
+    write_tables([pa.Table.from_pylist(rows, schema.arrow_schema("findings"))], path, schema.arrow_schema("findings"))
+
+
+def write_proposals(proposals: Iterable[Proposal], path: Path) -> None:
+    """Write proposals with an empty column `accept`, tags before posts, the surest first."""
+    ordered = sorted(proposals, key=lambda one: (ACTIONS.index(one.action), -one.confidence, one.tag, one.post_id))
+    rows = [
+        {
+            **{
+                name: getattr(one, name)
+                for name in ("action", "tag", "other", "post_id", "confidence", "reason", "evidence")
+            },
+            "accept": "",
+            "from": join_list(one.removed),
+            "to": join_list(one.added),
+        }
+        for one in ordered
+    ]
+    form = schema.arrow_schema("proposals")
+    write_tables([pa.Table.from_pylist(rows, form)], path, form)
+
+
+def read_proposals(path: Path, accept: str | None) -> list[Proposal]:
+    """Return the accepted proposals of a reviewed file: those with yes, and those without an answer that `accept` takes.
+
+    `accept` is all, recommended, or actions and a least confidence joined by commas: merge,alias,>=0.9. Without it an empty
+    cell means no; no is no in any case. Raises RequestError with the line of what can't be understood.
+    """
+    taken = _parse_accept(accept)
+    if not path.is_file():
+        raise RequestError(f"{path}: no such file; expected the folder that `weibotag taxonomy audit` wrote")
+    file = open_file(path, "csv")
+    records = read_records(file, find_delimiter(file))
+    _, names, _ = next(records, (0, [], None))
+    missing = [name for name in schema.arrow_schema("proposals").names if name not in (*names, "reason", "evidence")]
+    if missing:
+        raise RequestError(f"{path} has no column {', '.join(missing)}; found {', '.join(names) or 'none'}")
+    accepted = []
+    for line, fields, problem in records:
+        where = f"{path}, line {line}"
+        if problem or len(fields) != len(names):
+            raise RequestError(f"{where}: {problem or f'{len(fields)} fields; expected {len(names)}'}; mend this line")
+        row = {name: cell.strip() for name, cell in zip(names, fields, strict=True)}
+        proposal = _parse(row, line, where)
+        answer = row["accept"].lower()
+        if answer not in YES | NO:
+            raise RequestError(f"{where}: accept is {row['accept']!r}; expected yes, no or nothing")
+        if answer in YES or (not answer and proposal.confidence >= taken.get(proposal.action, float("inf"))):
+            accepted.append(proposal)
+    return accepted
+
+
+def _parse(row: dict[str, str], line: int, where: str) -> Proposal:
+    if row["action"] not in ACTIONS:
+        raise RequestError(f"{where}: action is {row['action']!r}; expected one of {', '.join(ACTIONS)}")
+    try:
+        confidence = float(row["confidence"] or 0)
+    except ValueError as error:
+        raise RequestError(f"{where}: confidence is {row['confidence']!r}; expected a number from 0 to 1") from error
+    needed = {"relabel": "post_id", "split": "to"}.get(row["action"], "other")
+    if not row[needed] or (row["action"] != "relabel" and not row["tag"]):
+        raise RequestError(f"{where}: {row['action']} needs {needed}{'' if needed == 'post_id' else ' and tag'}; fill it in")
+    removed, added = (split_list(row[name]) for name in ("from", "to"))
+    reason = row.get("reason", "")
+    return Proposal(row["action"], row["tag"], row["other"], row["post_id"], removed, added, confidence, reason, line=line)
+
+
+def _parse_accept(accept: str | None) -> dict[str, float]:
+    """Return the least confidence of each action that is taken."""
+    if accept is None:
+        return {}
+    if accept == "recommended":
+        return RECOMMENDED
+    words = [word.strip() for word in accept.split(",")]
+    cuts = [float(match[1]) for word in words if (match := AT_LEAST.fullmatch(word))]
+    actions = [word for word in words if not AT_LEAST.fullmatch(word) and word != "all"]
+    unknown = [word for word in actions if word not in ACTIONS]
+    if unknown or len(cuts) > 1:
+        raise RequestError(
+            f"--accept {accept!r}: expected all, recommended, or of {', '.join(ACTIONS)} and >=0.9 some, joined by commas"
+        )
+    return dict.fromkeys(actions or ACTIONS, cuts[0] if cuts else 0.0)

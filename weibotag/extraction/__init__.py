@@ -1,0 +1,1 @@
+"""Looking at pictures: which ones, by which workers, and joining what was found to posts."""

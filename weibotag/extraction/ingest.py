@@ -1,0 +1,78 @@
+"""Input to a run: posts read once, into parts."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from weibotag import __version__
+from weibotag.core.errors import RequestError, TooManyRejectsError
+from weibotag.core.progress import bar
+from weibotag.extraction.context import Looking
+from weibotag.posts.reader import PostsSource, Rejects, describe_input, read_posts, refuse_outputs
+from weibotag.posts.writer import find_format
+from weibotag.runtime.ahead import work_ahead
+from weibotag.runtime.run_folder import Run
+from weibotag.vision.stage import FINGERPRINT_LENGTH
+
+PART_ROWS = 20_000
+
+log = logging.getLogger(__name__)
+
+
+def open_run(
+    command: str, source: PostsSource, out: str, looking: Looking, folder: Path | None, tagger: dict[str, Any] | None
+) -> Run:
+    """Take the run folder for a request that is all that the output depends on: `OUT.run` unless given; for stdout one
+    in the store.
+
+    The folder of the output is made. Raises RequestError, before any work, when the output can't be written.
+    """
+    find_format(Path(out))
+    try:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"{out}: its folder can't be made ({error.strerror}): choose another --out") from error
+    request = {
+        "command": command,
+        "version": __version__,
+        "input": describe_input(source),
+        "tagger": tagger,
+        **looking.request(),
+        "out": out,
+    }
+    if folder is None and out == "-":
+        # Beside no output: in the store, by what is asked for, so that two pipes don't meet and the same one goes on.
+        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        folder = looking.store.root / "runs" / digest[:FINGERPRINT_LENGTH]
+    folder = folder or Path(f"{out}.run")
+    refuse_outputs(source, folder, *(() if out == "-" else (Path(out),)))
+    run = Run.open(folder, request)
+    if run.resumed and not looking.quiet:
+        log.warning("%s: going on where the last run stopped", run.folder)
+    return run
+
+
+def ingest(run: Run, source: PostsSource, max_rejects: int | None, quiet: bool, kind: str = "tags") -> list[str]:
+    """Read the posts into parts of the run, once; return the names of the parts, which are those of `kind` too.
+
+    Raises TooManyRejectsError when more rows than `max_rejects` can't be used.
+    """
+    if run.plan is not None:
+        _refuse_rejects(run, run.plan["rejects"], max_rejects)
+        return list(run.plan["parts"][kind])
+    names: list[str] = []
+    with Rejects(run.rejects_path) as rejects, bar(None, "reading posts", quiet) as progress:
+        for table in work_ahead(read_posts(source, rejects, PART_ROWS)):
+            names.append(f"{len(names):05d}")
+            run.write("posts", names[-1], table)
+            progress.advance(len(table))
+    _refuse_rejects(run, rejects.count, max_rejects)
+    run.begin({"parts": {kind: names}, "rejects": rejects.count})
+    return names
+
+
+def _refuse_rejects(run: Run, count: int, most: int | None) -> None:
+    if most is not None and count > most:
+        raise TooManyRejectsError(f"{count:,} rows can't be used, --max-rejects allows {most:,}; see {run.rejects_path}")

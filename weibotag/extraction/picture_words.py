@@ -1,0 +1,42 @@
+"""Words that a model or a taxonomy finds in picture vectors."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from weibotag.extraction.context import Looking
+from weibotag.extraction.post_table import Coder
+from weibotag.features.joint_space import open_zero_shot
+from weibotag.taxonomy.tree import Taxonomy
+
+
+def zero_shot_of(taxonomy: Taxonomy, looking: Looking) -> Coder | None:
+    """Return the tag names that pictures show, or None where the vectors are in no space with texts."""
+    embed: Any = looking.stages.get("embed")
+    if embed is None or not embed.reads_texts:
+        return None
+
+    encode = partial(embed.encode_texts, threads=looking.threads * max(1, looking.workers))
+    return open_zero_shot(taxonomy, looking.fingerprints["embed"], encode, looking.store.root).words
+
+
+def join_coders(coders: Sequence[Coder]) -> Coder | None:
+    """Return a coder that says all that these say, in their order; None for none."""
+    if not coders:
+        return None
+
+    def say(table: pa.Table) -> dict[str, list[tuple[str, str, float]]]:
+        said: dict[str, list[tuple[str, str, float]]] = {}
+        for coder in coders:
+            for media_id, words in coder(table).items():
+                said.setdefault(media_id, []).extend(words)
+        return said
+
+    return say
+
+
+def say_codes(codes: dict[str, list[str]]) -> dict[str, list[tuple[str, str, float]]]:
+    """Return visual codes by media_id as a coder answers."""
+    return {media_id: [(word, "code", 1.0) for word in words] for media_id, words in codes.items()}

@@ -1,0 +1,148 @@
+"""Reposts in a run: files that were resized or saved anew are given what was found in the one that was looked at."""
+
+from dataclasses import asdict
+from difflib import SequenceMatcher
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from weibotag.core.progress import bar
+from weibotag.core.schema import arrow_schema
+from weibotag.extraction.context import Looking
+from weibotag.runtime.pool import Limits, run_parts
+from weibotag.runtime.run_folder import Run
+from weibotag.vision.media.near_duplicates import Print, Prints, look_same
+
+PART = "all"
+PART_FILES = 256
+# Of so many reposts one, by its hash, is looked at all the same, to see how often giving another's findings is right.
+CHECKED_ONE_IN = 10
+# Two readings of one text by OCR are that alike, and more; of what it is less sure of, no two need be.
+ALIKE = 0.9
+SURE = 0.8
+
+
+def find_reposts(run: Run, needed: list[dict[str, Any]], looking: "Looking") -> list[dict[str, Any]]:
+    """Return the files that are looked at: those of `needed` that are no reposts, and some that are, to check.
+
+    Which file is given whose findings is written to the run (schema "same"), so that a run that goes on answers the same.
+    """
+    if not run.done("same", PART):
+        _take_prints(needed, looking)
+        run.write("same", PART, _match([file["file_id"] for file in needed if not file["known"]], looking))
+    left_out = set(read_given(run)["file_id"].to_pylist())
+    return [file for file in needed if file["file_id"] not in left_out]
+
+
+def read_given(run: Run) -> pa.Table:
+    """Return the rows of schema "same" of the files that were given another's findings; none before they were sought."""
+    if not run.done("same", PART):
+        return arrow_schema("same").empty_table()
+    same = pq.read_table(run.path("same", PART))
+    return same.filter(pc.invert(same["same_checked"]))
+
+
+def give_findings(links: pa.Table, run: Run) -> pa.Table:
+    """Return links in which a repost bears the id of the file whose findings it is given."""
+    given = read_given(run)
+    if not len(given):
+        return links
+    place = pc.index_in(links["file_id"], given["file_id"].combine_chunks())
+    ids = pc.coalesce(given["same_as"].combine_chunks().take(place.combine_chunks()), links["file_id"])
+    return links.set_column(links.column_names.index("file_id"), "file_id", ids)
+
+
+def check_reposts(run: Run, looking: "Looking") -> dict[str, int] | None:
+    """Return how many files were reposts, how many of them were looked at to check, and how many of those agreed.
+
+    None where reposts are not sought. A repost agrees when a fresh look finds the same text (but for a tenth), the same
+    kinds of objects and as many faces.
+    """
+    if not run.done("same", PART):
+        return None
+    same = pq.read_table(run.path("same", PART))
+    checked = same.filter(same["same_checked"])
+    agreed = dict.fromkeys(checked["file_id"].to_pylist(), True)
+    for stage in agreed and [name for name in looking.fingerprints if name in COMPARED]:
+        rows = [
+            {row["media_id"]: row for row in looking.store.read(stage, looking.fingerprints[stage], ids).to_pylist()}
+            for ids in (checked["file_id"], checked["same_as"])
+        ]
+        for file_id, same_as in zip(checked["file_id"].to_pylist(), checked["same_as"].to_pylist(), strict=True):
+            fresh, given = rows[0].get(file_id), rows[1].get(same_as)
+            agreed[file_id] &= fresh is not None and given is not None and COMPARED[stage](fresh, given)
+    return {"reposts": len(same), "checked": len(agreed), "agreed": sum(agreed.values())}
+
+
+def _take_prints(needed: list[dict[str, Any]], looking: "Looking") -> None:
+    """Have workers take the prints of the files that have none in the store."""
+    missing = set(looking.store.missing("near", looking.media, pa.array([file["file_id"] for file in needed])).to_pylist())
+    files = [{"path": file["path"], "file_id": file["file_id"]} for file in needed if file["file_id"] in missing]
+    if not files:
+        return
+    about = {"store": str(looking.store.root), "limits": asdict(looking.limits)}
+    parts = [files[start : start + PART_FILES] for start in range(0, len(files), PART_FILES)]
+    jobs = ({"part": f"{number:06d}", "files": some, **about} for number, some in enumerate(parts))
+    limits = Limits(silence=looking.pipeline.workers.picture_seconds, lives=1)
+    with bar(len(files), "seeking reposts", looking.quiet) as progress:
+        # Files of a part that fails have no prints and are looked at.
+        for receipt in run_parts("weibotag.extraction.jobs:take_prints", jobs, min(looking.workers, len(parts)), limits):
+            progress.advance(receipt.get("files", 0))
+
+
+def _match(file_ids: list[str], looking: "Looking") -> pa.Table:
+    """Return rows of schema "same" for those files, in order, that are reposts of one in the store or of one before."""
+    known = looking.store.scan("near", looking.media, ["file_id", "near_hash"])
+    new = known.filter(pc.is_in(known["file_id"], pa.array(file_ids, pa.string())))
+    hash_of = dict(zip(new["file_id"].to_pylist(), new["near_hash"].to_pylist(), strict=True))
+    known = _fully_known(known.filter(pc.is_valid(known["near_hash"])), looking)
+    prints = Prints(known["file_id"].to_pylist(), known["near_hash"].to_pylist())
+    candidates: dict[str, list[str]] = {}
+    for file_id in file_ids:
+        if hash_of.get(file_id) is not None:
+            candidates[file_id] = prints.find(hash_of[file_id])
+            prints.add(file_id, hash_of[file_id])
+    asked = [file_id for near in candidates.items() if near[1] for file_id in (near[0], *near[1])]
+    kept = looking.store.read("near", looking.media, pa.array(asked, pa.string())).to_pylist()
+    seen = {row["file_id"]: Print(row["near_hash"], row["near_ratio"], row["near_thumbnail"]) for row in kept}
+    same_as: dict[str, str] = {}
+    for file_id, near in candidates.items():
+        # A file that was given another's findings has none of its own to give.
+        found = next((other for other in near if other not in same_as and look_same(seen[file_id], seen[other])), None)
+        if found is not None:
+            same_as[file_id] = found
+    rows = [
+        {"file_id": one, "same_as": other, "same_checked": int(one[:8], 16) % CHECKED_ONE_IN == 0}
+        for one, other in same_as.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=arrow_schema("same"))
+
+
+def _fully_known(prints: pa.Table, looking: "Looking") -> pa.Table:
+    """Return the rows of pictures in which every stage has looked."""
+    ids = prints["file_id"]
+    missing = [looking.store.missing("media", looking.media, ids)]
+    missing += [looking.store.missing(name, fingerprint, ids) for name, fingerprint in looking.fingerprints.items()]
+    return prints.filter(pc.invert(pc.is_in(ids, pa.concat_arrays(missing))))
+
+
+def _same_text(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    first, second = (
+        "".join(line["text"] for line in row["ocr_lines"] or () if line["score"] >= SURE) for row in (one, other)
+    )
+    return SequenceMatcher(None, first, second, autojunk=False).ratio() >= ALIKE
+
+
+def _same_objects(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return {found["label"] for found in one["detect_objects"] or ()} == {
+        found["label"] for found in other["detect_objects"] or ()
+    }
+
+
+def _same_faces(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return len(one["faces_found"] or ()) == len(other["faces_found"] or ())
+
+
+COMPARED = {"ocr": _same_text, "detect": _same_objects, "faces": _same_faces}

@@ -1,0 +1,1 @@
+"""What a tagger reads of a post."""

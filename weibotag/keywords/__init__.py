@@ -1,1 +1,0 @@
-"""Keywords of posts and visual codes of pictures."""

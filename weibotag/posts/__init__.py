@@ -1,0 +1,1 @@
+"""Posts in and out: files to tables, tables to files."""

@@ -1,0 +1,203 @@
+"""Text files as they come: suffix, encoding, delimiter, and records that never swallow each other."""
+
+import codecs
+import csv
+import gzip
+import io
+import os
+import re
+import shutil
+import sys
+import tempfile
+import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from weibotag.core.errors import RequestError
+
+STDIN = Path("-")
+KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+HEAD_BYTES = 1_000_000
+FIELD_LIMIT = 1_000_000
+ENOUGH_LINES = 100
+# Stands for bytes that could not be decoded: no decoder gives half a surrogate pair, so it can't be the file's own.
+MARK = "\udcff"
+UNDECODABLE = "bytes that are not {encoding}"
+NUL = "NUL byte"
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return MARK, error.end
+
+
+codecs.register_error("weibotag_mark", _mark)
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A text file and how to read it; `spool` holds the bytes of stdin, which can be read only once."""
+
+    path: Path
+    kind: str
+    encoding: str
+    spool: BinaryIO | None = field(default=None, repr=False, compare=False)
+
+
+def find_kind(path: Path) -> str | None:
+    """Return csv, tsv, jsonl or parquet by the suffix (.gz of the text ones too), None for any other."""
+    name = path.name.lower()
+    kind = KINDS.get(Path(name.removesuffix(".gz")).suffix)
+    return None if kind == "parquet" and name.endswith(".gz") else kind
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the system says about a file that can't be read into a RequestError."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise RequestError(f"{path}: can't be read ({why}); check the file, or make it again") from error
+
+
+def open_file(path: Path, kind: str) -> TextFile:
+    """Look into a text file and say how to read it; raises RequestError when it can't be read."""
+    with readable(path), _open_bytes(path, None) as stream:
+        return TextFile(path, kind, find_encoding(stream))
+
+
+def open_stdin() -> TextFile:
+    """Copy stdin to a temporary file that vanishes with its last reader: JSONL when it starts with `{`, else CSV."""
+    spool: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the TextFile that holds it
+    shutil.copyfileobj(sys.stdin.buffer, spool)
+    spool.seek(0)
+    encoding = find_encoding(spool)
+    spool.seek(0)
+    head = spool.read(HEAD_BYTES)
+    if head.startswith(b"PAR1"):
+        raise RequestError("stdin is a Parquet file, CSV or JSONL is expected; give the path of the file instead of -")
+    start = head.decode(encoding, errors="ignore").lstrip()
+    return TextFile(STDIN, "jsonl" if start.startswith("{") else "csv", encoding, spool)
+
+
+def _open_bytes(path: Path, spool: BinaryIO | None) -> BinaryIO:
+    if spool is not None:
+        spool.seek(0)
+        return os.fdopen(os.dup(spool.fileno()), "rb")
+    if path.name.lower().endswith(".gz"):
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    return path.open("rb")
+
+
+@contextmanager
+def open_lines(file: TextFile) -> Iterator[Iterator[str]]:
+    """Give the physical lines of a file with their line ends; undecodable bytes are `MARK`."""
+    with (
+        readable(file.path),
+        _open_bytes(file.path, file.spool) as stream,
+        io.TextIOWrapper(stream, file.encoding, errors="weibotag_mark", newline="") as lines,
+    ):
+        yield lines
+
+
+def find_encoding(stream: BinaryIO) -> str:
+    """Return the Python name of the encoding of a file: utf-8-sig, utf-8, utf-16 or gb18030.
+
+    The first megabyte decides, unless it is plain ASCII or has broken bytes: then the lines behind it are asked too.
+    """
+    head = stream.read(HEAD_BYTES)
+    if head.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if not head.isascii() and _decodes(head, "utf-8"):
+        return "utf-8"
+    asked = in_utf8 = in_gb18030 = 0
+    while head and asked < ENOUGH_LINES:
+        lines = [line for line in re.split(rb"[\r\n]+", head) if not line.isascii()]
+        asked += len(lines)
+        in_utf8 += sum(_decodes(line, "utf-8") for line in lines)
+        in_gb18030 += sum(_decodes(line, "gb18030") for line in lines)
+        head = stream.read(HEAD_BYTES)
+    # Chinese in GB18030 is next to never valid UTF-8, but half of all UTF-8 lines are valid GB18030: UTF-8 goes first.
+    return "gb18030" if in_utf8 * 2 < asked and in_gb18030 > in_utf8 else "utf-8"
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def find_problem(text: str, encoding: str) -> str | None:
+    """Return why the lines of a record can't be used (undecodable bytes, a NUL byte), None when they can."""
+    if MARK in text:
+        return UNDECODABLE.format(encoding=encoding.upper().removesuffix("-SIG"))
+    return NUL if "\0" in text else None
+
+
+def find_delimiter(file: TextFile) -> str:
+    """Return the delimiter: a tab in .tsv; else a comma, or in a header without commas the tab, `;` or `|` it has."""
+    if file.kind == "tsv":
+        return "\t"
+    with open_lines(file) as lines:
+        header = next((line for line in lines if line.strip()), "")
+    best = max("\t;|", key=header.count)
+    return best if "," not in header and best in header else ","
+
+
+def read_records(file: TextFile, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
+    """Give (line, fields, problem) of every record that is not blank, the header first.
+
+    `line` is the physical line on which the record starts, from 1; `problem` says why it can't be used, its fields are
+    then what could be read of it. A record whose quotes go wrong costs one line: those it had swallowed are read again.
+    """
+    csv.field_size_limit(FIELD_LIMIT)
+    number = 1
+    again: deque[str] = deque()
+    taken: list[str] = []
+    with open_lines(file) as lines:
+        while True:
+            try:
+                # Strict, because the lenient reader takes the next row's opening quote for the end of an unclosed one.
+                for fields in csv.reader(_feed(lines, again, taken), delimiter=delimiter, strict=True):
+                    if fields:
+                        text = taken[0] if len(taken) == 1 else "".join(taken)
+                        yield number, fields, find_problem(text, file.encoding)
+                    number += len(taken)
+                    taken.clear()
+                return
+            except csv.Error as error:
+                fields, problem = _salvage(taken, delimiter, str(error))
+                yield number, fields, find_problem(taken[0], file.encoding) or problem
+                number += 1
+                again.extendleft(reversed(taken[1:]))
+                taken.clear()
+
+
+def _feed(lines: Iterable[str], again: deque[str], taken: list[str]) -> Iterator[str]:
+    while again:
+        line = again.popleft()
+        taken.append(line)
+        yield line
+    for line in lines:
+        taken.append(line)
+        yield line
+
+
+def _salvage(taken: list[str], delimiter: str, message: str) -> tuple[list[str], str | None]:
+    """Return what the lenient reader makes of the first line, and why it is not good enough."""
+    if len(taken) == 1 and "expected after" in message:
+        return next(csv.reader(taken, delimiter=delimiter)), None
+    fields = next(csv.reader([taken[0][:10_000]], delimiter=delimiter), [])
+    if len(taken) == 1 and "field larger" in message:
+        return fields, f"a field is longer than {FIELD_LIMIT:,} characters"
+    return fields, "a quote that opens on this line is not closed; the lines after it are read as rows"

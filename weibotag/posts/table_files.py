@@ -1,0 +1,294 @@
+"""Rows as they stand in a file: which columns it has, which of them are canonical, and chunks of cells."""
+
+import difflib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from weibotag.core import schema
+from weibotag.core.errors import RequestError
+from weibotag.posts.encodings import (
+    MARK,
+    STDIN,
+    UNDECODABLE,
+    TextFile,
+    find_delimiter,
+    find_kind,
+    find_problem,
+    open_file,
+    open_lines,
+    open_stdin,
+    read_records,
+    readable,
+)
+
+# The room that the user knows these warnings by.
+logger = logging.getLogger("weibotag.posts.reader")
+
+POSTS = schema.arrow_schema("posts")
+GIVEN = tuple(name for name in POSTS.names if name != "folder")
+CONTENT = ("text", "images", "videos")
+RESERVED = {*POSTS.names, *schema.arrow_schema("tags").names}
+EXACT_FLOAT = 2**53
+INEXACT_ID = "post_id is no text and no whole number that is sure to be exact; write it as text"
+Bad = tuple[int, str | None, str]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One file: its columns, and which of them are the canonical ones (`taken`) and which pass through (`passed`)."""
+
+    path: Path
+    text: TextFile | None
+    delimiter: str
+    types: dict[str, pa.DataType]
+    taken: dict[str, str]
+    passed: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows as they stand in a file (`lines`: where), and those that could not even be read."""
+
+    rows: pa.Table
+    lines: np.ndarray
+    bad: list[Bad]
+
+
+def lay_out(path: Path, columns: tuple[tuple[str, str], ...], alone: bool) -> Layout | None:
+    """Return the layout of a file, None for an empty one among others."""
+    text, delimiter = None, ""
+    types: dict[str, pa.DataType] = {}
+    if path != STDIN and path.stat().st_size == 0:
+        pass
+    elif find_kind(path) == "parquet":
+        types = _parquet_types(path)
+    else:
+        text = open_stdin() if path == STDIN else open_file(path, str(find_kind(path)))
+        if text.encoding == "gb18030":
+            logger.warning("%s is GB18030, not UTF-8: read as GB18030", path)
+        if text.kind == "jsonl":
+            names = _json_names(text)
+        else:
+            delimiter = find_delimiter(text)
+            names = _header(text, delimiter)
+        types = dict.fromkeys(names, pa.string())
+    if not types:
+        if alone:
+            raise RequestError(f"{path} is empty; expected a header and posts")
+        logger.warning("%s is empty: left out", path)
+        return None
+    taken = _take(path, list(types), columns)
+    passed: dict[str, str] = {}
+    for name in types:
+        if name in taken.values():
+            continue
+        shown = name or "unnamed"
+        while shown in RESERVED or shown in passed or (shown != name and shown in types):
+            shown += "_in"
+        passed[shown] = name
+    return Layout(path, text, delimiter, types, taken, passed)
+
+
+def _header(file: TextFile, delimiter: str) -> list[str]:
+    _, fields, problem = next(read_records(file, delimiter), (0, [], None))
+    if problem:
+        raise RequestError(f"{file.path}: the header can't be read ({problem}); save the file as UTF-8 text")
+    if delimiter != "," and file.kind == "csv":
+        logger.warning("%s has no comma in its header: read with the delimiter %r", file.path, delimiter)
+    names = [field.strip() or f"column_{place}" for place, field in enumerate(fields, 1)]
+    _refuse_twins(file.path, names)
+    return names
+
+
+def _refuse_twins(path: Path, names: list[str]) -> None:
+    twins = sorted({name for name in names if names.count(name) > 1})
+    if twins:
+        raise RequestError(f"{path}: column {', '.join(twins)} is there twice; expected each name once, rename one")
+
+
+def _json_names(file: TextFile) -> list[str]:
+    """Return the keys of all objects of a JSONL file, in order of appearance: any line may bring a new one."""
+    names: dict[str, None] = {}
+    empty = True
+    with open_lines(file) as lines:
+        for line in lines:
+            empty = empty and not line.strip()
+            value = _parse_object(line)
+            if isinstance(value, dict) and not find_problem(line, file.encoding):
+                names.update(dict.fromkeys(value))
+    if not names and not empty:
+        raise RequestError(f"{file.path}: no line is a JSON object; expected one object a line, with post_id and text")
+    return list(names)
+
+
+def _parquet_types(path: Path) -> dict[str, pa.DataType]:
+    import pyarrow.parquet as pq
+
+    try:
+        with readable(path):
+            fields = list(pq.read_schema(path))
+    except pa.ArrowException as error:
+        raise _broken_parquet(path, error) from error
+    _refuse_twins(path, [field.name for field in fields])
+    return {field.name: _plain(field.type) for field in fields}
+
+
+def _broken_parquet(path: Path, error: Exception) -> RequestError:
+    said = str(error).strip().splitlines()[0]
+    return RequestError(f"{path}: not a Parquet file that can be read ({said}); make it again, or check its suffix")
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Return the type without its storage tricks: dictionaries and the large and view forms of strings."""
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
+
+
+def _take(path: Path, names: list[str], columns: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Return canonical name -> name in the file; raises RequestError when posts can't be made of it."""
+    found = ", ".join(names) or "none"
+    for canonical, given in columns:
+        if canonical not in GIVEN:
+            raise RequestError(f"--column {canonical}={given}: unknown column; expected one of {', '.join(GIVEN)}")
+        if given not in names:
+            raise RequestError(f"--column {canonical}={given}: {path} has no column {given}; found {found}")
+    taken = dict(columns)
+    for name in GIVEN:
+        if name in names and name not in taken and name not in taken.values():
+            taken[name] = name
+    if "post_id" not in taken:
+        hint = f"--column post_id={_nearest('post_id', names)}"
+        raise RequestError(f"{path} has no column post_id; found {found}; say which one it is: {hint}")
+    if not any(name in taken for name in CONTENT):
+        hint = f"--column text={_nearest('text', [name for name in names if name not in taken.values()])}"
+        raise RequestError(f"{path} has none of text, images, videos; found {found}; say which one it is: {hint}")
+    return taken
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    lowered = {other.lower(): other for other in names}
+    near = difflib.get_close_matches(name, lowered, n=1, cutoff=0.4)
+    return lowered[near[0]] if near else "NAME"
+
+
+def read_chunks(layout: Layout, rows: int) -> Iterator[Chunk]:
+    """Give the rows of a file as chunks of about `rows`; raises RequestError when the file turns out to be broken."""
+    if layout.text is None:
+        return _parquet_chunks(layout, rows)
+    if layout.text.kind == "jsonl":
+        return _text_chunks(layout, _json_records(layout, layout.text), rows)
+    return _text_chunks(layout, islice(read_records(layout.text, layout.delimiter), 1, None), rows)
+
+
+def _text_chunks(layout: Layout, records: Iterator[tuple[int, list[Any], str | None]], rows: int) -> Iterator[Chunk]:
+    """Gather (line, fields, problem) into chunks of string columns."""
+    width = len(layout.types)
+    place = list(layout.types).index(layout.taken["post_id"])
+    good: list[list[str | None]] = []
+    lines: list[int] = []
+    bad: list[Bad] = []
+    for line, fields, problem in records:
+        if problem is None and len(fields) == width:
+            good.append(fields)
+            lines.append(line)
+        else:
+            post_id = _readable_id(fields[place]) if place < len(fields) else None
+            bad.append((line, post_id, problem or f"{len(fields)} fields; expected {width}, as in the header"))
+        if len(good) + len(bad) >= rows:
+            yield _text_chunk(layout, good, lines, bad)
+            good, lines, bad = [], [], []
+    yield _text_chunk(layout, good, lines, bad)
+
+
+def _text_chunk(layout: Layout, good: list[list[str | None]], lines: list[int], bad: list[Bad]) -> Chunk:
+    columns = zip(*good, strict=True) if good else [()] * len(layout.types)
+    table = pa.table([pa.array(column, pa.string()) for column in columns], list(layout.types))
+    return Chunk(table, np.array(lines, dtype=np.int64), bad)
+
+
+def _readable_id(cell: str | None) -> str | None:
+    return None if cell is None or MARK in cell else cell.strip() or None
+
+
+def _json_records(layout: Layout, file: TextFile) -> Iterator[tuple[int, list[Any], str | None]]:
+    names, key = list(layout.types), layout.taken["post_id"]
+    with open_lines(file) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            value = _parse_object(line)
+            problem = find_problem(line, file.encoding)
+            if isinstance(value, str):
+                yield number, [], problem or value
+                continue
+            value[key], unsafe = _json_id(value.get(key))
+            yield number, [_cell(value.get(name)) for name in names], problem or unsafe
+
+
+def _parse_object(line: str) -> dict[str, Any] | str:
+    """Return the object of a JSONL line, or why there is none."""
+    try:
+        value = json.loads(line)
+        if "\\ud" in line or "\\uD" in line:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "half a character (a lone surrogate)"
+    except (ValueError, RecursionError):
+        return "not JSON; expected one object a line"
+    return value if isinstance(value, dict) else "not a JSON object"
+
+
+def _json_id(value: Any) -> tuple[str | None, str | None]:
+    """Return the id as text, and why it can't be one."""
+    if value is None or isinstance(value, str):
+        return value, None
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT_FLOAT:
+        return str(int(value)), None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value), None
+    return _cell(value), INEXACT_ID
+
+
+def _cell(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _parquet_chunks(layout: Layout, rows: int) -> Iterator[Chunk]:
+    import pyarrow.parquet as pq
+
+    first = 1
+    try:
+        # Read through a small buffer: a row group may be the whole file.
+        with readable(layout.path), pq.ParquetFile(layout.path, buffer_size=1 << 20, pre_buffer=False) as file:
+            for batch in file.iter_batches(batch_size=rows):
+                table = pa.Table.from_batches([batch])
+                lines = np.arange(first, first + len(table))
+                first += len(table)
+                broken = _undecodable(table)
+                bad: list[Bad] = [(int(line), None, UNDECODABLE.format(encoding="UTF-8")) for line in lines[broken]]
+                yield Chunk(table.filter(pa.array(~broken)) if bad else table, lines[~broken], bad)
+    except pa.ArrowException as error:
+        raise _broken_parquet(layout.path, error) from error
+
+
+def _undecodable(table: pa.Table) -> np.ndarray:
+    """Return a bool per row: a string in it is not UTF-8, which Parquet readers don't look at."""
+    broken = np.zeros(len(table), dtype=bool)
+    for column in table.columns:
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            continue
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            cells = column.cast(pa.large_binary()).to_pylist()
+            broken |= [cell is not None and cell.decode(errors="replace").encode() != cell for cell in cells]
+    return broken

@@ -1,0 +1,293 @@
+"""The run folder: manifest, parts, receipts, rejects and lock of one execution over one input."""
+
+import csv
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import BaseFileLock, FileLock, Timeout
+
+from weibotag import __version__
+from weibotag.core import schema
+from weibotag.core.errors import LockedError, RequestError
+from weibotag.core.files import TEMPORARY, atomic, remove_temporary, write_json, write_parquet
+
+MAKER = "weibotag run"
+FORMAT = 1
+# Long enough for a look at the state, which holds the lock for a moment, to pass by.
+LOCK_SECONDS = 0.2
+PART_FAULT = "part "
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """One execution in one folder, held by a lock; a part that exists is done.
+
+    `plan["parts"]` maps each kind to the names of its parts. A kind of parts is a name of `schema.TABLES`, a kind of
+    receipts any name.
+    """
+
+    def __init__(self, folder: Path, request: dict[str, Any], lock: BaseFileLock) -> None:
+        """Take what `open` found; call `open`."""
+        self.folder = folder
+        self.request = request
+        self.plan: dict[str, Any] | None = None
+        self.resumed = False
+        self._lock = lock
+        self._started = _now()
+
+    @classmethod
+    def open(cls, folder: Path, request: dict[str, Any]) -> Self:
+        """Take the folder: go on with an unfinished run of the same request, else start anew in it.
+
+        `request` is what JSON can hold. Raises LockedError while another process holds the folder, and RequestError
+        when it can't be made or holds other files than a run's.
+        """
+        folder = Path(folder)
+        request = json.loads(json.dumps(request))
+        _check_folder(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / "lock", thread_local=False)
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout as error:
+            raise LockedError(_describe_holder(folder)) from error
+        except OSError as error:
+            raise RequestError(f"{folder}: can't be a run folder ({error.strerror}): choose another by --run") from error
+        run = cls(folder, request, lock)
+        try:
+            run._take_over(_read_manifest(folder))
+        except BaseException:
+            lock.release()
+            raise
+        return run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    @property
+    def rejects_path(self) -> Path:
+        """Where the rejected rows go."""
+        return self.folder / "rejects.csv"
+
+    def begin(self, plan: dict[str, Any]) -> None:
+        """Fix the parts, once; from here on the run can be resumed. `plan` is what JSON can hold."""
+        self.plan = json.loads(json.dumps(plan))
+        self._write_manifest()
+
+    def path(self, kind: str, part: str) -> Path:
+        """Return where a part of a kind (a name of `schema.TABLES`) lies or will lie."""
+        if kind not in schema.TABLES:
+            raise ValueError(f"{kind}: no kind of parts; expected one of {', '.join(schema.TABLES)}")
+        return self.folder / kind / f"{part}.parquet"
+
+    def done(self, kind: str, part: str) -> bool:
+        """Return whether a part was written, by this process or one before."""
+        return self.path(kind, part).exists()
+
+    def write(self, kind: str, part: str, table: pa.Table) -> None:
+        """Write a part, whole or not at all."""
+        path = self.path(kind, part)
+        path.parent.mkdir(exist_ok=True)
+        write_parquet(table, path)
+
+    def receipt(self, kind: str, part: str, receipt: dict[str, Any]) -> None:
+        """Keep what came of a part, in place of an earlier receipt; `kind` and `part` are added to it."""
+        path = self.folder / "receipts" / kind / f"{part}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json({**receipt, "kind": kind, "part": part}, path)
+
+    def receipts(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Return the receipts of a kind, or all, ordered by kind and part."""
+        return _read_receipts(self.folder, kind)
+
+    def forget(self, kind: str) -> None:
+        """Remove the receipts of a kind, whose parts are numbered anew."""
+        for path in self.folder.glob(f"receipts/{kind}/*.json"):
+            path.unlink()
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write the summary to receipt.json, mark the run finished and remove its parts."""
+        write_json(summary, self.folder / "receipt.json")
+        self._write_manifest(finished=True)
+        self._remove_parts()
+
+    def _take_over(self, manifest: dict[str, Any] | None) -> None:
+        remove_temporary(self.folder)
+        if manifest and manifest["plan"] is not None and not manifest["finished"] and self._same(manifest):
+            for folder in [*self._part_folders(), *self.folder.glob("receipts/*/")]:
+                remove_temporary(folder)
+            self.plan = manifest["plan"]
+            self.resumed = True
+            self._started = manifest["started"]
+            self._write_manifest()
+            log.info("%s: going on with the run that was stopped", self.folder)
+            return
+        if manifest:
+            why = "finished" if manifest["finished"] else "stopped early" if self._same(manifest) else "another request"
+            log.info("%s: starting anew, the run in this folder was %s", self.folder, why)
+        # First: whoever is killed while removing leaves a run that can't be taken for one to go on with.
+        self._write_manifest()
+        self._remove_parts()
+        for path in self.folder.glob("receipts/*/*.json"):
+            path.unlink()
+        for path in (self.rejects_path, self.folder / "receipt.json"):
+            path.unlink(missing_ok=True)
+
+    def _same(self, manifest: dict[str, Any]) -> bool:
+        return bool(manifest["format"] == FORMAT and manifest["request"] == self.request)
+
+    def _write_manifest(self, finished: bool = False) -> None:
+        manifest = {
+            "made_by": MAKER,
+            "format": FORMAT,
+            "version": __version__,
+            "pid": os.getpid(),
+            "started": self._started,
+            "request": self.request,
+            "plan": self.plan,
+            "finished": finished,
+        }
+        write_json(manifest, self.folder / "manifest.json")
+
+    def _part_folders(self) -> list[Path]:
+        return [folder for kind in schema.TABLES if (folder := self.folder / kind).is_dir()]
+
+    def _remove_parts(self) -> None:
+        for folder in self._part_folders():
+            remove_temporary(folder)
+            for path in folder.glob("*.parquet"):
+                path.unlink()
+            # A folder in which somebody else put something stays.
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def reject_parts(run: Run, failed: dict[str, str]) -> int:
+    """Put the rows of parts that failed into the rejects, in place of those of an earlier try; return their number."""
+    kept: list[list[str]] = []
+    if run.rejects_path.exists():
+        with run.rejects_path.open(encoding="utf-8-sig", newline="") as file:
+            kept = [row for row in csv.reader(file) if not row[-1].startswith(PART_FAULT)]
+    rows = [
+        ["", "", post_id, f"{PART_FAULT}{part} failed: {reason}"]
+        for part, reason in failed.items()
+        for post_id in pq.read_table(run.path("posts", part), columns=["post_id"])["post_id"].to_pylist()
+    ]
+    with atomic(run.rejects_path, "w") as file:
+        file.write("\ufeff")
+        csv.writer(file).writerows([*kept, *rows])
+    return len(rows)
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """Return how a run stands, reading only.
+
+    `state` is none (nothing there yet, and nothing more to say), running, stopped or finished; `kinds` has done,
+    failed, total (None: unknown), rows and seconds of work for each kind of parts or receipts; `summary` is what a
+    finished run said at its end.
+    Raises RequestError when the folder holds something else.
+    """
+    folder = Path(folder)
+    _check_folder(folder)
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        return {"folder": str(folder), "state": "none"}
+    state = "finished" if manifest["finished"] else "running" if _is_held(folder) else "stopped"
+    summary = folder / "receipt.json"
+    receipts = _read_receipts(folder)
+    planned: dict[str, list[str]] = (manifest["plan"] or {}).get("parts", {})
+    kinds = dict.fromkeys([*planned, *(receipt["kind"] for receipt in receipts)])
+    return {
+        "folder": str(folder),
+        "state": state,
+        "started": manifest["started"],
+        "kinds": {kind: _count(folder, kind, planned.get(kind), receipts) for kind in kinds},
+        "rejects": _count_rejects(folder),
+        "seconds": round(sum(receipt.get("seconds", 0) for receipt in receipts), 1),
+        "summary": json.loads(summary.read_text("utf-8")) if state == "finished" and summary.exists() else None,
+    }
+
+
+def _count(folder: Path, kind: str, planned: list[str] | None, receipts: list[dict[str, Any]]) -> dict[str, Any]:
+    own = [receipt for receipt in receipts if receipt["kind"] == kind]
+    # A part that exists is done; only where there are none, removed or never meant, the receipts decide.
+    written = {path.stem for path in folder.glob(f"{kind}/*.parquet")}
+    done = written or {receipt["part"] for receipt in own if receipt.get("status") == "ok"}
+    return {
+        "done": len(done),
+        "failed": len({receipt["part"] for receipt in own} - done),
+        "total": None if planned is None else len(planned),
+        "rows": sum(receipt.get("rows", 0) for receipt in own),
+        "seconds": round(sum(receipt.get("seconds", 0) for receipt in own), 1),
+    }
+
+
+def _count_rejects(folder: Path) -> int:
+    path = folder / "rejects.csv"
+    if not path.exists():
+        return 0
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return max(0, sum(1 for _ in csv.reader(file)) - 1)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise RequestError unless the folder is absent, empty or a run's."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise RequestError(f"{folder}: found a file, expected the folder of a run, which is OUT.run unless --run named it")
+    strangers = [path.name for path in folder.iterdir() if path.name != "lock" and not path.match(TEMPORARY)]
+    if strangers and _read_manifest(folder) is None:
+        raise RequestError(
+            f"{folder}: found {min(strangers)} and no manifest.json of a run, expected a run folder or an empty one: "
+            "choose another by --run"
+        )
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of a run, or None where there is none or it is something else's."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.get("made_by") == MAKER else None
+
+
+def _read_receipts(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    return [json.loads(path.read_bytes()) for path in sorted(folder.glob(f"receipts/{kind or '*'}/*.json"))]
+
+
+def _describe_holder(folder: Path) -> str:
+    manifest = _read_manifest(folder)
+    holder = f"process {manifest['pid']}" if manifest else "another process"
+    return f"{folder}: {holder} is at work in this run folder: wait for it, or choose another folder by --run"
+
+
+def _is_held(folder: Path) -> bool:
+    path = folder / "lock"
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, thread_local=False).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError as error:
+        raise RequestError(f"{path}: can't be opened ({error.strerror}): ask as the user that started the run") from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

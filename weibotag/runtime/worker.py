@@ -1,0 +1,86 @@
+"""A child process: one JSON job per line in, one JSON receipt per line out; empty lines are signs of life."""
+
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any, TextIO
+
+from weibotag.core.errors import WeibotagError
+
+ERROR_LENGTH = 500
+PARENT_SECONDS = 0.2
+
+log = logging.getLogger(__name__)
+# Where the receipts go; None outside a child process.
+_receipts: TextIO | None = None
+
+
+def alive() -> None:
+    """Tell the parent that the work goes on."""
+    if _receipts is not None:
+        _receipts.write("\n")
+        _receipts.flush()
+
+
+def perform(function: str, job: dict[str, Any]) -> str:
+    """Call MODULE:FUNCTION with a job and return its receipt as one line of JSON; an error becomes a failed receipt."""
+    started = time.perf_counter()
+    try:
+        module, _, name = function.partition(":")
+        found = getattr(importlib.import_module(module), name)(job)
+        seconds = round(time.perf_counter() - started, 3)
+        return json.dumps({**found, "part": job["part"], "status": "ok", "seconds": seconds})
+    except WeibotagError as error:
+        return _fail(job, error)
+    except Exception as error:
+        # One part's failure is that part's receipt; where it happened goes to the log.
+        log.exception("part %s failed", job["part"])
+        return _fail(job, error)
+
+
+def _fail(job: dict[str, Any], error: Exception) -> str:
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:ERROR_LENGTH]
+    return json.dumps({"part": job["part"], "status": "failed", "error": said})
+
+
+def main(function: str) -> None:
+    """Work through the jobs on stdin until it ends."""
+    # The parent hears Ctrl-C too and decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    global _receipts
+    jobs, receipts = _take_streams()
+    _receipts = receipts
+    for line in jobs:
+        receipts.write(perform(function, json.loads(line)) + "\n")
+        receipts.flush()
+
+
+def _take_streams() -> tuple[TextIO, TextIO]:
+    """Return stdin and stdout; libraries that chatter are left with an empty stdin, and with stderr as stdout."""
+    jobs = os.fdopen(os.dup(0), encoding="utf-8")
+    receipts = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return jobs, receipts
+
+
+def _follow(parent: int) -> None:
+    # In the middle of a job nobody reads stdin, and a job that outlives its run could write into the next one's folder.
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    # The module that functions import to give signs of life, not this one, which bears another name.
+    from weibotag.runtime.worker import main as work
+
+    work(sys.argv[1])

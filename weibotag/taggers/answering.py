@@ -1,0 +1,211 @@
+"""Posts to tags: the tagger that was asked for, its thresholds, keywords and evidence."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import csr_matrix
+
+from weibotag.core.schema import TAG, arrow_schema
+from weibotag.features.attention_evidence import add_attended
+from weibotag.features.keywords import find_keywords
+from weibotag.features.vocabulary import Vocabulary
+from weibotag.scoring.tagger import Tagger
+from weibotag.scoring.thresholds import decide
+from weibotag.taggers.cascade.policy import FUSED, Cascade
+from weibotag.taggers.cascade.simulation import pick
+from weibotag.taggers.cascade.stage_bits import stages_of, translate
+from weibotag.taggers.model_folder import ABOUT, TAXONOMY, Model, load_model
+from weibotag.taggers.rules import THRESHOLD, RulesTagger
+from weibotag.taxonomy.tree import Taxonomy
+from weibotag.taxonomy.tree import load as load_taxonomy
+
+# What `gather` adds to posts, and no output has.
+GATHERED = ("wordings", "wordings_error", "vectors", "looked", "pictured")
+# The mark of a route of posts for which time ran out.
+LATE = "+late"
+
+
+@lru_cache(maxsize=2)
+def open_model(folder: str, digest: str, route: str = "fast") -> Model:
+    """Return what a route of a model needs; `digest` is that of its model.json, so that a new model is read anew."""
+    return load_model(Path(folder), route)
+
+
+@lru_cache(maxsize=1)
+def open_taxonomy(place: str, digest: str) -> Taxonomy:
+    """Return the taxonomy of a model's folder, or that of a file; `digest` is the model's or the taxonomy's own."""
+    return load_taxonomy(Path(place) / TAXONOMY if (Path(place) / ABOUT).is_file() else Path(place))
+
+
+# What answers for a table of posts: scores that reach their thresholds (posts x tags), and the route of each post.
+Answerer = Callable[[pa.Table], tuple[csr_matrix, list[str]]]
+
+
+@lru_cache(maxsize=1)
+def open_words(route: str, place: str, digest: str) -> tuple[Vocabulary, Taxonomy]:
+    """Return the vocabulary and the taxonomy of a route."""
+    if not (Path(place) / ABOUT).is_file():
+        taxonomy = open_taxonomy(place, digest)
+        return Vocabulary(taxonomy), taxonomy
+    model = open_model(place, digest, route)
+    return Vocabulary(model.taxonomy, model.keywords), model.taxonomy
+
+
+def open_answerer(tagger: dict[str, Any]) -> Answerer:
+    """Return what answers by a route: `tagger` has route, place (model or taxonomy), digest.
+
+    For a cascade also `stages` (the order of the bits in the column `looked`), and where a plan says so `rate` and `prices`;
+    `late` tells that time ran out before all was looked at that should have been.
+    """
+    route, place, digest = tagger["route"], tagger["place"], tagger["digest"]
+    if route == "rules":
+        taxonomy = open_taxonomy(place, digest)
+        return _answer_alike(RulesTagger(taxonomy), np.full(len(taxonomy), THRESHOLD, np.float32), tagger)
+    model = open_model(place, digest, route)
+    if route == "fast":
+        return _answer_alike(model.tagger, model.thresholds, tagger)
+    if route == "cascade":
+        assert model.cascade is not None
+        return partial(_answer_by_cascade, open_cascade(tagger), tagger)
+    if route in ("xmc", "average"):
+        assert model.joint is not None
+        return _answer_alike(model.joint, model.joint.thresholds, tagger)
+    alone = model.text if route == "text" else model.fused
+    assert alone is not None
+    return _answer_alike(alone, alone.thresholds, tagger)
+
+
+def open_cascade(tagger: dict[str, Any]) -> Cascade:
+    """Return the cascade of a model, at the rate and the prices of a plan where there is one."""
+    kept = open_model(tagger["place"], tagger["digest"], "cascade").cascade
+    assert kept is not None
+    # The model stays as it is for the next run of this process.
+    cascade = copy(kept)
+    cascade.rate, cascade.network_rate = tagger.get("rate", kept.rate), tagger.get("network_rate", kept.network_rate)
+    cascade.prices = kept.prices | tagger.get("prices", {})
+    return cascade
+
+
+def _answer_alike(scorer: Tagger, cuts: np.ndarray, tagger: dict[str, Any]) -> Answerer:
+    """Return the answerer of a tagger that has one answer for all posts."""
+
+    def answer(table: pa.Table) -> tuple[csr_matrix, list[str]]:
+        late = _is_late(table, tagger)
+        return decide(scorer.scores(table), cuts, scorer.taxonomy), [tagger["route"] + LATE * one for one in late]
+
+    return answer
+
+
+def _is_late(table: pa.Table, tagger: dict[str, Any]) -> list[bool]:
+    """Return, per post, whether time ran out before its pictures were looked at."""
+    if "late" not in tagger or "looked" not in table.column_names:
+        return [False] * len(table)
+    bits, has = table["looked"].to_numpy(), table["pictured"].to_numpy()
+    return (has & (bits != (1 << len(tagger["stages"])) - 1)).tolist()
+
+
+def _answer_by_cascade(cascade: Cascade, tagger: dict[str, Any], table: pa.Table) -> tuple[csr_matrix, list[str]]:
+    """Answer by a cascade; a route names the tagger and the stages that had looked."""
+    bits, has = np.zeros(len(table), np.int64), np.zeros(len(table), bool)
+    if "looked" in table.column_names:
+        bits, has = translate(table["looked"].to_numpy(), tagger["stages"], cascade.stages), table["pictured"].to_numpy()
+    answer = cascade.answer(table, bits)
+    late = [False] * len(table)
+    if "late" in tagger:
+        left = np.array([cascade.prices[stage] for stage in cascade.stages])
+        late = (has & (pick(answer.gains[:, :-1], left, answer.bits, cascade.rate) >= 0)).tolist()
+    names = {own: "".join(f"+{stage}" for stage in stages_of(own, cascade.stages)) for own in set(answer.bits.tolist())}
+    routes = [
+        cascade.name(own, fused) + names[own] + LATE * one
+        for own, fused, one in zip(answer.bits.tolist(), answer.fused.tolist(), late, strict=True)
+    ]
+    return answer.chosen, routes
+
+
+def tag_posts(tables: Iterable[pa.Table], tagger: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+    """Return the tags table of a part (schema "tags", then the columns that pass through) and its receipt.
+
+    `tables` are posts with or without wordings; for `tagger` see `open_answerer`.
+    """
+    vocabulary, taxonomy = open_words(tagger["route"], tagger["place"], tagger["digest"])
+    answerer = open_answerer(tagger)
+    answer = pa.concat_tables([_tag_table(table, answerer, vocabulary, taxonomy, tagger) for table in tables])
+    lengths = pc.list_value_length(answer["tags"])
+    receipt = {
+        "rows": len(answer),
+        "tagged": pc.sum(pc.greater(lengths, 0)).as_py() or 0,
+        "tags": pc.sum(lengths).as_py() or 0,
+        "with_errors": len(answer) - answer["error"].null_count,
+        "routes": dict(Counter(answer["route"].to_pylist())),
+    }
+    return answer, receipt
+
+
+def _tag_table(
+    table: pa.Table, answerer: Answerer, vocabulary: Vocabulary, taxonomy: Taxonomy, tagger: dict[str, Any]
+) -> pa.Table:
+    chosen, routes = answerer(table)
+    mentions = vocabulary.find(table)
+    errors = table["wordings_error"] if "wordings_error" in table.column_names else pa.nulls(len(table), pa.string())
+    columns = {
+        "post_id": table["post_id"],
+        "tags": list_tags(chosen, taxonomy),
+        "keywords": find_keywords(table, vocabulary, mentions),
+        "route": pa.array(routes, pa.string()),
+        "evidence": _name_attended(vocabulary.evidence(table, mentions, chosen), table, chosen, routes, tagger),
+        "error": errors,
+    }
+    answer = pa.table(columns, schema=arrow_schema("tags"))
+    for name, values in _answer_tasks(table, tagger).items():
+        answer = answer.append_column(name, values)
+    own = {*arrow_schema("posts").names, *GATHERED, *answer.column_names}
+    for name in table.column_names:
+        if name not in own:
+            answer = answer.append_column(table.schema.field(name), table[name])
+    return answer
+
+
+def _name_attended(
+    evidence: pa.Array, table: pa.Table, chosen: csr_matrix, routes: Sequence[str], tagger: dict[str, Any]
+) -> pa.Array:
+    """Return the evidence with what the network attended to, of posts that a network with attention answered."""
+    rows = np.flatnonzero([route.startswith(FUSED) for route in routes] & (np.diff(chosen.indptr) > 0))
+    if "wordings" not in table.column_names or not len(rows):
+        return evidence
+    fused = open_model(tagger["place"], tagger["digest"], tagger["route"]).fused
+    assert fused is not None
+    if not fused.has_attention:
+        return evidence
+    some = table.take(pa.array(rows))
+    added = add_attended(evidence.take(pa.array(rows)), some, fused.attention(some), chosen[rows], fused.taxonomy)
+    places = np.arange(len(table))
+    places[rows] = len(table) + np.arange(len(rows))
+    return pa.concat_arrays([evidence, added]).take(pa.array(places))
+
+
+def _answer_tasks(table: pa.Table, tagger: dict[str, Any]) -> dict[str, pa.Array]:
+    """Return what the network says of its further tasks: columns task_NAME (class) and task_NAME_score (probability)."""
+    if tagger["route"] not in ("fused", "cascade"):
+        return {}
+    fused = open_model(tagger["place"], tagger["digest"], tagger["route"]).fused
+    assert fused is not None
+    columns: dict[str, pa.Array] = {}
+    for name, (classes, scores) in fused.answers(table).items():
+        columns |= {f"task_{name}": pa.array(classes, pa.string()), f"task_{name}_score": pa.array(scores, pa.float32())}
+    return columns
+
+
+def list_tags(chosen: csr_matrix, taxonomy: Taxonomy) -> pa.Array:
+    """Return list<TAG> per post: highest score first, of equal ones the parent first, then in file order."""
+    posts = np.repeat(np.arange(chosen.shape[0]), np.diff(chosen.indptr))
+    order = np.lexsort((chosen.indices, taxonomy.depth[chosen.indices], -chosen.data, posts))
+    ids = taxonomy.id_array.take(pa.array(chosen.indices[order]))
+    structs = pa.StructArray.from_arrays([ids, pa.array(chosen.data[order])], fields=list(TAG))
+    return pa.ListArray.from_arrays(pa.array(chosen.indptr, pa.int32()), structs)

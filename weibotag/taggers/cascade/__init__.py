@@ -1,0 +1,1 @@
+"""The cascade: which step is worth its price, post by post."""

@@ -1,0 +1,134 @@
+"""What a further step brings a post: learnt on held-out rows, told by how sure the answer so far is."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import csr_matrix
+
+from weibotag.core.arrays import list_parts
+from weibotag.scoring.tagger import mark_right
+from weibotag.taxonomy.tree import Taxonomy
+
+TREES, DEPTH, FEWEST_OF_LEAF = 40, 6, 5
+# Of the tags of the first level, those whose scores tell what a picture would bring.
+MOST_ROOTS = 32
+KINDS = ("ocr", "object", "face", "code")
+
+
+def benefit(chosen: csr_matrix, gold: csr_matrix, worth: float) -> np.ndarray:
+    """Return what an answer is worth per post, float64 (posts,): 2 TP - worth * tags given.
+
+    With `worth` the micro-F1 that is reached, the answer with the larger sum has the larger micro-F1 (Dinkelbach, 1967,
+    on nonlinear fractional programming): a measure over all posts falls apart into a sum over posts.
+    """
+    rows = np.repeat(np.arange(chosen.shape[0]), np.diff(chosen.indptr))
+    return np.bincount(rows, 2.0 * mark_right(chosen, gold) - worth, minlength=chosen.shape[0])
+
+
+def expect_benefit(chosen: csr_matrix, worth: float) -> np.ndarray:
+    """Return what an answer is worth per post as its own probabilities have it: sum of 2 p - worth over the tags given."""
+    return np.asarray((2 * chosen).sum(axis=1)).ravel() - worth * np.diff(chosen.indptr)
+
+
+def describe(scores: csr_matrix, chosen: csr_matrix, table: pa.Table, worth: float, taxonomy: Taxonomy) -> np.ndarray:
+    """Return what an answer and its post look like, float32 (posts, features): how sure, how much, what there is."""
+    posts = len(table)
+    rows = np.repeat(np.arange(posts), np.diff(scores.indptr))
+    roots = np.flatnonzero(taxonomy.parents < 0)[:MOST_ROOTS]
+    taken = np.asarray(chosen.sum(axis=1)).ravel()
+    total = np.bincount(rows, scores.data, minlength=posts)
+    columns = [
+        expect_benefit(chosen, worth),
+        np.diff(chosen.indptr),
+        total - taken,
+        np.bincount(rows, scores.data * (1 - scores.data), minlength=posts),
+        _highest(scores.data, rows, posts),
+        _highest(scores.data * taxonomy.is_leaf[scores.indices], rows, posts),
+        np.log1p(_numbers(pc.utf8_length(pc.fill_null(table["text"], "")))),
+        *(_numbers(pc.fill_null(pc.list_value_length(table[name]), 0)) for name in ("images", "videos")),
+        *(_numbers(pc.not_equal(pc.fill_null(table[name], ""), "")) for name in ("author", "channel")),
+        *_count_kinds(table),
+        *scores[:, roots].toarray().T,
+    ]
+    return np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
+
+
+def _numbers(column: Any) -> np.ndarray:
+    return pc.cast(column, pa.float32()).to_numpy()
+
+
+def _highest(data: np.ndarray, rows: np.ndarray, posts: int) -> np.ndarray:
+    found = np.zeros(posts, np.float32)
+    np.maximum.at(found, rows, data)
+    return found
+
+
+def _count_kinds(table: pa.Table) -> list[np.ndarray]:
+    """Return how many wordings of each kind posts have."""
+    if "wordings" not in table.column_names:
+        return [np.zeros(len(table))] * len(KINDS)
+    offsets, values = list_parts(table["wordings"].combine_chunks())
+    rows = np.repeat(np.arange(len(table)), np.diff(offsets))
+    kinds = pc.index_in(values.field("kind"), pa.array(KINDS)).fill_null(-1).to_numpy(zero_copy_only=False)
+    return [np.log1p(np.bincount(rows[kinds == number], minlength=len(table))) for number in range(len(KINDS))]
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Regression trees as arrays (trees, nodes): feature and children int32, threshold float64, value float32; a leaf is
+    its own child.
+    """
+
+    feature: np.ndarray
+    threshold: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    value: np.ndarray
+
+    @classmethod
+    def fit(cls, rows: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> "Forest":
+        """Learn from rows (n, features) and targets (n,); `groups` names each row's post; a leaf needs five."""
+        from sklearn.ensemble import RandomForestRegressor
+
+        each = max(1, round(len(rows) / max(1, len(np.unique(groups)))))
+        if len(rows) < 2 * FEWEST_OF_LEAF * each:
+            mean = float(targets.mean()) if len(targets) else 0.0
+            node = np.zeros((1, 1), np.int32)
+            return cls(node, node.astype(np.float64), node, node, np.full((1, 1), mean, np.float32))
+        model = RandomForestRegressor(
+            TREES, max_depth=DEPTH, min_samples_leaf=FEWEST_OF_LEAF * each, max_features=0.5, random_state=0
+        ).fit(rows, targets)
+        trees = [one.tree_ for one in model.estimators_]
+        most = max(tree.node_count for tree in trees)
+        own = np.arange(most)
+        arrays = [np.zeros((len(trees), most), kind) for kind in (np.int32, np.float64, np.int32, np.int32, np.float32)]
+        for number, tree in enumerate(trees):
+            ends = tree.children_left < 0
+            count = tree.node_count
+            filled = (
+                np.where(ends, 0, tree.feature),
+                tree.threshold,
+                np.where(ends, own[:count], tree.children_left),
+                np.where(ends, own[:count], tree.children_right),
+                tree.value.reshape(count),
+            )
+            for array, values in zip(arrays, filled, strict=True):
+                array[number, :count] = values
+        return cls(*arrays)
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """Return the mean of the trees for rows (n, features), float32 (n,)."""
+        total = np.zeros(len(rows), np.float32)
+        every = np.arange(len(rows))
+        for feature, threshold, left, right, value in zip(
+            self.feature, self.threshold, self.left, self.right, self.value, strict=True
+        ):
+            here = np.zeros(len(rows), np.int64)
+            for _ in range(DEPTH):
+                lower = rows[every, feature[here]] <= threshold[here]
+                here = np.where(lower, left[here], right[here])
+            total += value[here]
+        return total / len(self.feature)

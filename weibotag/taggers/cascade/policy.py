@@ -1,0 +1,231 @@
+"""The cascade: the cheapest tagger first; pictures are looked at, and the network asked, where that pays."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import csr_matrix, vstack
+
+from weibotag.core.files import write_json
+from weibotag.scoring import thresholds
+from weibotag.scoring.blend import blend
+from weibotag.scoring.calibration import Calibration
+from weibotag.scoring.tagger import raise_parents
+from weibotag.taggers.cascade.gains import Forest, describe
+from weibotag.taggers.cascade.stage_bits import KINDS, given
+from weibotag.taggers.ensemble import TextTagger
+from weibotag.taggers.fasttext import FastTagger
+from weibotag.taggers.linear import LinearTagger
+from weibotag.taggers.network import FusedTagger
+from weibotag.taxonomy.tree import Taxonomy
+
+ABOUT, ARRAYS, READER = "cascade.json", "cascade.safetensors", "reader.safetensors"
+# Who answers: for a post nobody has looked at, for one whose pictures are known, and the network.
+TEXT, FAST, FUSED = "text", "fast", "fused"
+# Of Forest: what a state remembers.
+FOREST = ("feature", "threshold", "left", "right", "value")
+# Who reads text alone, who reads what pictures say as well, and the network.
+Taggers = tuple[TextTagger, FastTagger | LinearTagger, FusedTagger]
+
+
+@dataclass(frozen=True)
+class State:
+    """How a tagger answers for posts whose pictures some stages have looked at: calibration, thresholds float32 (tags,)."""
+
+    calibrated: Calibration
+    thresholds: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Scores and those of them that reach their thresholds, csr_matrix (posts x tags); `bits` (posts,): stages that looked;
+    `fused` (posts,): whether the network was asked; `gains` float32 (posts, stages + 1): what each stage, and the network,
+    would bring yet.
+    """
+
+    scores: csr_matrix
+    chosen: csr_matrix
+    bits: np.ndarray
+    fused: np.ndarray
+    gains: np.ndarray
+
+
+class Cascade:
+    """The taggers of a model, how each answers at each state, and what a further step would bring.
+
+    `stages` are those that look at pictures; a set of them is a number of bits. `prices` are milliseconds: of a stage per
+    picture, of a tagger per post. `rate` is the least gain per millisecond for which a step is taken, in tags that are right
+    (see `gains.benefit`); where nothing is left to look at the network is asked for `network_rate` at least, because there
+    it is all that costs. `worth` is the micro-F1 that gains are measured with.
+    """
+
+    def __init__(
+        self,
+        taxonomy: Taxonomy,
+        taggers: Taggers,
+        stages: Sequence[str],
+        share: float,
+        worth: float,
+    ) -> None:
+        self.taxonomy = taxonomy
+        self.text, self.reader, self.network = taggers
+        self.stages = tuple(stages)
+        self.share, self.worth = share, worth
+        self.states: dict[tuple[str, int], State] = {}
+        self.forests: dict[tuple[str, str], Forest] = {}
+        self.prices: dict[str, float] = {}
+        self.rate = self.network_rate = 0.0
+        self.figures: dict[str, Any] = {}
+
+    @property
+    def everything(self) -> int:
+        """Return the bits of all stages."""
+        return (1 << len(self.stages)) - 1
+
+    def name(self, bits: int, fused: bool) -> str:
+        """Return what a route is called."""
+        if fused or not bits:
+            return FUSED if fused else TEXT
+        return "linear" if isinstance(self.reader, LinearTagger) else FAST
+
+    def cheap(self, bits: int) -> str:
+        """Return who answers first for posts that these stages have looked at."""
+        return FAST if bits else TEXT
+
+    def raw(self, tagger: str, table: pa.Table) -> csr_matrix:
+        """Return a tagger's raw scores of posts, float32 csr_matrix; the network's own are mixed with the cheap one's."""
+        if tagger == TEXT:
+            return self.text.scores(table)
+        if tagger == FAST:
+            return self.reader.raw_scores(table)
+        return self.network.raw_scores(table)
+
+    def settle(self, state: State, raw: csr_matrix) -> tuple[csr_matrix, csr_matrix]:
+        """Return probabilities, and those that reach their thresholds, of raw scores at a state."""
+        scores = raise_parents(state.calibrated.apply(raw), self.taxonomy)
+        return scores, thresholds.decide(scores, state.thresholds, self.taxonomy)
+
+    def answer(self, table: pa.Table, bits: np.ndarray, rate: float | None = None) -> Answer:
+        """Answer for posts whose pictures the stages of `bits` (posts,) have looked at, 0 for posts without pictures.
+
+        The network is asked where it brings at least `rate` per millisecond, of all posts where that is negative. Stages
+        whose words posts bring along count as having looked.
+        """
+        bits = bits | given(table, self.stages)
+        rate = self.rate if rate is None else rate
+        parts: list[tuple[np.ndarray, csr_matrix, csr_matrix, np.ndarray, np.ndarray]] = []
+        for own in np.unique(bits):
+            rows = np.flatnonzero(bits == own)
+            parts += self._answer_alike(table.take(pa.array(rows)), rows, int(own), rate)
+        if not parts:
+            empty = csr_matrix((0, len(self.taxonomy)), dtype=np.float32)
+            return Answer(empty, empty, bits, np.zeros(0, bool), np.zeros((0, len(self.stages) + 1), np.float32))
+        order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
+        scores, chosen = (csr_matrix(vstack([part[place] for part in parts]))[order] for place in (1, 2))
+        fused, gains = (np.concatenate([part[place] for part in parts])[order] for place in (3, 4))
+        return Answer(scores, chosen, bits, fused, gains)
+
+    def _answer_alike(
+        self, table: pa.Table, rows: np.ndarray, bits: int, rate: float
+    ) -> list[tuple[np.ndarray, csr_matrix, csr_matrix, np.ndarray, np.ndarray]]:
+        """Answer for posts of one state: rows, scores, chosen, fused, gains of those without the network and with it."""
+        name = self.cheap(bits)
+        raw = self.raw(name, table)
+        scores, chosen = self.settle(self.states[name, bits], raw)
+        looks = describe(scores, chosen, table, self.worth, self.taxonomy)
+        gains = self._foresee(name, looks, bits)
+        ask = self.ask(gains, rate, (count_files(table) == 0) | (bits == self.everything))
+        parts = []
+        if not ask.all():
+            quiet = ~ask
+            parts.append((rows[quiet], scores[quiet], chosen[quiet], np.zeros(int(quiet.sum()), bool), gains[quiet]))
+        if ask.any():
+            asked = table.filter(pa.array(ask))
+            mixed = blend(self.raw(FUSED, asked), csr_matrix(raw[ask]), self.share)
+            scores, chosen = self.settle(self.states[FUSED, bits], mixed)
+            looks = describe(scores, chosen, asked, self.worth, self.taxonomy)
+            parts.append((rows[ask], scores, chosen, np.ones(int(ask.sum()), bool), self._foresee(FUSED, looks, bits)))
+        return parts
+
+    def ask(self, gains: np.ndarray, rate: float, complete: np.ndarray) -> np.ndarray:
+        """Return for which posts, by what the steps would bring them, the network is asked at a rate.
+
+        `complete` (posts,) tells where nothing is left to look at.
+        """
+        rates = np.where(complete & (rate >= 0), max(rate, self.network_rate), rate)
+        return np.asarray(gains[:, -1] >= rates * self.prices[FUSED])
+
+    def _foresee(self, tagger: str, looks: np.ndarray, bits: int) -> np.ndarray:
+        """Return what each stage, and the network, would bring posts that a tagger has answered, float32."""
+        gains = np.zeros((len(looks), len(self.stages) + 1), np.float32)
+        looks = _with_bits(looks, bits, len(self.stages))
+        for place, step in enumerate((*self.stages, FUSED)):
+            if step != tagger and not bits >> place & 1:
+                gains[:, place] = self.forests[tagger, step].predict(looks)
+        return gains
+
+    def save(self, folder: Path) -> None:
+        """Write cascade.json, cascade.safetensors and the reader, where it is not the model's own fast tagger."""
+        from safetensors.numpy import save_file
+
+        if isinstance(self.reader, LinearTagger):
+            self.reader.save(folder / READER)
+
+        arrays: dict[str, np.ndarray] = {}
+        for (tagger, bits), state in self.states.items():
+            arrays |= {
+                f"state {tagger} {bits} slope": state.calibrated.slope,
+                f"state {tagger} {bits} offset": state.calibrated.offset,
+                f"state {tagger} {bits} thresholds": state.thresholds,
+            }
+        for (tagger, step), forest in self.forests.items():
+            arrays |= {f"gain {tagger} {step} {name}": np.ascontiguousarray(getattr(forest, name)) for name in FOREST}
+        save_file(arrays, folder / ARRAYS)
+        about = {
+            name: getattr(self, name) for name in ("stages", "share", "worth", "prices", "rate", "network_rate", "figures")
+        }
+        write_json(about, folder / ABOUT)
+
+    @classmethod
+    def load(cls, folder: Path, taxonomy: Taxonomy, taggers: Taggers) -> "Cascade":
+        """Read what `save` wrote; of `taggers` the second is the model's own fast tagger."""
+        from safetensors.numpy import load_file
+
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        if (folder / READER).is_file():
+            taggers = taggers[0], LinearTagger.load(folder / READER, taxonomy), taggers[2]
+        cascade = cls(taxonomy, taggers, about["stages"], about["share"], about["worth"])
+        cascade.prices, cascade.figures = about["prices"], about["figures"]
+        cascade.rate, cascade.network_rate = about["rate"], about["network_rate"]
+        kept: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
+        for name, array in load_file(folder / ARRAYS).items():
+            kind, tagger, of, field = name.split()
+            kept.setdefault((kind, tagger, of), {})[field] = array
+        for (kind, tagger, of), arrays in kept.items():
+            if kind == "state":
+                calibrated = Calibration(arrays["slope"], arrays["offset"])
+                cascade.states[tagger, int(of)] = State(calibrated, arrays["thresholds"])
+            else:
+                cascade.forests[tagger, of] = Forest(**arrays)
+        return cascade
+
+
+def _with_bits(looks: np.ndarray, bits: int, stages: int) -> np.ndarray:
+    own = np.array([bits >> place & 1 for place in range(stages)], np.float32)
+    return np.hstack([looks, np.broadcast_to(own, (len(looks), stages))])
+
+
+def count_files(table: pa.Table) -> np.ndarray:
+    """Return how many pictures and clips each post names, int64 (posts,)."""
+    counts = [pc.fill_null(pc.list_value_length(table[name]), 0).to_numpy() for name in ("images", "videos")]
+    return np.asarray(np.sum(counts, axis=0, dtype=np.int64))
+
+
+def stages_of_words(kinds: Collection[str]) -> tuple[str, ...]:
+    """Return the stages whose kinds of wordings these are."""
+    return tuple(stage for stage, own in KINDS.items() if set(own) & set(kinds))

@@ -1,0 +1,149 @@
+"""The cascade's way through posts that everything has looked at: what it would have paid and answered at any rate."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import csr_matrix, vstack
+
+from weibotag.taggers.cascade.policy import FUSED, Cascade
+from weibotag.taggers.cascade.stage_bits import limit, stages_of
+
+MILLISECONDS = 1e-6
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where posts end: `bits` and `fused` (posts,), `spent` milliseconds (posts,), of them `looking` on pictures."""
+
+    bits: np.ndarray
+    fused: np.ndarray
+    spent: np.ndarray
+    looking: np.ndarray
+
+
+class Outlook:
+    """What each state of a cascade answers for posts that all stages have looked at, and what it expects of further steps.
+
+    `seen` (posts,) tells which have pictures, `known` (posts,) the stages that had looked before, as bits, and `left`
+    (posts, stages) how many pictures each stage had not seen. A post stands for `weights` (posts,) posts.
+    """
+
+    def __init__(
+        self,
+        cascade: Cascade,
+        table: pa.Table,
+        seen: np.ndarray,
+        known: np.ndarray,
+        left: np.ndarray,
+        weights: np.ndarray | None = None,
+    ) -> None:
+        self.weights = np.ones(len(table)) if weights is None else weights
+        self.cascade, self.seen, self.known, self.left = cascade, seen, np.where(seen, known, 0), left
+        self.sets = sorted({bits for _, bits in cascade.states})
+        self._place = {bits: place for place, bits in enumerate(self.sets)}
+        posts, steps = len(table), len(cascade.stages) + 1
+        shape = 2, len(self.sets), posts
+        self.gains = np.zeros((*shape, steps), np.float32)
+        self.chosen: dict[tuple[int, int], csr_matrix] = {}
+        truths = {}
+        for place, bits in enumerate(self.sets):
+            own = seen if bits else np.ones(posts, bool)
+            view = limit(table.filter(pa.array(own)), stages_of(bits, cascade.stages))
+            # Back to all posts: those that can't be in a state have an empty row there.
+            rows = np.where(own, np.cumsum(own) - 1, len(view))
+            for fused, rate in enumerate((np.inf, -np.inf)):
+                answer = cascade.answer(view, np.full(len(view), bits), rate)
+                self.gains[fused, place, own] = answer.gains
+                self.chosen[fused, bits] = _spread(answer.chosen, rows)
+                truths[bits] = _spread(answer.scores, rows)
+        # Probabilities of all tags (posts x tags) with everything looked at.
+        self.truth = _choose(seen, truths[self.sets[-1]], truths[0])
+        # Posts without pictures have nothing to look at.
+        self.gains[:, :, ~seen, :-1] = 0
+
+    def highest_ratio(self) -> float:
+        """Return the most that any look, or the network, promises per millisecond."""
+        prices = np.array([self.cascade.prices[stage] for stage in self.cascade.stages])
+        costs = np.maximum(self.left * prices, MILLISECONDS)
+        looks = (self.gains[:, :, :, :-1] / costs).max(initial=0.0, where=self.left > 0)
+        return float(max(looks, self.gains[0, :, :, -1].max(initial=0.0) / self.cascade.prices[FUSED]))
+
+    def walk(self, rate: float) -> Ends:
+        """Return where posts end when each step that brings at least `rate` per millisecond is taken, the best one first."""
+        prices = self.cascade.prices
+        every = np.arange(len(self.known))
+        bits, looking = self.known.copy(), np.zeros(len(every))
+        stage_prices = np.array([prices[stage] for stage in self.cascade.stages])
+        costs = np.maximum(self.left * stage_prices, MILLISECONDS)
+        scoring = np.full(len(every), prices["text"])
+        while True:
+            place = np.array([self._place[own] for own in bits.tolist()], np.int64)
+            fused = self.cascade.ask(self.gains[0, place, every], rate, ~self.seen | (bits == self.cascade.everything))
+            gains = self.gains[fused.astype(int), place, every]
+            chosen = pick(gains[:, :-1], costs, bits, rate)
+            moves = chosen >= 0
+            if not moves.any():
+                return Ends(bits, fused, looking + scoring + fused * prices[FUSED], looking)
+            looking[moves] += costs[moves, chosen[moves]]
+            scoring[moves] += prices["fast"] + prices[FUSED]
+            bits[moves] |= 1 << chosen[moves]
+
+    def answers(self, ends: Ends) -> csr_matrix:
+        """Return the tags that posts get where they end."""
+        total = csr_matrix(self.truth.shape, dtype=np.float32)
+        for (fused, bits), chosen in self.chosen.items():
+            total = _choose((ends.bits == bits) & (ends.fused == bool(fused)), chosen, total)
+        return total
+
+    def everything(self) -> Ends:
+        """Return the ends where all stages have looked and the network is asked for all."""
+        bits = np.where(self.seen, self.sets[-1], 0)
+        nothing = np.zeros(len(bits))
+        return Ends(bits, np.ones(len(bits), bool), nothing, nothing)
+
+    def text_alone(self) -> Ends:
+        """Return the ends where nothing is looked at."""
+        nothing = np.zeros(len(self.seen))
+        return Ends(nothing.astype(np.int64), np.zeros(len(self.seen), bool), nothing, nothing)
+
+    def expected_f1(self, ends: Ends) -> float:
+        """Return the micro-F1 of the tags at some ends as the probabilities with everything looked at have it."""
+        chosen = self.answers(ends)
+        right, there = (
+            np.asarray(some.sum(axis=1)).ravel() for some in (chosen.astype(bool).multiply(self.truth), self.truth)
+        )
+        both = self.weights @ (np.diff(chosen.indptr) + there)
+        return float(2 * (self.weights @ right) / max(1e-9, both))
+
+    def seconds(self, ends: Ends) -> float:
+        """Return what it takes to get all posts to some ends."""
+        return float(self.weights @ ends.spent) / 1000
+
+    def judge(self, ends: Ends) -> dict[str, float]:
+        """Return the share of the gain over text alone that is kept, and the regret in micro-F1, both expected."""
+        text, here, full = (self.expected_f1(some) for some in (self.text_alone(), ends, self.everything()))
+        kept = (here - text) / (full - text) if full > text else 1.0
+        return {"text_alone": round(text, 4), "kept": round(kept, 4), "regret": round(full - here, 4)}
+
+
+def _spread(scores: csr_matrix, rows: np.ndarray) -> csr_matrix:
+    """Return rows of a matrix, the one after its last being empty."""
+    return csr_matrix(vstack([scores, csr_matrix((1, scores.shape[1]), dtype=np.float32)]))[rows]
+
+
+def _choose(mask: np.ndarray, ours: csr_matrix, others: csr_matrix) -> csr_matrix:
+    """Return the rows of `ours` where the mask holds, those of `others` elsewhere."""
+    return csr_matrix(vstack([ours, others]))[np.where(mask, 0, len(mask)) + np.arange(len(mask))]
+
+
+def pick(gains: np.ndarray, costs: np.ndarray, bits: np.ndarray, rate: float) -> np.ndarray:
+    """Return the stage that brings most per millisecond for each post (posts,), -1 where none brings `rate` and more than 0.
+
+    `gains` and `costs` (milliseconds) are (posts, stages); stages of `bits` have looked.
+    """
+    taken = (bits[:, None] >> np.arange(gains.shape[1])) & 1
+    ratios = np.where(taken | (gains <= 0), -np.inf, gains / costs)
+    best = ratios.argmax(axis=1) if gains.shape[1] else np.zeros(len(gains), np.int64)
+    high = ratios.max(axis=1, initial=-np.inf)
+    return np.where((high > 0) & (high >= rate), best, -1)

@@ -1,0 +1,59 @@
+"""Whether pictures show what texts say: a pretrained matcher's answer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy.special import expit
+
+from weibotag.core.errors import ModelError
+from weibotag.features.post_batches import Features, Posts
+from weibotag.vision.backends.onnx_session import open_session
+
+MATCH, CALIBRATION = "match.onnx", "match.json"
+
+
+BATCH = 64
+
+
+def find_pairs(posts: Posts) -> np.ndarray:
+    """Tell which posts have both a text and pictures that say something, bool (posts,)."""
+    says = posts.print.lengths + posts.words.lengths + posts.pictures.lengths
+    return (posts.text.lengths > 0) & (says > 0)
+
+
+class Matcher:
+    """A network that was trained to match text and pictures, in a folder of `weibotag pretrain`. Needs no torch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.about = read_match(folder)
+        self.features = Features.load(folder)
+        self._session: Any = open_session(folder / MATCH)
+        self._asked = [one.name for one in self._session.get_inputs()]
+
+    def measure(self, table: pa.Table) -> np.ndarray:
+        """Return the calibrated probability that text and pictures are of one post, at odds of one to one: a `Measure`."""
+        posts = self.features.encode(table)
+        both = find_pairs(posts)
+        similarity = np.full(len(posts), np.nan)
+        for shelf in posts.shelves(BATCH):
+            rows = shelf[both[shelf]]
+            if len(rows):
+                batch = posts.batch(rows)
+                logits = self._session.run(["match"], {name: batch[name] for name in self._asked})[0]
+                similarity[rows] = expit(self.about["slope"] * logits.astype(np.float64) + self.about["offset"])
+        return similarity
+
+
+def read_match(folder: Path) -> dict[str, Any]:
+    """Return what match.json says; raises ModelError for a folder that has no network to match with."""
+    try:
+        about: dict[str, Any] = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
+        about["slope"], about["offset"], about["stages"], about["fingerprints"], about["media"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"{folder}: has no {CALIBRATION} that can be read ({error}): make one with weibotag pretrain --network sm-lstm"
+        ) from error
+    return about

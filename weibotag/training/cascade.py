@@ -1,0 +1,174 @@
+"""What a cascade learns: states, gains, the rate of its answers."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import csr_matrix, vstack
+
+from weibotag.scoring import calibration, thresholds
+from weibotag.scoring.blend import blend
+from weibotag.scoring.tagger import raise_parents
+from weibotag.taggers.cascade.cost_curve import draw_up
+from weibotag.taggers.cascade.gains import Forest, benefit, describe
+from weibotag.taggers.cascade.policy import FAST, FUSED, TEXT, Cascade, State, Taggers, _with_bits, count_files
+from weibotag.taggers.cascade.simulation import Ends, Outlook
+from weibotag.taggers.cascade.stage_bits import given, limit, stages_of
+from weibotag.taxonomy.tree import Taxonomy
+
+# What the cheap answer may weigh beside the network's; it is there already when the network is asked.
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+MOST_ROWS = 20_000
+FEWEST_SEEN = 200
+
+
+def learn_cascade(
+    tables: Sequence[pa.Table],
+    gold: csr_matrix,
+    taxonomy: Taxonomy,
+    taggers: Taggers,
+    stages: Sequence[str],
+    prices: Mapping[str, float],
+) -> Cascade:
+    """Return the cascade of trained taggers, learnt on held-out posts with all wordings and vectors, and their gold tags.
+
+    For each set of stages the posts are seen as if only those had looked: there the taggers are calibrated, thresholds are
+    chosen, and what each further step brings (`gains.benefit`) becomes the target of a forest.
+    """
+    whole = pa.concat_tables(tables, promote_options="default").slice(0, MOST_ROWS)
+    gold = gold[:MOST_ROWS]
+    seen = count_files(whole) + given(whole, stages) > 0
+    sheet = _Sheet(whole, gold, seen, taxonomy, taggers, stages)
+    cascade = Cascade(taxonomy, taggers, stages, sheet.choose_share(), 0.5)
+    cascade.prices = dict(prices)
+    for bits in range(cascade.everything + 1):
+        if bits and not seen.any():
+            continue
+        for tagger in (cascade.cheap(bits), FUSED):
+            sheet.open(cascade, tagger, bits)
+    full = sheet.answers[FUSED, cascade.everything if seen.any() else 0]
+    best = sheet.patch(full[1])
+    cascade.worth = thresholds.micro_f1(best, gold)
+    _learn_gains(cascade, sheet)
+    _choose_rate(cascade, sheet)
+    return cascade
+
+
+def _choose_rate(cascade: Cascade, sheet: "_Sheet") -> None:
+    """Set the rate of the curve's knee on the held-out posts: what is spent where no plan says another.
+
+    Few posts with pictures can't tell where that is: then it is that of their best quality.
+    """
+
+    left = np.repeat(count_files(sheet.whole)[:, None], len(cascade.stages), axis=1)
+    outlook = Outlook(cascade, sheet.whole, sheet.seen, np.zeros(len(sheet.seen), np.int64), left)
+
+    def quality(ends: Ends) -> float:
+        return thresholds.micro_f1(outlook.answers(ends), sheet.gold)
+
+    curve = draw_up(outlook, quality)
+    cascade.rate = float(curve.rates[curve.knee if sheet.seen.sum() >= FEWEST_SEEN else curve.best])
+    cascade.figures = {
+        "text": round(quality(outlook.text_alone()), 4),
+        "knee": round(float(curve.quality[curve.knee]), 4),
+        "everything": round(quality(outlook.everything()), 4),
+        "cost_at_knee": round(float(curve.seconds[curve.knee] / max(1e-9, curve.seconds[-1])), 3),
+    }
+
+
+class _Sheet:
+    """Held-out posts as each set of stages would show them, and what taggers answer there."""
+
+    def __init__(
+        self,
+        whole: pa.Table,
+        gold: csr_matrix,
+        seen: np.ndarray,
+        taxonomy: Taxonomy,
+        taggers: Taggers,
+        stages: Sequence[str],
+    ) -> None:
+        self.whole, self.gold, self.seen, self.taxonomy, self.stages = whole, gold, seen, taxonomy, stages
+        self.plain = Cascade(taxonomy, taggers, stages, 0.0, 0.5)
+        self.raws: dict[tuple[str, int], csr_matrix] = {}
+        self.answers: dict[tuple[str, int], tuple[csr_matrix, csr_matrix]] = {}
+
+    def rows(self, bits: int) -> np.ndarray:
+        """Return which posts can be in a state: all in that of no stage, those with pictures in the others."""
+        return self.seen if bits else np.ones(len(self.seen), bool)
+
+    def view(self, bits: int) -> pa.Table:
+        """Return the posts of a state as it shows them."""
+        return limit(self.whole.filter(pa.array(self.rows(bits))), stages_of(bits, self.stages))
+
+    def raw(self, tagger: str, bits: int) -> csr_matrix:
+        """Return a tagger's raw scores at a state."""
+        if (tagger, bits) not in self.raws:
+            self.raws[tagger, bits] = self.plain.raw(tagger, self.view(bits))
+        return self.raws[tagger, bits]
+
+    def choose_share(self) -> float:
+        """Return what the cheap answer weighs beside the network's, by micro-F1 over posts with everything looked at."""
+        bits = self.plain.everything if self.seen.any() else 0
+        gold = self.gold[self.rows(bits)]
+
+        def score(share: float) -> float:
+            raw = blend(self.raw(FUSED, bits), self.raw(self.plain.cheap(bits), bits), share)
+            return thresholds.micro_f1(self._settle(raw, gold)[1], gold)
+
+        return max(SHARES, key=score)
+
+    def open(self, cascade: Cascade, tagger: str, bits: int) -> None:
+        """Learn how a tagger answers at a state, and answer."""
+        raw, gold = self.raw(tagger, bits), self.gold[self.rows(bits)]
+        if tagger == FUSED:
+            raw = blend(raw, self.raw(cascade.cheap(bits), bits), cascade.share)
+        calibrated = calibration.fit(raw, gold)
+        scores = raise_parents(calibrated.apply(raw), self.taxonomy)
+        state = State(calibrated, thresholds.choose(scores, gold, self.taxonomy))
+        cascade.states[tagger, bits] = state
+        self.answers[tagger, bits] = cascade.settle(state, raw)
+
+    def _settle(self, raw: csr_matrix, gold: csr_matrix) -> tuple[csr_matrix, csr_matrix]:
+        scores = raise_parents(calibration.fit(raw, gold).apply(raw), self.taxonomy)
+        return scores, thresholds.decide(scores, thresholds.choose(scores, gold, self.taxonomy), self.taxonomy)
+
+    def patch(self, chosen: csr_matrix) -> csr_matrix:
+        """Return what all posts get when those with pictures get `chosen`, the others the network's answer on text."""
+        if len(self.seen) == chosen.shape[0]:
+            return chosen
+        rest = self.answers[FUSED, 0][1][~self.seen]
+        order = np.argsort(np.concatenate([np.flatnonzero(self.seen), np.flatnonzero(~self.seen)]))
+        return csr_matrix(vstack([chosen, rest]))[order]
+
+
+def _learn_gains(cascade: Cascade, sheet: _Sheet) -> None:
+    """Fit a forest for each tagger that has answered and each step from there, over all states that it can be taken in."""
+    worth, stages = cascade.worth, cascade.stages
+    values: dict[tuple[str, int], np.ndarray] = {}
+    looks: dict[tuple[str, int], np.ndarray] = {}
+    numbers = np.arange(len(sheet.seen))
+    for tagger, bits in cascade.states:
+        scores, chosen = sheet.answers[tagger, bits]
+        values[tagger, bits] = benefit(chosen, sheet.gold[sheet.rows(bits)], worth)
+        described = describe(scores, chosen, sheet.view(bits), worth, cascade.taxonomy)
+        looks[tagger, bits] = _with_bits(described, bits, len(stages))
+    cases: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    for (tagger, bits), before in values.items():
+        own = sheet.rows(bits)
+        if tagger != FUSED:
+            case = looks[tagger, bits], values[FUSED, bits] - before, numbers[own]
+            cases.setdefault((tagger, FUSED), []).append(case)
+        for place, stage in enumerate(stages):
+            after = bits | 1 << place
+            if after == bits or (FUSED, after) not in values:
+                continue
+            mask = sheet.seen[own]
+            case = looks[tagger, bits][mask], values[FUSED, after] - before[mask], numbers[sheet.seen]
+            cases.setdefault((tagger, stage), []).append(case)
+    width = next(iter(looks.values())).shape[1]
+    nothing = np.zeros((0, width), np.float32), np.zeros(0), np.zeros(0, np.int64)
+    for tagger in (TEXT, FAST, FUSED):
+        for step in (*stages, FUSED):
+            some = cases.get((tagger, step), [nothing])
+            cascade.forests[tagger, step] = Forest.fit(*(np.concatenate(part) for part in zip(*some, strict=True)))

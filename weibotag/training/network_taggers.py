@@ -1,0 +1,231 @@
+"""From a trained fast model to the fused tagger and the cascade, on the same rows."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import csr_matrix, vstack
+
+from weibotag.core.errors import MissingExtraError, RequestError
+from weibotag.extraction.context import Looking
+from weibotag.scoring import thresholds
+from weibotag.scoring.tagger import raise_parents
+from weibotag.taggers.cascade.policy import Cascade, Taggers, count_files, stages_of_words
+from weibotag.taggers.fasttext import FastTagger
+from weibotag.taggers.fasttext import Settings as FastSettings
+from weibotag.taggers.linear import LinearTagger, train_linear
+from weibotag.taggers.model_folder import Model
+from weibotag.training.cascade import learn_cascade
+from weibotag.training.text_only import LEAST_SECONDS, train_text
+from weibotag.vision.backends.transformers_model import find_folder
+from weibotag.vision.stage import hash_weights
+
+# Milliseconds that a stage takes for a picture, where the training has looked at none: two cores of 2023.
+NOMINAL = {"embed": 4.0, "ocr": 25.0, "faces": 4.0, "detect": 7.0}
+UNAFFORDABLE = 1e12
+# What tagging may cost with all pictures known, without a plan.
+TIMES_FAST = 2.7
+TIMED = 2_000
+ROUNDS = 3
+# A task's classes of the posts to train on and of those held out, None where it is not known.
+Classes = tuple[list[str | None], list[str | None]]
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """What is trained beyond the fast tagger: the network's name, minutes at most, further tasks (name: column), a seed.
+
+    `start` is a folder of `weibotag pretrain`, whose weights the network begins from; `encoder` a language model (a folder,
+    or hf:owner/name) that reads the text for the network, `encoder_training` what of it is trained: frozen, full or lora.
+    """
+
+    network: str = "concat"
+    minutes: float | None = None
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    start: Path | None = None
+    encoder: str = ""
+    encoder_training: str = "frozen"
+
+    def request(self) -> dict[str, Any]:
+        """Return all that a training depends on, the weights that it begins from by their hashes."""
+        files = () if self.start is None else sorted(path for path in self.start.iterdir() if path.is_file())
+        return asdict(self) | {"start": {path.name: hash_weights(path) for path in files}}
+
+
+def check_beyond(tagger: str, beyond: Beyond) -> None:
+    """Raise before any work what would keep the network from being trained."""
+    if beyond.start is not None and not beyond.start.is_dir():
+        raise RequestError(f"{beyond.start}: no folder there; --start takes one that weibotag pretrain made")
+    if tagger == "fast":
+        if beyond != Beyond():
+            raise RequestError(
+                "--network, --minutes, --task, --seed, --start, --encoder, --encoder-training are of a network: "
+                "give --tagger fused or cascade"
+            )
+        return
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise MissingExtraError(f"training the {tagger} tagger", "torch")
+    check_encoder(beyond)
+    from weibotag.training.network.architectures import NETWORKS
+
+    if beyond.network not in NETWORKS:
+        raise RequestError(f"no network {beyond.network!r}; there are: {', '.join(NETWORKS)}")
+
+
+def check_encoder(beyond: Beyond) -> None:
+    """Raise RequestError for an encoder that can't be used, MissingExtraError without the libraries that it needs."""
+    from importlib.util import find_spec
+
+    if not beyond.encoder:
+        if beyond.encoder_training != "frozen":
+            raise RequestError(f"--encoder-training {beyond.encoder_training}: of which language model? Give --encoder, too")
+        return
+    if beyond.start is not None:
+        raise RequestError(
+            "--encoder does not go with --start: a pretrained network reads characters itself; give one of them"
+        )
+    if find_spec("transformers") is None:
+        raise MissingExtraError("--encoder", "hf")
+    if beyond.encoder_training == "lora" and find_spec("peft") is None:
+        raise MissingExtraError("--encoder-training lora", "hf")
+
+    find_folder(beyond.encoder)
+
+
+def read_tasks(beyond: Beyond, sides: tuple[Any, Any]) -> dict[str, Classes]:
+    """Return the classes of each task's posts, those to train on and those held out; RequestError for an absent column."""
+    trained, held = sides
+    return {name: (_labels(trained.tables, column), _labels(held.tables, column)) for name, column in beyond.tasks.items()}
+
+
+def go_beyond(
+    model: Model,
+    sides: tuple[Any, Any],
+    tagger: str,
+    beyond: Beyond,
+    tasks: dict[str, Classes],
+    looking: Looking,
+    folder: Path,
+    *,
+    tune_seconds: float,
+    threads: int,
+) -> Model:
+    """Return the model with its fused tagger, and for `tagger` cascade with the text tagger and the cascade, too.
+
+    `sides` are the rows to train on and those held out (`training.Rows`), `tasks` is what `read_tasks` returned, `folder`
+    is where the network's training goes on after a kill.
+    """
+    from weibotag.training.network.fit import Settings, train_fused
+
+    trained, held = sides
+    fused, figures = train_fused(
+        (trained.tables, trained.gold),
+        (held.tables, held.gold),
+        model.taxonomy,
+        beyond.network,
+        Settings(minutes=beyond.minutes),
+        folder,
+        tasks=tasks,
+        start=beyond.start,
+        encoder=beyond.encoder,
+        encoder_training=beyond.encoder_training,
+        seed=beyond.seed,
+        threads=threads,
+        quiet=looking.quiet,
+    )
+    model = replace(model, fused=fused, about=model.about | {"network": figures})
+    if tagger == "fused":
+        return model
+    text = train_text(
+        trained, held, model.taxonomy, FastSettings(**model.about["settings"]), tune_seconds, threads, looking.quiet
+    )
+    taggers = text, choose_reader(model, trained, held, tune_seconds), fused
+    # Words that posts bring along stand for a stage, which here nobody can run.
+    stages = tuple(dict.fromkeys([*looking.fingerprints, *stages_of_words(looking.pipeline.words)]))
+    prices = dict.fromkeys(stages, UNAFFORDABLE) | price(taggers, held.tables, looking)
+    cascade = learn_cascade(held.tables, held.gold, model.taxonomy, taggers, stages, prices)
+    cascade.network_rate = bound_network(cascade, model.tagger, held.tables)
+    return replace(model, text=text, cascade=cascade, about=model.about | {"cascade": describe_cascade(cascade)})
+
+
+def bound_network(cascade: Cascade, fast: FastTagger, tables: list[pa.Table]) -> float:
+    """Return the gain per millisecond that the network is asked for where all pictures are known.
+
+    There the cascade takes `TIMES_FAST` as long as fast, as timed here, where enough posts gain by the network.
+    """
+    table = pa.concat_tables(tables, promote_options="default").slice(0, TIMED)
+    bits = np.where(count_files(table) > 0, cascade.everything, 0)
+    quick = time_each(lambda: fast.scores(table), len(table))
+    alone = time_each(lambda: cascade.answer(table, bits, np.inf), len(table))
+    every = time_each(lambda: cascade.answer(table, bits, -1.0), len(table))
+    share = (TIMES_FAST * quick - alone) / max(1e-9, every - alone)
+    gains = cascade.answer(table, bits, np.inf).gains[:, -1]
+    return float(max(0.0, np.quantile(gains, 1 - np.clip(share, 0, 1)))) / cascade.prices["fused"]
+
+
+def time_each(work: Callable[[], Any], posts: int) -> float:
+    """Return the milliseconds that some work takes for each of so many posts, at best."""
+    spent = []
+    for _ in range(ROUNDS):
+        begun = perf_counter()
+        work()
+        spent.append(perf_counter() - begun)
+    return 1000 * min(spent) / max(1, posts)
+
+
+def choose_reader(model: Model, trained: Any, held: Any, seconds: float) -> FastTagger | LinearTagger:
+    """Return what reads posts with wordings best on the held-out rows: a linear tagger, or the model's own fast one."""
+    linear = train_linear(trained.tables, trained.gold, model.taxonomy, max(seconds, LEAST_SECONDS))
+    candidates: list[FastTagger | LinearTagger] = [linear, model.tagger]
+
+    def score(tagger: FastTagger | LinearTagger) -> float:
+        raw = csr_matrix(vstack([tagger.raw_scores(table) for table in held.tables]))
+        return thresholds.shared_f1(raise_parents(raw, model.taxonomy), held.gold, model.taxonomy)
+
+    return max(candidates, key=score)
+
+
+def describe_cascade(cascade: Cascade) -> dict[str, Any]:
+    """Return what model.json says of a cascade."""
+    prices = {name: round(value, 4) for name, value in cascade.prices.items()}
+    return {
+        "tagger_of_text": cascade.text.name,
+        "reader": cascade.name(1, False),
+        "share": cascade.share,
+        "prices": prices,
+        **cascade.figures,
+    }
+
+
+def _labels(tables: list[pa.Table], column: str) -> list[str | None]:
+    """Return a column of posts as text; RequestError where it is not there."""
+    for table in tables:
+        if column not in table.column_names:
+            raise RequestError(f"--task: no column {column!r}; there are: {', '.join(table.column_names)}")
+    return [None if value is None else str(value) for table in tables for value in table[column].to_pylist()]
+
+
+def price(taggers: Taggers, tables: list[pa.Table], looking: Looking) -> dict[str, float]:
+    """Return what steps cost in milliseconds here: a tagger per post, a stage per picture (decoding it, too).
+
+    Stages at the pace of what `looking` has looked at, all its workers together; `NOMINAL` where it has not.
+    """
+    some = pa.concat_tables(tables, promote_options="default").slice(0, TIMED)
+    prices: dict[str, float] = {}
+    for name, tagger in zip(("text", "fast", "fused"), taggers, strict=True):
+        prices[name] = time_each(partial(tagger.scores, some), len(some))
+    frames = max(1, *looking.frames.values(), 1)
+    decoding = 1000 * looking.seconds.get("decode", 0.0) / frames
+    for stage in looking.fingerprints:
+        own = looking.frames.get(stage)
+        each = 1000 * looking.seconds[stage] / own + decoding if own else NOMINAL[stage]
+        prices[stage] = each / max(1, looking.workers) if own else each
+    return prices

@@ -1,0 +1,43 @@
+"""Objects in pictures."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from pydantic import Field
+
+from weibotag.core.schema import arrow_schema
+from weibotag.vision.object_names import chinese_name
+from weibotag.vision.stage import PictureStage, StageConfig
+
+
+class Detect(PictureStage):
+    """Find the objects of each picture."""
+
+    name: ClassVar[str] = "detect"
+    version: ClassVar[int] = 1
+    adds: ClassVar[pa.Schema] = arrow_schema("detect")
+    finds: ClassVar[str] = "detect_objects"
+
+    class Config(StageConfig):
+        """`model`: a file, folder or name that the backend takes (null: its default); `min_score`: 0 to 1.
+
+        `classes`: what to look for ("prompt=label"), for detectors of an open vocabulary; `size`: input side, pixels (null:
+        the model's own).
+        """
+
+        backend: str = "ultralytics"
+        model: str | None = None
+        min_score: float = Field(default=0.3, ge=0, le=1)
+        classes: tuple[str, ...] = ()
+        size: int | None = Field(default=None, ge=32, le=4096)
+        allow_pickle: bool = False
+        device: str = "auto"
+
+    def describe(self, answer: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return a value of the column `detect_objects`."""
+
+        return [
+            {"label": found.label, "label_zh": chinese_name(found.label), "score": found.score, "box": found.box}
+            for found in answer
+        ]

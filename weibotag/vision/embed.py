@@ -1,0 +1,65 @@
+"""Pictures to vectors."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from weibotag.core.schema import arrow_schema
+from weibotag.vision.backends.embed_transformers import choose_precision
+from weibotag.vision.stage import PictureStage, StageConfig
+
+
+class Embed(PictureStage):
+    """Frames in; one float16 vector per frame out, and those of the cells of a grid where one is asked for."""
+
+    name: ClassVar[str] = "embed"
+    version: ClassVar[int] = 2
+    adds: ClassVar[pa.Schema] = arrow_schema("embed")
+    finds: ClassVar[str] = "embed_vector"
+
+    class Config(StageConfig):
+        """`backend`: ppocr, detector, transformers or chineseclip; `grid`: into how many cells a side a picture is cut.
+
+        `model`: a file, a folder, or a name that the backend takes (null: its default). The rest is for the latter two.
+        `precision`: auto is float16 on a GPU, on a CPU bfloat16 where that has instructions for it, else float32.
+        """
+
+        backend: str = "ppocr"
+        grid: int = Field(0, ge=0, le=4)
+        model: str | None = None
+        precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+        device: str = "auto"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if config.precision == "auto" and "precision" in self._settings():
+            # Chosen here, once: the fingerprint names it, and whoever tags with a model asks for that of its training.
+            self.config = config.model_copy(update={"precision": choose_precision(config.device)})
+
+    @property
+    def reads_texts(self) -> bool:
+        """Tell whether the backend gives texts vectors in the space of its pictures' vectors."""
+        return hasattr(self._backend_class(), "encode_texts")
+
+    def fill(self, answers: Sequence[Any]) -> dict[str, list[Any]]:
+        """Return the vectors, and the patches where there is a grid."""
+        if not self.config.grid:
+            return {"embed_vector": list(answers), "embed_patches": [None] * len(answers)}
+        vectors, patches = zip(*(answer or (None, None) for answer in answers), strict=True)
+        return {"embed_vector": list(vectors), "embed_patches": [own if own is None else list(own) for own in patches]}
+
+    def _settings(self) -> dict[str, Any]:
+        # A picture that is not cut has the answers, and the fingerprint, of those from before there were grids.
+        return {name: value for name, value in super()._settings().items() if name != "grid" or value}
+
+    def encode_texts(self, texts: Sequence[str], threads: int = 1) -> tuple[np.ndarray, float]:
+        """Load the model; return vectors of texts beside pictures', float32 (n, d), unit length, and the cosines' scale."""
+        backend = self._make_backend()
+        backend.open(threads)
+        try:
+            return backend.encode_texts(texts), backend.scale
+        finally:
+            backend.close()

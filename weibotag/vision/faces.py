@@ -1,0 +1,66 @@
+"""Faces in pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from pydantic import Field
+
+from weibotag.core.errors import RequestError
+from weibotag.core.schema import arrow_schema
+from weibotag.vision.backends.faces_opencv import YUNET_FILE
+from weibotag.vision.backends.faces_vectors import NO_VECTORS, find_face_model
+from weibotag.vision.stage import PictureStage, StageConfig
+from weibotag.vision.weights.catalogue import at_hand
+
+AUTO = "auto"
+
+
+class Faces(PictureStage):
+    """Find the faces of each picture, with a vector each where there is a model for it."""
+
+    name: ClassVar[str] = "faces"
+    version: ClassVar[int] = 2
+    adds: ClassVar[pa.Schema] = arrow_schema("faces")
+    finds: ClassVar[str] = "faces_found"
+    own: ClassVar[frozenset[str]] = frozenset({"backend", "vectors"})
+
+    class Config(StageConfig):
+        """`backend`: haar, yunet, or auto (yunet where its file is at hand); `min_score`: faces below it are left out.
+
+        Below 0.8 YuNet takes plums and pears for faces; real ones score 0.85 and more. `vectors`: the ONNX model that tells
+        whose face it is (a path or name), auto (one that is at hand) or none; they need the landmarks of yunet.
+        """
+
+        # The fingerprint has the hash of the file that makes the vectors; where it lies says nothing.
+        machine: ClassVar[frozenset[str]] = frozenset({"device", "vectors"})
+
+        backend: str = AUTO
+        min_score: float = Field(default=0.8, ge=0, le=1)
+        vectors: str = AUTO
+        device: str = "auto"
+
+    def __init__(self, config: Config) -> None:
+        # Chosen here, once: workers look for no files, and the fingerprint names what answers.
+        backend = ("haar" if at_hand(YUNET_FILE) is None else "yunet") if config.backend == AUTO else config.backend
+        vectors = config.vectors
+        if backend != "yunet" and vectors not in (AUTO, NO_VECTORS):
+            raise RequestError(
+                f"[faces]: vectors = {vectors!r} needs landmarks, which {backend} has not: choose backend yunet"
+            )
+        if vectors == AUTO:
+            found = find_face_model() if backend == "yunet" else None
+            vectors = NO_VECTORS if found is None else str(found)
+        super().__init__(config.model_copy(update={"backend": backend, "vectors": vectors}))
+
+    def describe(self, answer: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return a value of the column `faces_found`; who it is, is found when findings are read."""
+        return [
+            {"score": face.score, "box": face.box, "landmarks": face.landmarks, "vector": face.vector, "name": None}
+            for face in answer
+        ]
+
+    def face_model(self) -> Path | None:
+        """Return the file of the model that makes the vectors, or None; RequestError when it can't be found."""
+        return None if self.config.vectors == NO_VECTORS else self._make_backend().weights()[-1]

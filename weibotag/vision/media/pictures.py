@@ -1,0 +1,297 @@
+"""Files to RGB frames: what is a picture or a clip is found from the bytes, and what is none becomes a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+import struct
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from weibotag.core.schema import arrow_schema
+from weibotag.vision.media.clips import LONGEST_MS, Still, read_clip
+from weibotag.vision.media.formats import HEAD_BYTES, NotAPictureError, check_pixels, find_clip, find_picture
+from weibotag.vision.media.scenes import THUMBNAIL, Sample, pick_samples
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
+
+FRAME_PIXELS = 4096 * 4096
+# Data that ends too early leaves the rest of a JPEG at zero, which is this grey.
+ZERO_GREY = 128
+ANIMATED = frozenset({"GIF", "WEBP", "PNG"})
+# An animation is watched until one of these is spent, so that ten thousand frames cost no more than a long clip.
+WATCHED_FRAMES = 2000
+WATCHED_PIXELS = 100_000_000
+EXIF_ORIENTATION = 0x0112
+# What Pillow raises on damaged later frames and EXIF blocks, which leave the first picture usable.
+DAMAGE = (EOFError, OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
+WEB_ADDRESS = re.compile(r"^(https?|ftp):/", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """Files of more than `max_bytes` (clips: `max_clip_bytes`) and frames of `max_pixels` or more are refused."""
+
+    max_bytes: int = 50_000_000
+    max_pixels: int = 50_000_000
+    max_frames: int = 4
+    max_clip_bytes: int = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture: `rgb` is uint8 (height, width, 3)."""
+
+    media_id: str
+    rgb: np.ndarray
+
+
+def hash_file(path: Path, limits: MediaLimits) -> tuple[str | None, str | None]:
+    """Return (sha256 of the file's bytes, None), or (None, why it could not be read)."""
+    if WEB_ADDRESS.match(str(path)):
+        return None, "a web address: download it first"
+    try:
+        state = path.stat()
+        if stat.S_ISDIR(state.st_mode):
+            return None, "a folder, not a file"
+        if not stat.S_ISREG(state.st_mode):
+            return None, "not a regular file"
+        if state.st_size == 0:
+            return None, "an empty file (0 bytes)"
+        with path.open("rb") as file:
+            limit = limits.max_bytes if find_clip(file.read(HEAD_BYTES)) is None else limits.max_clip_bytes
+            if state.st_size > limit:
+                return None, too_large(state.st_size, limit)
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest(), None
+    except FileNotFoundError:
+        return None, "no such file"
+    except OSError as error:
+        return None, (error.strerror or str(error)).lower()
+    except ValueError as error:
+        return None, f"not a usable path: {error}"
+
+
+def read_file(path: Path, file_id: str, limits: MediaLimits) -> tuple[list[dict[str, Any]], list[Frame]] | None:
+    """Return what `read_media` does for a picture or clip; None when its sha256 is not `file_id` any more."""
+    try:
+        with path.open("rb") as file:
+            kind = find_clip(file.read(HEAD_BYTES))
+            file.seek(0)
+            if kind is None:
+                data = file.read(limits.max_bytes + 1)
+                return read_media(data, file_id, limits) if hashlib.sha256(data).hexdigest() == file_id else None
+            if hashlib.file_digest(file, "sha256").hexdigest() != file_id:
+                return None
+    except OSError:
+        return None
+    try:
+        return account(file_id, kind, read_clip(path, kind, limits.max_frames, limits.max_pixels))
+    except NotAPictureError as error:
+        return refuse(file_id, kind, str(error))
+    # PyAV raises what FFmpeg and its own reading of damaged headers give; it becomes the reason in the row.
+    except Exception as error:  # noqa: BLE001
+        return refuse(file_id, kind, damage_reason(kind, error))
+
+
+def read_media(data: bytes, file_id: str, limits: MediaLimits) -> tuple[list[dict[str, Any]], list[Frame]]:
+    """Return rows of schema `media` and the frames of a picture's bytes; a bad one is one row with a reason, no frame.
+
+    EXIF rotation is applied, transparency put on white, every mode brought to 8-bit RGB. A picture of more than 16.8
+    megapixels (4096 x 4096) is reduced to that area; `width` and `height` are those of the frame's pixels, so that
+    boxes fit. Of an animation the frames that `scenes.pick_samples` picks are given, of a TIFF the first page.
+    """
+    kind = None
+    try:
+        kind = find_picture(data)
+        return account(file_id, kind, decode(data, kind, limits))
+    except NotAPictureError as error:
+        return refuse(file_id, kind, str(error))
+    # Pillow's decoders raise anything on damaged bytes; whatever it is, it becomes the reason in the row.
+    except Exception as error:  # noqa: BLE001
+        return refuse(file_id, kind, damage_reason(kind, error))
+
+
+def account(file_id: str, kind: str, stills: list[Still]) -> tuple[list[dict[str, Any]], list[Frame]]:
+    """Return rows and frames of the pictures that a file gave."""
+    rows, frames = [], []
+    for number, time_ms, pixels in stills:
+        rgb = shrink(pixels)
+        row = media_row(file_id, kind) | {"frame": number, "time_ms": time_ms, "width": rgb.shape[1], "height": rgb.shape[0]}
+        row["media_id"] = f"{file_id}#{number}" if number else file_id
+        rows.append(row)
+        frames.append(Frame(row["media_id"], rgb))
+    return rows, frames
+
+
+def refuse(file_id: str, kind: str | None, reason: str) -> tuple[list[dict[str, Any]], list[Frame]]:
+    """Return the row of a file that gave no picture."""
+    return [media_row(file_id, kind) | {"media_error": reason}], []
+
+
+def media_row(file_id: str, kind: str | None) -> dict[str, Any]:
+    """Return a row of schema `media` in which nothing is known but the file and its format."""
+    return dict.fromkeys(arrow_schema("media").names) | {"file_id": file_id, "media_id": file_id, "frame": 0, "format": kind}
+
+
+def frames_table(frames: list[Frame]) -> pa.Table:
+    """Return a table of schema `frames`."""
+    columns = {
+        "media_id": [frame.media_id for frame in frames],
+        "width": [frame.rgb.shape[1] for frame in frames],
+        "height": [frame.rgb.shape[0] for frame in frames],
+        "rgb": [np.ascontiguousarray(frame.rgb).tobytes() for frame in frames],
+    }
+    return pa.table(columns, schema=arrow_schema("frames"))
+
+
+def frame_pixels(table: pa.Table, row: int) -> np.ndarray:
+    """Return the pixels of a row of schema `frames`: uint8 (height, width, 3), read-only, not copied."""
+    height, width = table["height"][row].as_py(), table["width"][row].as_py()
+    return np.frombuffer(table["rgb"][row].as_buffer(), np.uint8).reshape(height, width, 3)
+
+
+def too_large(size: int, limit: int) -> str:
+    """Return the reason for a file of too many bytes."""
+    return f"too large: {size:,} bytes, the limit is {limit:,}"
+
+
+def damage_reason(kind: str | None, error: Exception) -> str:
+    """Return the reason for a file whose decoder gave up, in one short line."""
+    message = getattr(error, "strerror", None) or str(error)
+    said = (message.strip().splitlines() or [type(error).__name__])[-1]
+    return f"damaged or truncated {kind}: {said}"[:200]
+
+
+def decode(data: bytes, kind: str, limits: MediaLimits) -> list[Still]:
+    """Return the frames of a picture of format `kind`; raises NotAPictureError, or whatever Pillow raises."""
+    if len(data) > limits.max_bytes:
+        raise NotAPictureError(too_large(len(data), limits.max_bytes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with open_image(data, kind, limits) as image:
+            image.load()
+            if kind == "JPEG" and ends_grey(image) and is_padded(data, image):
+                raise NotAPictureError("damaged or truncated JPEG: its data ends before its picture does")
+            # A GIF says only by its later frames that it has some; the others say so in their header.
+            if kind != "GIF" and not (kind in ANIMATED and getattr(image, "is_animated", False)):
+                return [(0, None, np.asarray(turn_upright(to_rgb(image), image)))]
+        samples = pick_samples(watch_frames(data, kind, limits), limits.max_frames)
+    return [(sample.number, sample.time_ms, np.asarray(sample.picture)) for sample in samples]
+
+
+def open_image(data: bytes, kind: str, limits: MediaLimits) -> ImageFile:
+    """Return a Pillow image whose header says that it is small enough; nothing is decoded yet."""
+    from PIL import Image, ImageFile
+
+    # Other libraries of the same process switch this on, and pictures that are half grey pass for whole ones.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        image = Image.open(BytesIO(data), formats=[kind])
+    except Image.DecompressionBombError as error:
+        raise NotAPictureError(f"too many pixels: the limit is {limits.max_pixels:,}") from error
+    except Image.UnidentifiedImageError as error:
+        raise ValueError("its header can't be read") from error
+    check_pixels(image.size, limits.max_pixels)
+    return image
+
+
+def ends_grey(image: Image) -> bool:
+    """Say whether the last block of a decoded JPEG is the grey of missing data."""
+    width, height = image.size
+    corner = np.asarray(image.crop((max(0, width - 8), max(0, height - 8), width, height)))
+    return bool((np.abs(corner.astype(np.int16) - ZERO_GREY) <= 1).all())
+
+
+def is_padded(data: bytes, image: Image) -> bool:
+    """Say whether a JPEG's data ended too early: more data before its end mark would then change the picture."""
+    from PIL import Image as pillow
+
+    end = data.rfind(b"\xff\xd9")
+    longer = data[:end] + b"\x5a\xc3\x96\x3c" * 256 + data[end:]
+    with pillow.open(BytesIO(longer), formats=["JPEG"]) as other:
+        other.load()
+        return not np.array_equal(np.asarray(image), np.asarray(other))
+
+
+def to_rgb(image: Image) -> Image:
+    """Return a decoded picture of any mode as 8-bit RGB, what is transparent on white."""
+    from PIL import Image as pillow
+    from PIL import ImageChops
+
+    if image.mode == "F" or image.mode.startswith("I"):
+        return pillow.fromarray(scale_to_8_bits(np.asarray(image))).convert("RGB")
+    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        # Pillow takes every CMYK JPEG for one of Adobe's, whose ink values are stored inverted.
+        return ImageChops.invert(image).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    ground = pillow.new("RGB", layer.size, "white")
+    ground.paste(layer, mask=layer.getchannel("A"))
+    return ground
+
+
+def scale_to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Return grey values as uint8: 16-bit ones by their high byte, wider and real ones stretched from least to most."""
+    if values.dtype.itemsize == 2:
+        return (values >> 8).astype(np.uint8)
+    real = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
+    least, most = float(real.min()), float(real.max())
+    return ((real - least) * (255.0 / (most - least) if most > least else 0.0)).astype(np.uint8)
+
+
+def turn_upright(rgb: Image, image: Image) -> Image:
+    """Return `rgb` turned as the EXIF block of `image` says; a broken block turns nothing."""
+    from PIL.Image import Transpose as To
+
+    # The orientations from 2 to 8.
+    turns = (To.FLIP_LEFT_RIGHT, To.ROTATE_180, To.FLIP_TOP_BOTTOM, To.TRANSPOSE, To.ROTATE_270, To.TRANSVERSE, To.ROTATE_90)
+    try:
+        turn = dict(enumerate(turns, 2)).get(image.getexif().get(EXIF_ORIENTATION, 1))
+    except DAMAGE:
+        return rgb
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def shrink(pixels: np.ndarray) -> np.ndarray:
+    """Return a picture of at most `FRAME_PIXELS` pixels, its sides in proportion; uint8 (height, width, 3)."""
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    ratio = (FRAME_PIXELS / (width * height)) ** 0.5
+    if ratio >= 1:
+        return pixels
+    size = max(1, int(width * ratio)), max(1, int(height * ratio))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+
+
+def watch_frames(data: bytes, kind: str, limits: MediaLimits) -> Iterator[Sample]:
+    """Yield the frames of an animation, until they end, are damaged, or cost too much."""
+    from PIL.Image import Resampling
+
+    time_ms, pixels = 0.0, 0
+    with open_image(data, kind, limits) as image:
+        for number in range(WATCHED_FRAMES):
+            try:
+                image.seek(number)
+                check_pixels(image.size, limits.max_pixels)
+                rgb = to_rgb(image)
+            except (*DAMAGE, NotAPictureError):
+                return
+            thumbnail = np.asarray(rgb.resize(THUMBNAIL, Resampling.BOX))
+            yield Sample(number, min(int(time_ms), LONGEST_MS), thumbnail, rgb)
+            time_ms += image.info.get("duration") or 0
+            pixels += image.size[0] * image.size[1]
+            if pixels > WATCHED_PIXELS:
+                return

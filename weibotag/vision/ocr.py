@@ -1,0 +1,40 @@
+"""Text in pictures."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from weibotag.core.schema import arrow_schema
+from weibotag.vision.stage import PictureStage, StageConfig
+
+
+class Ocr(PictureStage):
+    """Read the lines of text of each picture."""
+
+    name: ClassVar[str] = "ocr"
+    version: ClassVar[int] = 2
+    adds: ClassVar[pa.Schema] = arrow_schema("ocr")
+    finds: ClassVar[str] = "ocr_lines"
+    own: ClassVar[frozenset[str]] = frozenset({"backend", "min_score"})
+
+    class Config(StageConfig):
+        """`min_score`: lines below it are left out, 0 to 1; `max_side`: long side that text is searched at, pixels.
+
+        `engine`: what runs the networks (auto: onnxruntime); `model`: paddleocr's; `angle`: lines that
+        stand on their heads are turned.
+        """
+
+        backend: str = "rapidocr"
+        min_score: float = Field(default=0.5, ge=0, le=1)
+        max_side: int = Field(default=800, ge=64, le=4096)
+        engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
+        angle: bool = False
+        model: str | None = None
+        device: str = "auto"
+
+    def describe(self, answer: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return a value of the column `ocr_lines`."""
+        lines = [line for line in answer if line.score >= self.config.min_score]
+        return [{"text": line.text, "score": line.score, "box": line.box} for line in lines]

@@ -1,0 +1,225 @@
+"""What every stage promises, what those that look at pictures share, and the fingerprint that names a stage's answers."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from weibotag.core.errors import RequestError
+from weibotag.core.files import sha256_of
+from weibotag.vision.media.pictures import frame_pixels
+from weibotag.vision.registry import REGISTRY, load
+
+FINGERPRINT_LENGTH = 12
+REASON_LENGTH = 200
+
+
+class Stage(Protocol):
+    """A step that adds columns: the same rows in the same order, each answer a function of its own row alone.
+
+    A row that can't be used gets nulls and a reason in `<name>_error`; an exception means that the part failed.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    key: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]]
+    adds: ClassVar[pa.Schema]
+    config: Any
+
+    @property
+    def Config(self) -> type[BaseModel]:
+        """The settings: a pydantic model that refuses what it does not know, a class inside the stage's own."""
+
+    def __init__(self, config: Any) -> None:
+        """Keep the settings; cheap, and what results can be pickled."""
+
+    def fingerprint(self) -> str:
+        """Return the name of this stage's answers without loading the model."""
+
+    def open(self, threads: int = 1) -> None:
+        """Load the model, once per worker, to run on `threads` threads."""
+
+    def process(self, table: pa.Table) -> pa.Table:
+        """Return the key and the columns of `adds`, one row for each row of `table`, in order."""
+
+    def close(self) -> None:
+        """Let the model go."""
+
+
+class StageConfig(BaseModel):
+    """Settings of a stage that looks at pictures: its backend, and what the backends take.
+
+    `machine` names those that say where an answer is made and not what it is, or what the hashes of the weights say better:
+    the fingerprint leaves them out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    machine: ClassVar[frozenset[str]] = frozenset({"device", "engine", "model", "allow_pickle"})
+
+    backend: str
+
+
+class PictureStage:
+    """A stage whose backend looks at pictures, some at a time.
+
+    A stage of this kind names its table in `adds`, the column that it fills in `finds` (one that fills more has its own
+    `fill`), and the settings that it uses itself in `own`; a backend takes those settings that its constructor names.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    key: ClassVar[str] = "media_id"
+    reads: ClassVar[tuple[str, ...]] = ("frames",)
+    adds: ClassVar[pa.Schema]
+    finds: ClassVar[str]
+    own: ClassVar[frozenset[str]] = frozenset({"backend"})
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self._backend: Any = None
+        # Pictures that the backend looks at together; what is too much for its memory lowers it.
+        self._together = 0
+
+    def describe(self, answer: Any) -> Any:
+        """Return what the backend found in one picture as a value of the column `finds`."""
+        raise NotImplementedError
+
+    def fill(self, answers: Sequence[Any]) -> dict[str, list[Any]]:
+        """Return the values of columns for what the backend found in each picture, null for None."""
+        return {self.finds: [None if answer is None else self.describe(answer) for answer in answers]}
+
+    @property
+    def alone(self) -> bool:
+        """Tell whether the backend's library must have a process to itself."""
+        return bool(getattr(self._backend_class(), "alone", False))
+
+    def fingerprint(self) -> str:
+        """Return the name of this stage's answers; no model is loaded.
+
+        Raises RequestError for a setting that the backend does not know, and when a file of weights or a GPU is absent.
+        """
+        backend = self._make_backend()
+        if getattr(self.config, "device", "auto").startswith("cuda"):
+            refuse_absent_gpu(f"[{self.name}] device", "torch" in REGISTRY[self.name, self.config.backend].libraries)
+        used = self.own | set(self._settings())
+        said = self.config.model_dump(mode="json", include=used - self.config.machine)
+        return fingerprint(self.name, self.version, said, backend.weights())
+
+    def open(self, threads: int = 1) -> None:
+        """Load the model, to run on `threads` threads."""
+        self._backend = self._make_backend()
+        self._backend.open(threads)
+
+    def process(self, table: pa.Table) -> pa.Table:
+        """Return a row of `adds` for each row of `table` (schema "frames"), in order."""
+        pictures = [frame_pixels(table, row) for row in range(len(table))]
+        step = self._together or len(pictures) or 1
+        answers: list[Any] = []
+        for start in range(0, len(pictures), step):
+            answers += look_in_halves(self._backend.look, pictures[start : start + step], self._backend.errors, self._lower)
+        columns = {
+            "media_id": table["media_id"],
+            **self.fill([None if isinstance(answer, Fault) else answer for answer in answers]),
+            f"{self.name}_error": [str(answer) if isinstance(answer, Fault) else None for answer in answers],
+        }
+        return pa.table(columns, schema=self.adds)
+
+    def close(self) -> None:
+        """Let the model go."""
+        self._backend.close()
+        self._backend = None
+
+    def _lower(self, count: int) -> None:
+        self._together = max(1, count // 2)
+
+    def _backend_class(self) -> type:
+        return load(self.name, self.config.backend)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings that the backend takes, by the names of its constructor's arguments; null is its default."""
+        taken = inspect.signature(self._backend_class()).parameters
+        fields = type(self.config).model_fields
+        said = {name for name, field in fields.items() if getattr(self.config, name) != field.default}
+        unknown = said - set(taken) - self.own
+        if unknown:
+            raise RequestError(f"[{self.name}]: {min(unknown)} is no setting of the backend {self.config.backend!r}")
+        given = {name: getattr(self.config, name) for name in fields if name in taken}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _make_backend(self) -> Any:
+        return self._backend_class()(**self._settings())
+
+
+def refuse_absent_gpu(setting: str, by_torch: bool) -> None:
+    """Raise RequestError where the library that runs the networks sees no GPU."""
+    if by_torch:
+        import torch
+
+        library, seen = "torch", torch.cuda.is_available()
+    else:
+        import onnxruntime
+
+        library, seen = "onnxruntime", "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if not seen:
+        raise RequestError(f"{setting}: {library} sees no GPU here: choose auto or cpu, or install {library} for CUDA")
+
+
+class Fault(str):
+    """Why a picture could not be looked at, in one line."""
+
+
+def look_in_halves(
+    look: Callable[[Sequence[np.ndarray]], Sequence[Any]],
+    pictures: Sequence[np.ndarray],
+    errors: tuple[type[Exception], ...],
+    too_much: Callable[[int], None] = lambda count: None,
+) -> list[Any]:
+    """Return what `look` answers for each picture, or a Fault where it raises one of `errors` for that picture alone.
+
+    Pictures that fail together are looked at again in halves. `too_much` is told how many were too many for the memory.
+    """
+    try:
+        return list(look(pictures))
+    except errors as error:
+        if len(pictures) == 1:
+            said = (str(error).strip().splitlines() or ["no message"])[-1]
+            return [Fault(f"{type(error).__name__}: {said}"[:REASON_LENGTH])]
+        if "out of memory" in str(error).lower():
+            too_much(len(pictures))
+    # Outside the handler: an error that is being handled keeps the failed batch's memory.
+    middle = len(pictures) // 2
+    halves = pictures[:middle], pictures[middle:]
+    return [answer for half in halves for answer in look_in_halves(look, half, errors, too_much)]
+
+
+def fingerprint(
+    name: str, version: int, settings: Mapping[str, Any], weights: Iterable[Path], reads: Iterable[str] = ()
+) -> str:
+    """Return 12 hex digits that change with the stage, its settings, its weights or the fingerprints of what it reads.
+
+    Raises RequestError when a file of weights is absent.
+    """
+    parts = {
+        "name": name,
+        "version": version,
+        "config": dict(settings),
+        "weights": [hash_weights(path) for path in weights],
+        "reads": sorted(reads),
+    }
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:FINGERPRINT_LENGTH]
+
+
+def hash_weights(path: Path) -> str:
+    """Return the sha256 of a file of weights, hex; raises RequestError when it can't be read."""
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise RequestError(f"{path}: can't be read ({error.strerror}): give the path of a file that is there") from error

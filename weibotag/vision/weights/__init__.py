@@ -1,0 +1,1 @@
+"""Weights by name: a folder, the cache, a package, or fetched."""

@@ -1,0 +1,172 @@
+"""Weights by name: at hand in a folder, in the cache or in a package, else fetched now."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from difflib import get_close_matches
+from glob import glob
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+
+import platformdirs
+
+from weibotag.core.errors import RequestError
+from weibotag.core.files import sha256_of
+from weibotag.vision.weights import hub
+from weibotag.vision.weights.downloads import download
+from weibotag.vision.weights.table import HUB, PACKAGE, TABLE, Model, match
+
+VARIABLE = "WEIBOTAG_MODELS"
+# What unpickles when it is loaded, or carries code (TorchScript, TensorRT).
+PICKLES = frozenset(
+    (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib", ".pdparams", ".ts", ".torchscript", ".engine")
+)
+REFUSED = (
+    "is a pickle, which can run code when it is loaded: choose .safetensors or .onnx, or allow it "
+    "(--allow-pickle, in a pipeline allow_pickle = true)"
+)
+HASH = re.compile(r"(?!hf:)(?P<name>.+)#sha256=(?P<sha256>[0-9a-fA-F]{64})")
+
+_may_fetch = ContextVar("may_fetch", default=True)
+
+
+@contextmanager
+def without_fetching() -> Iterator[None]:
+    """Let `find_model` download nothing inside the block: what is not at hand is refused, in one line."""
+    token = _may_fetch.set(False)
+    try:
+        yield
+    finally:
+        _may_fetch.reset(token)
+
+
+def find_model(name: str, allow_pickle: bool = False) -> Path:
+    """Return the file or folder of the weights called `name`, which is downloaded when it is not at hand.
+
+    `name` is a path; a file name or pattern (the last by name wins) in the folder $WEIBOTAG_MODELS, in the cache, or in the
+    table; or hf:owner/name[@revision], which is a folder. It may end in #sha256=HEX, which the file must have then. A pickle
+    is only returned with `allow_pickle` and a known hash: one of the table, or in the name. Raises RequestError with one
+    line that says which file to put where, MissingExtraError when the hub is asked for and its library is absent.
+    """
+    path = at_hand(name)
+    if path is None and not _may_fetch.get():
+        raise RequestError(f"{name}: not here; fetch it with: weibotag models pull '{name}' (or put it into ${VARIABLE})")
+    path = path or fetch(name, allow_pickle)
+    check_trust(path, name, allow_pickle)
+    return path
+
+
+def at_hand(name: str) -> Path | None:
+    """Return what `find_model` would return, as far as it is on this machine, or None; nothing is downloaded or checked."""
+    plain, _ = split_hash(name)
+    if plain.startswith(HUB):
+        return hub.at_hand(plain, folders())
+    if os.path.exists(path := os.path.expanduser(plain)):
+        return Path(path)
+    places = chain((look(folder, plain) for folder in folders()), map(package_path, match(plain)))
+    return next(filter(None, places), None)
+
+
+def fetch(name: str, allow_pickle: bool = False) -> Path:
+    """Download the weights called `name`, a name of the table or of the hub; return the file or folder."""
+    plain, _ = split_hash(name)
+    if plain.startswith(HUB):
+        return hub.fetch(plain, folders()[0])
+    model = next((model for model in match(plain) if "://" in model.source), None)
+    if model is None or model.size is None or model.sha256 is None:
+        raise RequestError(explain_unknown(plain))
+    if is_pickle(model.name) and not allow_pickle:
+        raise RequestError(f"{model.name} {REFUSED}")
+    target = cache_folder() / model.name
+    download(model.source, target, model.sha256, model.size, folders()[0] / model.name)
+    return target
+
+
+def check_trust(path: Path, name: str, allow_pickle: bool) -> None:
+    """Raise RequestError for a pickle that is not allowed, one of unknown hash, or a file of another hash than is known."""
+    plain, given = split_hash(name)
+    if path.is_dir():
+        if given is not None:
+            raise RequestError(f"{path} is a folder, and #sha256= is for files: leave it out")
+        return
+    if is_pickle(path.name):
+        if not allow_pickle:
+            raise RequestError(f"{path} {REFUSED}")
+    elif given is None:
+        return
+    found, expected = sha256_of(path), given or known_hash(path.name)
+    if expected is None:
+        raise RequestError(
+            f"{path} is a pickle of unknown sha256: if you made it or trust it, name it {plain}#sha256={found}"
+        )
+    if found != expected:
+        raise RequestError(f"{path} has sha256 {found}, expected {expected}: it is damaged, or another file")
+
+
+def is_pickle(name: str) -> bool:
+    """Return whether a file of that name can run code when it is loaded."""
+    return Path(name).suffix.lower() in PICKLES
+
+
+def known_hash(file: str) -> str | None:
+    """Return the sha256 that the table knows for a file of that name, or None."""
+    return next((model.sha256 for model in TABLE if model.name == file), None)
+
+
+def split_hash(name: str) -> tuple[str, str | None]:
+    """Return a name without #sha256=HEX, and that hash (lower case) or None; RequestError when it is no sha256."""
+    if "#sha256=" not in name:
+        return name, None
+    found = HASH.fullmatch(name)
+    if found is None:
+        raise RequestError(
+            f"{name!r}: expected a file's name, and 64 hexadecimal digits after #sha256= (a hub model is pinned by @commit)"
+        )
+    return found["name"], found["sha256"].lower()
+
+
+def folders() -> list[Path]:
+    """Return where weights are looked for: $WEIBOTAG_MODELS where it is set, and the cache."""
+    given = os.environ.get(VARIABLE)
+    return [Path(given), cache_folder()] if given else [cache_folder()]
+
+
+def cache_folder() -> Path:
+    """Return where downloads go: a folder in the user's cache."""
+    return platformdirs.user_cache_path("weibotag") / "models"
+
+
+def look(folder: Path, name: str) -> Path | None:
+    """Return the file or folder `name` in `folder`, or the last by name of those that it fits as a pattern."""
+    if not name or "\0" in name:
+        return None
+    if os.path.exists(folder / name):
+        return folder / name
+    found = sorted(glob(name, root_dir=folder))
+    return folder / found[-1] if found else None
+
+
+def package_path(model: Model) -> Path | None:
+    """Return the file of a model that travels in a package, or None when it is none of these, or absent."""
+    package, _, inner = model.source.removeprefix(PACKAGE).partition("/")
+    spec = find_spec(package) if model.source.startswith(PACKAGE) else None
+    path = Path(spec.origin).parent / inner / model.name if spec is not None and spec.origin is not None else None
+    return path if path is not None and path.is_file() else None
+
+
+def explain_unknown(name: str) -> str:
+    """Return the line for a name that is neither at hand nor in the table, with the nearest known one."""
+    near = get_close_matches(name, [model.name for model in TABLE], n=1)
+    hint = f"did you mean {near[0]}?" if near else "weibotag models list shows what is known"
+    source = name.removesuffix(".onnx") + ".pt"
+    if name.endswith(".onnx") and match(source):
+        hint = (
+            f"export it once: weibotag models pull {source} --allow-pickle prints a path, "
+            "then yolo export model=PATH format=onnx dynamic=True"
+        )
+    folder = os.environ.get(VARIABLE)
+    where = f"not in {folder} ({VARIABLE})" if folder else f"{VARIABLE} is not set"
+    return f"no model {name!r}: no such file, {where}, and not in the table; {hint}"

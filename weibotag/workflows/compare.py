@@ -1,0 +1,341 @@
+"""Several taggers on the same rows: trained and chosen alike, scored and timed on the same test rows."""
+
+import csv
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from scipy.sparse import csr_matrix, vstack
+
+from weibotag import __version__
+from weibotag.core.errors import MissingExtraError, RequestError
+from weibotag.core.files import atomic
+from weibotag.core.schema import arrow_schema
+from weibotag.extraction.context import Looking, make_looking
+from weibotag.extraction.ingest import ingest
+from weibotag.extraction.schedule import link, look
+from weibotag.extraction.settings import Pipeline
+from weibotag.posts.reader import PostsSource, describe_input, matches, refuse_outputs
+from weibotag.runtime.run_folder import Run
+from weibotag.scoring import calibration, thresholds
+from weibotag.scoring.report import MODALITIES, evaluate, find_modality
+from weibotag.scoring.tagger import Tagger
+from weibotag.scoring.thresholds import decide
+from weibotag.taggers.answering import list_tags
+from weibotag.taggers.linear import train_linear
+from weibotag.taggers.rules import THRESHOLD, RulesTagger
+from weibotag.taxonomy.tree import Taxonomy
+from weibotag.training.dataset import Rows, draw_valid, gold_matrix
+from weibotag.training.text_only import train_text
+from weibotag.training.train import learn_codes, read_rows, settle, tune
+from weibotag.workflows.plots import check_plot, draw_scatter
+
+WITHOUT_TORCH = ("rules", "fast", "linear", "text")
+TUNE_SECONDS = 120.0
+# Posts that taggers are timed on, and how often each: another program's noise hits one round, not all.
+TIMED, ROUNDS = 2_000, 5
+PICTURES = [number for number, name in enumerate(MODALITIES) if "pictures" in name]
+TEXT_ONLY = [MODALITIES.index("text only")]
+# What is said of a tagger: its title in tables, and how it is written there.
+FIGURES = {
+    "micro_f1": ("micro-F1", "{:.3f}"),
+    "micro_f1_pictures": ("with pictures", "{:.3f}"),
+    "micro_f1_text_only": ("text only", "{:.3f}"),
+    "micro_f1_no_channel": ("no channel", "{:.3f}"),
+    "macro_f1": ("macro-F1", "{:.3f}"),
+    "leaf_p_at_1": ("P@1", "{:.3f}"),
+    "ece": ("ECE", "{:.3f}"),
+    "training_seconds": ("training s", "{:.0f}"),
+    "microseconds": ("µs/post", "{:.0f}"),
+    "parameters": ("parameters", "{:,}"),
+}
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A trained tagger, its threshold per tag, and what it took."""
+
+    tagger: Tagger
+    thresholds: np.ndarray
+    training_seconds: float
+    parameters: int
+
+
+def compare(
+    source: PostsSource,
+    taxonomy: Taxonomy,
+    names: Sequence[str],
+    pipeline: Pipeline,
+    *,
+    valid: str | None = None,
+    test: str | None = None,
+    minutes: float | None = None,
+    seed: int = 0,
+    store: Path | None = None,
+    folder: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train taggers (`WITHOUT_TORCH`, names of networks) and return figures of each on the test rows.
+
+    Rows where the expression `test` is true are tested on, else about a fifth of each first tag, by a hash of the id; those
+    where `valid` is true, else a tenth of the rest, are what settings and thresholds are chosen on. No training begins
+    another trial or epoch after `minutes`. `posts` are numbers of labelled posts; `taggers` has `FIGURES` by name, of which
+    "micro_f1_no_channel" is of posts without author and channel, "microseconds" CPU time a post on one thread where it is
+    known what pictures say. `folder` gets compare.md, .csv, .png and .svg. Raises, before any work, RequestError for a name
+    that is not there and MissingExtraError.
+    """
+    check_taggers(names)
+    if folder is not None:
+        check_plot(folder / "compare.png")
+    if source.where is not None:
+        source = replace(source, where=" OR ".join(f"(\n{part}\n)" for part in (source.where, valid, test) if part))
+    looking = make_looking(pipeline, store, quiet=quiet)
+    request = {
+        "command": "compare",
+        "version": __version__,
+        "input": describe_input(source),
+        "taxonomy": taxonomy.digest,
+        "valid": valid,
+        "test": test,
+        **looking.request(),
+    }
+    with ExitStack() as stack:
+        place = Path(f"{folder}.run") if folder else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+        refuse_outputs(source, place, *([folder] if folder else []))
+        run = stack.enter_context(Run.open(place, request))
+        trained, held, tests = prepare(run, source, looking, taxonomy, valid, test)
+        contenders = {}
+        for name in names:
+            work = place / "training" / name
+            contenders[name] = train_tagger(name, trained, held, taxonomy, minutes, seed, work, quiet)
+        spent = time_taggers(contenders, tests)
+        report = {
+            "posts": {"train": trained.gold.shape[0], "valid": held.gold.shape[0], "test": sum(map(len, tests))},
+            "taggers": {
+                name: {
+                    **score(name, contender, tests, taxonomy),
+                    "training_seconds": round(contender.training_seconds, 1),
+                    "microseconds": round(spent[name], 1),
+                    "parameters": contender.parameters,
+                }
+                for name, contender in contenders.items()
+            },
+        }
+        if folder is not None:
+            write(report, folder)
+        run.finish(report)
+        shutil.rmtree(place / "training", ignore_errors=True)
+    return report
+
+
+def check_taggers(names: Sequence[str]) -> None:
+    """Raise RequestError for a name that is no tagger, MissingExtraError for a network where torch is absent."""
+    if not names:
+        raise RequestError(f"no tagger is named; there are: {', '.join(WITHOUT_TORCH)}, and networks, as concat")
+    networks = [name for name in names if name not in WITHOUT_TORCH]
+    if not networks:
+        return
+    try:
+        from weibotag.training.network.architectures import NETWORKS
+    except ImportError as error:
+        raise MissingExtraError(f"training the network {networks[0]}", "torch") from error
+    for name in networks:
+        if name not in NETWORKS:
+            raise RequestError(f"no tagger {name!r}; there are: {', '.join((*WITHOUT_TORCH, *NETWORKS))}")
+
+
+def prepare(
+    run: Run, source: PostsSource, looking: Looking, taxonomy: Taxonomy, valid: str | None, test: str | None
+) -> tuple[Rows, Rows, list[pa.Table]]:
+    """Return the rows to train on, those to choose on, and the posts to test on, with wordings and vectors."""
+    parts = ingest(run, source, None, looking.quiet)
+    is_held, tested = draw_sides(run, parts, taxonomy, valid, test)
+    link(run, parts, looking.limits, looking.quiet)
+    for fault in look(run, parts, looking):
+        log.warning("not looked at: %s", fault)
+    # Codes are learnt without the rows to choose on and those to test on.
+    codebook, learnt = learn_codes(run, parts, looking, taxonomy, is_held)
+    trained, held = read_rows(run, parts, looking, taxonomy, is_held, codebook, learnt, with_vectors=True)
+    is_test = [pc.is_in(table["post_id"], tested) for table in held.tables]
+    chosen = [table.filter(pc.invert(mask)) for table, mask in zip(held.tables, is_test, strict=True)]
+    tests = [table.filter(mask) for table, mask in zip(held.tables, is_test, strict=True)]
+    return trained, Rows(chosen, gold_matrix(chosen, taxonomy)), tests
+
+
+def draw_sides(
+    run: Run, parts: Sequence[str], taxonomy: Taxonomy, valid: str | None, test: str | None
+) -> tuple[dict[str, np.ndarray], pa.Array]:
+    """Return, per part, a bool per post: whether it is kept from training; and the ids of those to test on.
+
+    Raises RequestError when no post with a tag of the taxonomy is tested on, chosen on, or left to train on.
+    """
+    tables = [pq.read_table(run.path("posts", part)) for part in parts]
+    ids = np.array([post_id for table in tables for post_id in table["post_id"].to_pylist()], object)
+    strata = np.array([(tags or [""])[0] for table in tables for tags in table["tags"].to_pylist()], object)
+    labelled = np.diff(gold_matrix(tables, taxonomy).indptr) > 0
+
+    def told(expression: str) -> np.ndarray:
+        return np.concatenate([np.zeros(0, bool), *(matches(table, expression) for table in tables)])
+
+    def drawn(free: np.ndarray) -> np.ndarray:
+        marks = np.zeros(len(ids), bool)
+        marks[free] = draw_valid(ids[free].tolist(), strata[free].tolist(), labelled[free])
+        return marks
+
+    chosen = np.zeros(len(ids), bool) if valid is None else told(valid)
+    if test is not None:
+        tested = told(test)
+    else:
+        tested = drawn(~chosen)
+        tested |= drawn(~chosen & ~tested)
+    chosen = drawn(~tested) if valid is None else chosen & ~tested
+    counts = [int((labelled & side).sum()) for side in (~chosen & ~tested, chosen, tested)]
+    if not all(counts):
+        raise RequestError(
+            f"of {len(ids):,} posts those with a tag of the taxonomy are {counts[0]:,} to train on, {counts[1]:,} to choose "
+            f"on ({valid or 'a tenth'}), {counts[2]:,} to test on ({test or 'a fifth'}); all must be above 0: tags are read "
+            "from a column tags, or --column tags=NAME"
+        )
+    ends = np.cumsum([len(table) for table in tables])[:-1]
+    return dict(zip(parts, np.split(chosen | tested, ends), strict=True)), pa.array(ids[tested].tolist(), pa.string())
+
+
+def train_tagger(
+    name: str, trained: Rows, held: Rows, taxonomy: Taxonomy, minutes: float | None, seed: int, work: Path, quiet: bool
+) -> Contender:
+    """Return a tagger that has learnt from `trained` and chosen on `held`; a network's training goes on in `work`."""
+    if name == "rules":
+        return Contender(RulesTagger(taxonomy), np.full(len(taxonomy), THRESHOLD, np.float32), 0.0, 0)
+    if name not in WITHOUT_TORCH:
+        from weibotag.training.network.fit import Settings, train_fused
+
+        learn, choose = ((side.tables, side.gold) for side in (trained, held))
+        settled = Settings(minutes=minutes)
+        fused, about = train_fused(learn, choose, taxonomy, name, settled, work, seed=seed, quiet=quiet)
+        return Contender(fused, fused.thresholds, about["seconds"], about["parameters"])
+    started = perf_counter()
+    seconds = TUNE_SECONDS if minutes is None else min(TUNE_SECONDS, 60 * minutes)
+    if name == "linear":
+        linear = train_linear(trained.tables, trained.gold, taxonomy, seconds)
+        raw = csr_matrix(vstack([linear.raw_scores(table) for table in held.tables]))
+        linear.calibration = calibration.fit(raw, held.gold)
+        cuts = thresholds.choose(linear.settle(raw), held.gold, taxonomy)
+        parameters = count_parameters(lambda folder: linear.save(folder / "linear.safetensors"))
+        return Contender(linear, cuts, perf_counter() - started, parameters)
+    network, settings, _ = tune(trained, held, taxonomy, seconds, 1, quiet)
+    if name == "text":
+        text = train_text(trained, held, taxonomy, settings, seconds, 1, quiet)
+        return Contender(text, text.thresholds, perf_counter() - started, count_parameters(text.save))
+    model = settle(network, settings, held, taxonomy, None, pa.table({}))
+    seconds = perf_counter() - started
+    parameters = count_parameters(lambda folder: model.tagger.save(folder / "fasttext.bin"))
+    return Contender(model.tagger, model.thresholds, seconds, parameters)
+
+
+def count_parameters(save: Callable[[Path], None]) -> int:
+    """Return how many numbers of four bytes the files are that a tagger writes to a folder."""
+    with tempfile.TemporaryDirectory(prefix="weibotag-") as folder:
+        save(Path(folder))
+        return sum(path.stat().st_size for path in Path(folder).iterdir()) // 4
+
+
+def time_taggers(contenders: dict[str, Contender], tests: Sequence[pa.Table]) -> dict[str, float]:
+    """Return microseconds of CPU time a post by name: the least of some rounds, in each of which the taggers take turns."""
+    step = max(1, sum(map(len, tests)) // TIMED)
+    some = [table.take(pa.array(range(0, len(table), step))) for table in tests]
+    spent: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(ROUNDS):
+        for name, contender in contenders.items():
+            started = process_time()
+            for table in some:
+                contender.tagger.scores(table)
+            spent[name].append((process_time() - started) / sum(map(len, some)) * 1e6)
+    return {name: min(rounds) for name, rounds in spent.items()}
+
+
+def score(name: str, contender: Contender, tests: Sequence[pa.Table], taxonomy: Taxonomy) -> dict[str, float | None]:
+    """Return the figures of a tagger that are not of its cost; null where no post is of the kind."""
+    told = [predict(name, contender, table) for table in tests]
+    whole = evaluate(told, tests, taxonomy)
+    unsaid = [predict(name, contender, without_channel(table)) for table in tests]
+    modality = [find_modality(table) for table in tests]
+
+    def part(kinds: list[int]) -> float | None:
+        masks = [np.isin(own, kinds) for own in modality]
+        if not any(mask.any() for mask in masks):
+            return None
+        some = [table.filter(pa.array(mask)) for table, mask in zip(tests, masks, strict=True)]
+        return evaluate(told, some, taxonomy)["micro_f1"]
+
+    return {
+        "micro_f1": whole["micro_f1"],
+        "micro_f1_pictures": part(PICTURES),
+        "micro_f1_text_only": part(TEXT_ONLY),
+        "micro_f1_no_channel": evaluate(unsaid, tests, taxonomy)["micro_f1"],
+        "macro_f1": whole["macro_f1"],
+        "leaf_p_at_1": whole["leaf_p_at_1"],
+        "ece": whole["ece"],
+    }
+
+
+def predict(name: str, contender: Contender, table: pa.Table) -> pa.Table:
+    """Return a tagger's tags of posts, schema "tags" without keywords and evidence."""
+    chosen = decide(contender.tagger.scores(table), contender.thresholds, contender.tagger.taxonomy)
+    told = {
+        "post_id": table["post_id"],
+        "tags": list_tags(chosen, contender.tagger.taxonomy),
+        "route": pa.array([name] * len(table)),
+    }
+    schema = arrow_schema("tags")
+    return pa.table({one.name: told.get(one.name, pa.nulls(len(table), one.type)) for one in schema}, schema=schema)
+
+
+def without_channel(table: pa.Table) -> pa.Table:
+    """Return posts that say neither author nor channel."""
+    for name in ("author", "channel"):
+        table = table.set_column(table.column_names.index(name), name, pa.array([""] * len(table)))
+    return table
+
+
+def write_markdown(report: dict[str, Any]) -> str:
+    """Return the table as Markdown, its columns aligned."""
+    rows = [["tagger", *(title for title, _ in FIGURES.values())]]
+    for name, figures in report["taggers"].items():
+        cells = ((figures[key], form) for key, (_, form) in FIGURES.items())
+        rows.append([name, *("-" if value is None else form.format(value) for value, form in cells)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])])
+    lines = (
+        " | ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    )
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def write(report: dict[str, Any], folder: Path) -> None:
+    """Write the table as compare.md and compare.csv, and quality against cost as compare.png and compare.svg."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(folder / "compare.md", "w") as file:
+        file.write(write_markdown(report))
+    with atomic(folder / "compare.csv", "w") as file:
+        writer = csv.writer(file)
+        writer.writerow(["tagger", *FIGURES])
+        writer.writerows([name, *(own[key] for key in FIGURES)] for name, own in report["taggers"].items())
+    points = {name: (own["microseconds"], own["micro_f1"]) for name, own in report["taggers"].items()}
+    for suffix in (".png", ".svg"):
+        draw_scatter(
+            folder / f"compare{suffix}", points, "microseconds a post", "micro-F1", "Quality of taggers against their cost"
+        )

@@ -1,0 +1,131 @@
+"""What pictures say, without tagging: posts in, the findings of one stage, or wordings, out."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weibotag.core.errors import PartialError
+from weibotag.core.progress import bar
+from weibotag.core.schema import arrow_schema
+from weibotag.extraction.context import Looking, make_looking
+from weibotag.extraction.ingest import ingest, open_run
+from weibotag.extraction.picture_table import list_pictures, pictures_schema
+from weibotag.extraction.post_table import Coder, gather_part, read_found
+from weibotag.extraction.schedule import link, look, read_links
+from weibotag.extraction.settings import Pipeline
+from weibotag.posts.reader import PostsSource
+from weibotag.posts.writer import write_tables
+from weibotag.runtime.run_folder import Run
+from weibotag.workflows.picture_words import coder_of
+
+# Pictures whose findings are in memory at once; a vector has some 4 KB.
+PICTURE_ROWS = 2_000
+WORDINGS = "wordings"
+
+
+def look_only(
+    source: PostsSource,
+    out: str,
+    answer: str,
+    pipeline: Pipeline,
+    *,
+    tagger: dict[str, Any] | None = None,
+    run_folder: Path | None = None,
+    store: Path | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Look at the pictures of posts and write what `answer` (a stage of the pipeline, or "wordings") found to `out`.
+
+    A stage gives a row of `pictures_schema` per picture or frame, "wordings" a row of that schema per post, with the visual
+    codes of the model that `tagger` names. Returns the run's summary. Raises PartialError, after all else is written, when
+    a picture could not be looked at.
+    """
+    looking = make_looking(pipeline, store, workers, quiet)
+    if answer == WORDINGS:
+        coder = None if tagger is None else coder_of(tagger, looking)
+        schema, list_rows = arrow_schema(WORDINGS), partial(list_wordings, looking=looking, coder=coder)
+    else:
+        schema, list_rows = pictures_schema(answer), partial(list_found, looking=looking, stage=answer)
+    return look_and_list(source, out, answer, looking, list_rows, schema, run_folder, tagger)
+
+
+def look_and_list(
+    source: PostsSource,
+    out: str,
+    answer: str,
+    looking: Looking,
+    list_rows: Callable[[Run, str], Iterable[pa.Table]],
+    schema: pa.Schema,
+    run_folder: Path | None,
+    asked: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Look at the pictures of posts and write the rows that `list_rows` gives for each part; return the run's summary.
+
+    The file has the columns of the first table, or those of `schema` without any. `asked` is what the rows depend on
+    besides posts and pictures. Raises PartialError as `look_only` does.
+    """
+    started = perf_counter()
+    with open_run(answer, source, out, looking, run_folder, asked) as run:
+        parts = ingest(run, source, None, looking.quiet, answer)
+        link(run, parts, looking.limits, looking.quiet)
+        faults = look(run, parts, looking)
+        tables = _list_parts(run, parts, answer, looking, list_rows)
+        first = next(tables, schema.empty_table())
+        rows = write_tables(chain([first], tables), out, first.schema.remove_metadata())
+        summary = {
+            "rows": rows,
+            "posts": sum(pq.read_metadata(run.path("posts", part)).num_rows for part in parts),
+            "rejects": (run.plan or {}).get("rejects", 0),
+            **looking.summary(),
+            "seconds": round(perf_counter() - started, 3),
+            "out": out,
+            "run": str(run.folder),
+        }
+        if faults:
+            raise PartialError(
+                f"{len(faults)} pictures could not be done, all else is in {out}; "
+                f"the same command tries them again; the first: {faults[0]}"
+            )
+        run.finish(summary)
+    return summary
+
+
+def _list_parts(
+    run: Run, parts: list[str], answer: str, looking: Looking, list_rows: Callable[[Run, str], Iterable[pa.Table]]
+) -> Iterator[pa.Table]:
+    """Give the rows of all parts, some at a time, with a receipt for each part that is through."""
+    with bar(len(parts), f"writing {answer}, parts", looking.quiet) as progress:
+        for part in parts:
+            rows = 0
+            for table in list_rows(run, part):
+                rows += len(table)
+                yield table
+            run.receipt(answer, part, {"status": "ok", "rows": rows})
+            progress.advance()
+
+
+def list_found(run: Run, part: str, looking: Looking, stage: str) -> Iterator[pa.Table]:
+    """Give what a stage found in the pictures of a part's posts, as tables of `pictures_schema`."""
+    links = read_links(run, part)
+    for start in range(0, len(links), PICTURE_ROWS):
+        some = links.slice(start, PICTURE_ROWS)
+        media = looking.store.read("media", looking.media, some["file_id"].drop_null())
+        found = read_found(stage, media["media_id"].drop_null(), looking)
+        yield list_pictures(some, media, found, stage, looking.unseen)
+
+
+def list_wordings(run: Run, part: str, looking: Looking, coder: Coder | None) -> Iterator[pa.Table]:
+    """Give the wordings of a part's posts, as tables of schema "wordings"."""
+    schema = arrow_schema(WORDINGS)
+    for posts in gather_part(run, part, looking, coder):
+        if WORDINGS not in posts.column_names:
+            none = {WORDINGS: [[]] * len(posts), "wordings_error": [None] * len(posts)}
+            posts = pa.table({"post_id": posts["post_id"], **none}, schema=schema)
+        yield posts.select(schema.names)

@@ -1,0 +1,134 @@
+"""How well the text and the pictures of a post belong together: by a trained network (ONNX), or by Chinese-CLIP."""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.special import expit
+
+from weibotag.core.errors import RequestError
+from weibotag.core.files import sha256_of, write_json
+from weibotag.core.schema import arrow_schema
+from weibotag.extraction.context import Looking, make_looking
+from weibotag.extraction.post_table import gather_part
+from weibotag.extraction.settings import Pipeline, check_looks, look_as_trained
+from weibotag.features.joint_space import Encode
+from weibotag.features.post_batches import read
+from weibotag.posts.reader import PostsSource
+from weibotag.runtime.run_folder import Run
+from weibotag.taggers.match_model import CALIBRATION, MATCH, Matcher
+from weibotag.workflows.run_stage import look_and_list
+
+SIMILARITY = "similarity"
+# What fits any picture: a text must fit better than this.
+NEUTRAL = "一张图片"
+# A table of posts (see `features.read`) to float64 (posts,), NaN where a post has no text or no picture that says something.
+Measure = Callable[[pa.Table], np.ndarray]
+
+
+def note_looks(folder: Path, looking: Looking) -> None:
+    """Write into match.json how the pictures were looked at that the network was trained on."""
+    looks = {
+        "stages": {name: stage.config.model_dump(mode="json") for name, stage in looking.stages.items()},
+        "fingerprints": looking.fingerprints,
+        "media": looking.pipeline.media.model_dump(mode="json"),
+        "words": looking.pipeline.words,
+    }
+    about = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
+    write_json(about | looks, folder / CALIBRATION)
+
+
+def measure_by_clip(table: pa.Table, encode: Encode) -> np.ndarray:
+    """Return sigmoid(scale * (cos(text, picture) - cos(NEUTRAL, picture))) of each post's best picture: a `Measure`.
+
+    That is what the model's own softmax gives the text against the neutral one, with its own scale of cosines (Radford et
+    al., 2021). It is not calibrated on posts.
+    """
+    pictures = read(table)["pictures"]
+    similarity = np.full(len(table), np.nan)
+    texts = table["text"].to_pylist()
+    rows = [row for row, count in enumerate(pictures.lengths.tolist()) if count and texts[row]]
+    if not rows:
+        return similarity
+    vectors, scale = encode([NEUTRAL, *(texts[row] for row in rows)])
+    for row, text in zip(rows, vectors[1:].astype(np.float64), strict=True):
+        shown = pictures.values[pictures.offsets[row] : pictures.offsets[row + 1]].astype(np.float64)
+        similarity[row] = expit(scale * (shown @ (text - vectors[0])).max())
+    return similarity
+
+
+def measure_similarity(
+    source: PostsSource,
+    out: str,
+    model: Path | None,
+    pipeline: Pipeline,
+    *,
+    run_folder: Path | None = None,
+    store: Path | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Write a row of schema "similarity" for each post to `out`, its other columns after; return the run's summary.
+
+    `model` is a folder with match.onnx; without one the pipeline's vectors must lie in a space with texts. Raises
+    RequestError where they don't, PartialError, after all else is written, when a picture could not be looked at.
+    """
+    if model is not None:
+        matcher = Matcher(model)
+        pipeline = look_as_trained(pipeline, matcher.about)
+        check_looks(pipeline, matcher.about, model)
+        looking = make_looking(pipeline, store, workers, quiet)
+        measure: Measure = matcher.measure
+        asked = {"model": str(model), "digest": sha256_of(model / MATCH) + sha256_of(model / CALIBRATION)}
+    else:
+        looking = make_looking(pipeline.model_copy(update={"stages": ("embed",)}), store, workers, quiet)
+        embed: Any = looking.stages["embed"]
+        if "embed" not in pipeline.stages or not embed.reads_texts:
+            raise RequestError(
+                "texts and pictures can't be compared: give --model MODEL, made by weibotag pretrain --network sm-lstm, "
+                "or a pipeline whose [embed] has backend chineseclip"
+            )
+        measure = partial(measure_by_clip, encode=partial(embed.encode_texts, threads=looking.threads))
+        asked = {"model": "clip"}
+
+    def list_rows(run: Run, part: str) -> Iterator[pa.Table]:
+        own = arrow_schema("posts").names
+        others = [name for name in pq.read_schema(run.path("posts", part)).names if name not in own]
+        for table in gather_part(run, part, looking, None, with_vectors=True):
+            answer = list_similarity(table, measure)
+            for name in others:
+                answer = answer.append_column(name, table[name])
+            yield answer
+
+    return look_and_list(source, out, SIMILARITY, looking, list_rows, arrow_schema(SIMILARITY), run_folder, asked)
+
+
+def list_similarity(table: pa.Table, measure: Measure) -> pa.Table:
+    """Return rows of schema "similarity" for posts."""
+    similarity = measure(table)
+    faults = table["wordings_error"].to_pylist() if "wordings_error" in table.column_names else [None] * len(table)
+    named = table.select(["text", "images", "videos"]).to_pylist()
+    errors = [
+        _explain(post, fault) if np.isnan(found) else fault
+        for post, fault, found in zip(named, faults, similarity.tolist(), strict=True)
+    ]
+    columns = {
+        "post_id": table["post_id"],
+        "similarity": pa.array(similarity.astype(np.float32), from_pandas=True),
+        "error": pa.array(errors, pa.string()),
+    }
+    return pa.table(columns, schema=arrow_schema(SIMILARITY))
+
+
+def _explain(post: dict[str, Any], fault: str | None) -> str:
+    """Return why a post has no similarity."""
+    if not post["text"]:
+        return "no text"
+    if not post["images"] and not post["videos"]:
+        return "no picture"
+    return f"no picture that says anything{f': {fault}' if fault else ''}"
