@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weibotag.cli.tagging import choose_tagger
-from weibotag.extraction.context import make_looking
+from weibotag.extraction.context import open_context
 from weibotag.extraction.ingest import ingest
 from weibotag.extraction.post_table import gather_part
 from weibotag.extraction.schedule import link
@@ -36,7 +36,7 @@ from weibotag.scoring.thresholds import micro_f1
 from weibotag.taggers.answering import open_answerer
 from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.dataset import gold_matrix
-from weibotag.training.network_taggers import Beyond
+from weibotag.training.network_taggers import NetworkOptions
 from weibotag.training.train import train_model
 from weibotag.workflows.picture_words import coder_of
 from weibotag.workflows.plan import Budget, plan_tagging
@@ -132,14 +132,14 @@ def row(
 def speed(bench: Bench, store: Path) -> list[list[str]]:
     """Return CPU microseconds a post (the least of some rounds) and micro-F1 of each route where all pictures are known."""
     tagger, settings = choose_tagger(bench.model, None, "cascade", bench.pipeline)
-    looking = make_looking(settings, store, 0, True)
-    looking.sparing = True
+    context = open_context(settings, store, 0, True)
+    context.sparing = True
     with Run.open(bench.folder / "speed.run", {}) as run:
         parts = ingest(run, bench.source, None, True)
-        link(run, parts, looking.limits, True)
-        coder = coder_of(tagger, looking)
-        tables = [table for part in parts for table in gather_part(run, part, looking, coder, with_vectors=True)]
-    stages = {"stages": list(looking.fingerprints)}
+        link(run, parts, context.limits, True)
+        coder = coder_of(tagger, context)
+        tables = [table for part in parts for table in gather_part(run, part, context, coder, with_vectors=True)]
+    stages = {"stages": list(context.fingerprints)}
     names: dict[str, dict[str, Any]] = {name: {"route": name} for name in ("text", "fast", "fused", "cascade")}
     # Where all pictures are known the network is all that costs: higher rates ask it less.
     names |= {f"cascade, rate {rate}": {"route": "cascade", "rate": rate} for rate in (1.0, 2.0, 4.0)}
@@ -189,7 +189,7 @@ def main() -> None:
                 model,
                 pipeline,
                 tagger="cascade",
-                beyond=Beyond(network=options.network),
+                beyond=NetworkOptions(network=options.network),
                 valid="split = 'valid'",
                 tune_seconds=options.tune_seconds,
                 store=options.store or folder / "training",

@@ -23,7 +23,7 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.schema import WORDING
-from weibotag.extraction.context import make_looking
+from weibotag.extraction.context import open_context
 from weibotag.extraction.settings import read_pipeline
 from weibotag.posts.reader import PostsSource
 from weibotag.runtime.run_folder import Run
@@ -108,10 +108,10 @@ def main() -> None:
     options = parser.parse_args()
     taxonomy = load(options.taxonomy)
     with tempfile.TemporaryDirectory(prefix="weibotag-bench-") as name:
-        looking = make_looking(read_pipeline(None), options.store or Path(name) / "store")
+        context = open_context(read_pipeline(None), options.store or Path(name) / "store")
         source = PostsSource(options.posts, limit=options.limit)
         with Run.open(Path(name) / "run", {"benchmark": "pretrain"}) as run:
-            rows = prepare(run, source, looking, taxonomy, "split = 'valid'", "split = 'test'")
+            rows = prepare(run, source, context, taxonomy, "split = 'valid'", "split = 'test'")
         sides = [[without_codes(table) for table in tables] for tables in (rows[0].tables, rows[1].tables, rows[2])]
     data = Data(sides[0], sides[1], sides[2], taxonomy, options.network, options.minutes)
     with ProcessPoolExecutor(min(2, options.seeds), get_context("spawn")) as pool:

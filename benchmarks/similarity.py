@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from sklearn.metrics import roc_auc_score
 
-from weibotag.extraction.context import make_looking
+from weibotag.extraction.context import open_context
 from weibotag.extraction.ingest import ingest
 from weibotag.extraction.post_table import gather_part
 from weibotag.extraction.schedule import link, look
@@ -86,20 +86,20 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        looking = make_looking(read_pipeline(options.pipeline), options.store or folder / "store")
+        context = open_context(read_pipeline(options.pipeline), options.store or folder / "store")
         sides: dict[str, pa.Table] = {}
         for split in ("train", "test"):
             with Run.open(folder / f"{split}.run", {}) as run:
                 parts = ingest(run, PostsSource(str(options.posts), where=f"split = '{split}'"), None, True)
-                link(run, parts, looking.limits, True)
-                look(run, parts, looking)
-                tables = [table for part in parts for table in gather_part(run, part, looking, None, with_vectors=True)]
+                link(run, parts, context.limits, True)
+                look(run, parts, context)
+                tables = [table for part in parts for table in gather_part(run, part, context, None, with_vectors=True)]
             sides[split] = pa.concat_tables(tables)
         held = np.random.default_rng(0).random(len(sides["train"])) < 0.1
         learnt = [[sides["train"].filter(pa.array(mask))] for mask in (~held, held)]
         settings = replace(SETTINGS, epochs=options.epochs)
         about = train_matching(learnt[0], learnt[1], "sm-lstm", settings, folder / "body", device="cpu")
-        note_looks(folder / "body", looking)
+        note_looks(folder / "body", context)
         matcher = Matcher(folder / "body")
         tests = sides["test"].filter(pa.array(find_pairs(matcher.features.encode(sides["test"]))))
         long = tests.filter(pa.array([len(text) > LONG for text in tests["text"].to_pylist()]))

@@ -30,13 +30,13 @@ from weibotag.posts.rejects import Rejects
 from weibotag.posts.supplied_words import add_given
 from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.blend import blend
-from weibotag.taggers.cascade.simulation import Ends, Outlook
+from weibotag.taggers.cascade.simulation import CascadeSimulation, PolicyOutcome
 from weibotag.taggers.cascade.stage_bits import given
 from weibotag.taggers.fasttext import FastTagger, train
 from weibotag.taggers.linear import train_linear
 from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.training.cascade import learn_cascade
-from weibotag.training.dataset import Rows, blake, gold_matrix
+from weibotag.training.dataset import Dataset, blake, gold_matrix
 from weibotag.training.network.fit import Settings, train_fused
 from weibotag.training.network_taggers import NOMINAL
 from weibotag.training.text_only import train_text
@@ -70,12 +70,14 @@ def make_taxonomy(posts: pa.Table) -> Taxonomy:
     return Taxonomy([Tag(name, None, name, (), (), line) for line, name in enumerate(names, start=2)])
 
 
-def pick(posts: pa.Table, gold: csr_matrix, mask: np.ndarray) -> Rows:
+def pick(posts: pa.Table, gold: csr_matrix, mask: np.ndarray) -> Dataset:
     """Return the posts of a mask with their gold tags."""
-    return Rows([posts.filter(pa.array(mask))], gold[mask])
+    return Dataset([posts.filter(pa.array(mask))], gold[mask])
 
 
-def run_flat(trained: Rows, held: Rows, tested: Rows, taxonomy: Taxonomy, seed: int, seconds: float) -> dict[str, Scores]:
+def run_flat(
+    trained: Dataset, held: Dataset, tested: Dataset, taxonomy: Taxonomy, seed: int, seconds: float
+) -> dict[str, Scores]:
     """Return the raw scores of the taggers that are no networks."""
     found: dict[str, Scores] = {}
     first = first_settings(trained.gold.shape[0])
@@ -106,7 +108,9 @@ def measure(scores: Scores, held: csr_matrix, gold: csr_matrix, taxonomy: Taxono
     return thresholds.micro_f1(thresholds.decide(tested, cuts, taxonomy), gold), float(right.mean())
 
 
-def buy(trained: Rows, held: Rows, tested: Rows, taxonomy: Taxonomy, seed: int, epochs: int) -> dict[str, list[float]]:
+def buy(
+    trained: Dataset, held: Dataset, tested: Dataset, taxonomy: Taxonomy, seed: int, epochs: int
+) -> dict[str, list[float]]:
     """Return micro-F1 of a cascade, over all posts and those with words to buy, for each share of the cost of all words."""
     settings = Settings(epochs=epochs, patience=max(6, epochs // 4))
     learn, choose = ((rows.tables, rows.gold) for rows in (trained, held))
@@ -121,16 +125,16 @@ def buy(trained: Rows, held: Rows, tested: Rows, taxonomy: Taxonomy, seed: int, 
         table = tested.tables[0]
         there = given(table, STAGES)
         left = np.stack([there >> place & 1 for place in range(len(STAGES))], axis=1)
-        outlook = Outlook(cascade, table, there > 0, np.zeros(len(table), np.int64), left)
+        outlook = CascadeSimulation(cascade, table, there > 0, np.zeros(len(table), np.int64), left)
 
-    def score(ends: Ends) -> list[float]:
+    def score(ends: PolicyOutcome) -> list[float]:
         chosen = outlook.answers(ends)
         return [thresholds.micro_f1(chosen[mask], tested.gold[mask]) for mask in (np.ones(len(there), bool), there > 0)]
 
     whole = float((left @ [prices[stage] for stage in STAGES]).sum())
     rates = np.geomspace(1, 1e-9, 400)
     walks = [outlook.walk(rate) for rate in rates]
-    spent = np.array([ends.looking.sum() / whole for ends in walks])
+    spent = np.array([ends.context.sum() / whole for ends in walks])
     found = {f"{share:.0%}": score(walks[int(np.flatnonzero(spent <= share)[-1])]) for share in SHARES}
     return {"text alone": score(outlook.text_alone()), **found, "all, network": score(outlook.everything())}
 

@@ -146,21 +146,21 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_encoder(
 ) -> None:
     from safetensors.numpy import load_file
 
-    from weibotag.training.network.loop import Course
+    from weibotag.training.network.loop import TrainingLoop
 
     if how == "lora":
         pytest.importorskip("peft", reason="adds low-rank matrices")
     few: dict[str, Any] = {"posts": 40, "epochs": 4, "dropout": 0.3}
     teach(bert, how, tmp_path / "whole", **few)
-    save = Course.save
+    save = TrainingLoop.save
 
-    def save_and_stop(course: Course, path: Path, digest: str) -> None:
+    def save_and_stop(course: TrainingLoop, path: Path, digest: str) -> None:
         save(course, path, digest)
         if course.epoch == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Course, "save", save_and_stop)
+        patch.setattr(TrainingLoop, "save", save_and_stop)
         teach(bert, how, tmp_path / "stopped", **few)
     teach(bert, how, tmp_path / "stopped", **few)
     first, second = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "stopped"))

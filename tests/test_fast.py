@@ -13,7 +13,7 @@ from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers.fasttext import FastTagger, Settings, load_network, space_out, train, write_documents
 from weibotag.taggers.model_folder import load_model
 from weibotag.taxonomy.tree import Tag, Taxonomy
-from weibotag.training.dataset import draw_valid, gold_matrix, whisper
+from weibotag.training.dataset import draw_valid, gold_matrix, hide_author_and_channel
 
 TREE = Taxonomy(
     [
@@ -173,7 +173,7 @@ def test_gold_has_ancestors_and_no_unknown_tags() -> None:
 
 
 def test_half_of_the_posts_whisper() -> None:
-    table = whisper(posts(["字"] * 400, author="甲", channel="体育"))
+    table = hide_author_and_channel(posts(["字"] * 400, author="甲", channel="体育"))
     silent = sum(author == "" for author in table["author"].to_pylist())
     assert 150 < silent < 250
     assert [author == "" for author in table["author"].to_pylist()] == [c == "" for c in table["channel"].to_pylist()]

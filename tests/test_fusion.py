@@ -104,13 +104,13 @@ def quick(**others: Any) -> Any:
 def teach(network: str, folder: Path, table: pa.Table, start: Path | None = None, **others: Any) -> dict[str, Any]:
     """Train a network on the posts of a table, a quarter of them held out, from a body if `start` is one."""
     from weibotag.training.network.fit import train_network
-    from weibotag.training.network.pretrained import Body
+    from weibotag.training.network.pretrained import PretrainedNetwork
 
     cut = len(table) * 3 // 4
     settings = quick(**others)
     features = Features.learn([table.slice(0, cut)])
     if start is not None:
-        features = Body.load(start, network, settings.width).widen(features)
+        features = PretrainedNetwork.load(start, network, settings.width).widen(features)
     sides = labelled(features, table.slice(0, cut)), labelled(features, table.slice(cut))
     return train_network(*sides, TREE, features, network, settings, folder, start=start, device="cpu", quiet=True)
 

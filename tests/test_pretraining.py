@@ -201,9 +201,9 @@ def test_a_body_gives_all_it_knows_and_takes_in_new_words(body: Path) -> None:
 
     from weibotag.training.network.architectures import NETWORKS as KNOWN
     from weibotag.training.network.architectures import Shape
-    from weibotag.training.network.pretrained import Body
+    from weibotag.training.network.pretrained import PretrainedNetwork
 
-    own = Body.load(body, "single-stream", 32)
+    own = PretrainedNetwork.load(body, "single-stream", 32)
     new = table_of([{"text": "新字", "author": "新人", "wordings": [said("新词", "code")]}] * 2)
     features = own.widen(Features.learn([new]))
     assert features.words.words == (*own.features.words.words, "code_新词")

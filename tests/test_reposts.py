@@ -89,7 +89,7 @@ def test_a_run_that_goes_on_gives_the_same(folder: Path, monkeypatch: pytest.Mon
     class Stopped(Exception):
         pass
 
-    def stop(run: Run, looking: object) -> None:
+    def stop(run: Run, context: object) -> None:
         raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):

@@ -240,7 +240,7 @@ def test_a_row_says_why_there_is_no_similarity() -> None:
 @pytest.fixture(scope="module")
 def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with look.toml, a store, and a body that was trained for an epoch on the examples."""
-    from weibotag.extraction.context import make_looking
+    from weibotag.extraction.context import open_context
     from weibotag.extraction.ingest import ingest
     from weibotag.extraction.post_table import gather_part
     from weibotag.extraction.schedule import link, look
@@ -251,14 +251,14 @@ def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("body")
     (folder / "look.toml").write_text('stages = ["embed"]\n')
-    looking = make_looking(read_pipeline(str(folder / "look.toml")), folder / "store", workers=0, quiet=True)
+    context = open_context(read_pipeline(str(folder / "look.toml")), folder / "store", workers=0, quiet=True)
     with Run.open(folder / "learn.run", {}) as run:
         parts = ingest(run, PostsSource(str(EXAMPLES / "posts.csv"), where="len(images) > 0", limit=40), None, True)
-        link(run, parts, looking.limits, True)
-        assert look(run, parts, looking) == []
-        tables = [table for part in parts for table in gather_part(run, part, looking, None, with_vectors=True)]
+        link(run, parts, context.limits, True)
+        assert look(run, parts, context) == []
+        tables = [table for part in parts for table in gather_part(run, part, context, None, with_vectors=True)]
     train_matching(tables, tables, "sm-lstm", quick(epochs=1), folder / "body", device="cpu", quiet=True)
-    note_looks(folder / "body", looking)
+    note_looks(folder / "body", context)
     return folder
 
 

@@ -12,7 +12,7 @@ from weibotag.taggers import ensemble
 from weibotag.taggers.ensemble import CANDIDATES, TextTagger
 from weibotag.taggers.fasttext import DivergedError, Settings
 from weibotag.taxonomy.tree import Tag, Taxonomy
-from weibotag.training.dataset import WORTHWHILE, Rows, gold_matrix
+from weibotag.training.dataset import WORTHWHILE, Dataset, gold_matrix
 from weibotag.training.text_only import choose_candidate, train_text
 
 TREE = Taxonomy([Tag(name, None, name, (), (), line) for line, name in enumerate(["体育", "美妆", "食品", "服饰"], start=2)])
@@ -22,7 +22,7 @@ SPOKEN = {"体育": ["进球", "比赛", "球队赢了"], "美妆": ["口红", "
 SILENT, SHARES = "分享图片", {"食品": 0.6, "服饰": 0.4}
 
 
-def rows(total: int, seed: int) -> Rows:
+def rows(total: int, seed: int) -> Dataset:
     """Return posts whose text tells the tag, and as many whose text says nothing, with pictures that tell it."""
     draw = np.random.default_rng(seed)
     texts: list[str] = []
@@ -39,7 +39,7 @@ def rows(total: int, seed: int) -> Rows:
         wordings.append([{"word": tag, "kind": "object", "score": 1.0, "count": 1, "media_id": "m", "box": None}])
     columns = {"post_id": [str(at) for at in range(2 * total)], "text": texts, "author": [""] * 2 * total}
     table = pa.table({**columns, "channel": [""] * 2 * total, "tags": pa.array(tags, pa.list_(pa.string()))})
-    return Rows([table.append_column("wordings", pa.array(wordings, pa.list_(WORDING)))], gold_matrix([table], TREE))
+    return Dataset([table.append_column("wordings", pa.array(wordings, pa.list_(WORDING)))], gold_matrix([table], TREE))
 
 
 HELD = rows(200, 1)

@@ -13,15 +13,15 @@ from weibotag.taggers.fasttext import DivergedError, Settings, train
 from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.training import choose
 from weibotag.training import train as training
-from weibotag.training.dataset import Rows
+from weibotag.training.dataset import Dataset
 
 TREE = Taxonomy([Tag("美妆", None, "美妆", (), (), 2), Tag("体育", None, "体育", (), (), 3)])
 
 
-def rows() -> Rows:
+def rows() -> Dataset:
     texts = ["口红显白", "进球了"] * 20
     table = pa.table({name: texts if name == "text" else [""] * 40 for name in ("post_id", "text", "author", "channel")})
-    return Rows([table], csr_matrix(np.array([[1, 0], [0, 1]] * 20, np.float32)))
+    return Dataset([table], csr_matrix(np.array([[1, 0], [0, 1]] * 20, np.float32)))
 
 
 def test_a_trial_that_runs_away_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

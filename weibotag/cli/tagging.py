@@ -140,7 +140,7 @@ def train_command(
     from weibotag.extraction.settings import read_pipeline
     from weibotag.posts.reader import PostsSource
     from weibotag.taxonomy.tree import load
-    from weibotag.training.network_taggers import Beyond
+    from weibotag.training.network_taggers import NetworkOptions
     from weibotag.training.train import train_model
 
     about = train_model(
@@ -149,7 +149,7 @@ def train_command(
         out,
         read_pipeline(pipeline).with_looks(gallery, reuse).with_words(parse_pairs(words, "--words")),
         tagger=tagger.value,
-        beyond=Beyond(network, minutes, parse_pairs(task, "--task"), seed, start, encoder, encoder_training.value),
+        beyond=NetworkOptions(network, minutes, parse_pairs(task, "--task"), seed, start, encoder, encoder_training.value),
         memory=None if memory is None else parse_bytes(memory, "--memory"),
         valid=valid,
         tune_seconds=tune_seconds,
@@ -332,7 +332,7 @@ def run_training(settings: "Pipeline", train: "TrainSettings", base: Path, quiet
     """Train as the [train] table says."""
     from weibotag.posts.reader import PostsSource
     from weibotag.taxonomy.tree import load
-    from weibotag.training.network_taggers import Beyond
+    from weibotag.training.network_taggers import NetworkOptions
     from weibotag.training.train import train_model
 
     encoder = train.encoder if not train.encoder or train.encoder.startswith("hf:") else str(base / train.encoder)
@@ -342,7 +342,9 @@ def run_training(settings: "Pipeline", train: "TrainSettings", base: Path, quiet
         base / train.model,
         settings,
         tagger=train.tagger,
-        beyond=Beyond(train.network, train.minutes, train.tasks, encoder=encoder, encoder_training=train.encoder_training),
+        beyond=NetworkOptions(
+            train.network, train.minutes, train.tasks, encoder=encoder, encoder_training=train.encoder_training
+        ),
         memory=None if train.memory is None else parse_bytes(train.memory, "memory"),
         valid=train.valid,
         tune_seconds=train.tune_seconds,

@@ -21,7 +21,7 @@ SETBACKS_SHOWN = 5
 
 
 @dataclass
-class Looking:
+class ExtractionContext:
     """How pictures are looked at, and what it took: `seconds` and `frames` by stage, and counts of files.
 
     `loading` has the most seconds that a process took to load the model of a stage, and to start (`WORKER`).
@@ -84,11 +84,13 @@ class Looking:
         }
 
 
-def make_looking(pipeline: Pipeline, store: Path | None = None, workers: int | None = None, quiet: bool = False) -> Looking:
+def open_context(
+    pipeline: Pipeline, store: Path | None = None, workers: int | None = None, quiet: bool = False
+) -> ExtractionContext:
     """Return how the pipeline looks at pictures; nothing is loaded yet."""
     stages = {name: pipeline.make_stage(name) for name in pipeline.stages}
     count, threads = plan_workers(pipeline.workers.count if workers is None else workers)
-    looking = Looking(
+    context = ExtractionContext(
         Store(store or pipeline.store or default_root()),
         MediaLimits(**pipeline.media.model_dump()),
         stages,
@@ -97,8 +99,8 @@ def make_looking(pipeline: Pipeline, store: Path | None = None, workers: int | N
         pipeline,
         quiet,
     )
-    looking.fingerprints = {name: stage.fingerprint() for name, stage in stages.items()}
+    context.fingerprints = {name: stage.fingerprint() for name, stage in stages.items()}
     faces: Any = stages.get("faces")
     if pipeline.gallery is not None and faces is not None:
         open_gallery(pipeline.gallery).check_model(faces.face_model())
-    return looking
+    return context

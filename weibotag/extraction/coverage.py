@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from weibotag.extraction.context import Looking
+from weibotag.extraction.context import ExtractionContext
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ def mark_files(file_ids: pa.Array, media: pa.Table, missing: Iterable[pa.Array])
     return Looked(file_ids, bits, decoded, shown | ~decoded)
 
 
-def ask_store(file_ids: pa.Array, looking: "Looking") -> Looked:
-    """Return what the store knows of distinct files; the order of the stages is that of `looking.fingerprints`."""
-    media = looking.store.read("media", looking.media, file_ids)
+def ask_store(file_ids: pa.Array, context: "ExtractionContext") -> Looked:
+    """Return what the store knows of distinct files; the order of the stages is that of `context.fingerprints`."""
+    media = context.store.read("media", context.media, file_ids)
     frames = media.filter(pc.is_null(media["media_error"]))["media_id"]
-    missing = (looking.store.missing(name, mark, frames) for name, mark in looking.fingerprints.items())
+    missing = (context.store.missing(name, mark, frames) for name, mark in context.fingerprints.items())
     return mark_files(file_ids, media, missing)
 
 

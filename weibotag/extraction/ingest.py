@@ -9,7 +9,7 @@ from typing import Any
 from weibotag import __version__
 from weibotag.core.errors import RequestError, TooManyRejectsError
 from weibotag.core.progress import bar
-from weibotag.extraction.context import Looking
+from weibotag.extraction.context import ExtractionContext
 from weibotag.posts.reader import PostsSource, Rejects, describe_input, read_posts, refuse_outputs
 from weibotag.posts.writer import find_format
 from weibotag.runtime.ahead import work_ahead
@@ -22,7 +22,12 @@ log = logging.getLogger(__name__)
 
 
 def open_run(
-    command: str, source: PostsSource, out: str, looking: Looking, folder: Path | None, tagger: dict[str, Any] | None
+    command: str,
+    source: PostsSource,
+    out: str,
+    context: ExtractionContext,
+    folder: Path | None,
+    tagger: dict[str, Any] | None,
 ) -> Run:
     """Take the run folder for a request that is all that the output depends on: `OUT.run` unless given; for stdout one
     in the store.
@@ -39,17 +44,17 @@ def open_run(
         "version": __version__,
         "input": describe_input(source),
         "tagger": tagger,
-        **looking.request(),
+        **context.request(),
         "out": out,
     }
     if folder is None and out == "-":
         # Beside no output: in the store, by what is asked for, so that two pipes don't meet and the same one goes on.
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-        folder = looking.store.root / "runs" / digest[:FINGERPRINT_LENGTH]
+        folder = context.store.root / "runs" / digest[:FINGERPRINT_LENGTH]
     folder = folder or Path(f"{out}.run")
     refuse_outputs(source, folder, *(() if out == "-" else (Path(out),)))
     run = Run.open(folder, request)
-    if run.resumed and not looking.quiet:
+    if run.resumed and not context.quiet:
         log.warning("%s: going on where the last run stopped", run.folder)
     return run
 

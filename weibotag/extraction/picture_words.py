@@ -6,20 +6,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from weibotag.extraction.context import Looking
+from weibotag.extraction.context import ExtractionContext
 from weibotag.extraction.post_table import Coder
 from weibotag.features.joint_space import open_zero_shot
 from weibotag.taxonomy.tree import Taxonomy
 
 
-def zero_shot_of(taxonomy: Taxonomy, looking: Looking) -> Coder | None:
+def zero_shot_of(taxonomy: Taxonomy, context: ExtractionContext) -> Coder | None:
     """Return the tag names that pictures show, or None where the vectors are in no space with texts."""
-    embed: Any = looking.stages.get("embed")
+    embed: Any = context.stages.get("embed")
     if embed is None or not embed.reads_texts:
         return None
 
-    encode = partial(embed.encode_texts, threads=looking.threads * max(1, looking.workers))
-    return open_zero_shot(taxonomy, looking.fingerprints["embed"], encode, looking.store.root).words
+    encode = partial(embed.encode_texts, threads=context.threads * max(1, context.workers))
+    return open_zero_shot(taxonomy, context.fingerprints["embed"], encode, context.store.root).words
 
 
 def join_coders(coders: Sequence[Coder]) -> Coder | None:

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from weibotag.core.progress import bar
-from weibotag.extraction.context import WORKER, Looking
+from weibotag.extraction.context import WORKER, ExtractionContext
 from weibotag.extraction.schedule import group_stages, job_maker, keep_receipt, worker_limits
 from weibotag.runtime.pool import run_parts
 from weibotag.runtime.run_folder import Run
@@ -17,15 +17,15 @@ Files = list[dict[str, Any]]
 PART_SHARE, LEAST_SECONDS = 0.25, 0.05
 
 
-class Lookers:
+class PictureQueue:
     """The workers of a run; stages that must be alone have workers of their own. They start with their first picture.
 
     `begun` says how many files of the last call were looked at, or should have been.
     """
 
-    def __init__(self, run: Run, looking: Looking) -> None:
-        self._looking = looking
-        self._crews = [_Crew(names, run, looking) for names in group_stages(looking.stages)]
+    def __init__(self, run: Run, context: ExtractionContext) -> None:
+        self._context = context
+        self._crews = [_Crew(names, run, context) for names in group_stages(context.stages)]
         self.begun = 0
 
     def look(self, files: Files, size: int, left: Callable[[], float], at_once: Collection[str] = ()) -> list[str]:
@@ -37,7 +37,7 @@ class Lookers:
         """
         faults: list[str] = []
         self.begun = len(files)
-        with bar(len(files), "looking at pictures", self._looking.quiet) as progress:
+        with bar(len(files), "looking at pictures", self._context.quiet) as progress:
             for crew in self._crews:
                 own = [{**file, "stages": [name for name in file["stages"] if name in crew.names]} for file in files]
                 own = [file for file in own if file["stages"]]
@@ -46,15 +46,15 @@ class Lookers:
                     progress.advance(len(some))
                     if receipt["status"] != "ok":
                         failed += some
-                        self._looking.setbacks.append(f"{len(some)} pictures from {some[0]['path']}: {receipt['error']}")
+                        self._context.setbacks.append(f"{len(some)} pictures from {some[0]['path']}: {receipt['error']}")
                 self.begun = min(self.begun, len(files) - crew.left)
                 for receipt, some in crew.work(failed, 1, left, "second-looks", at_once):
                     if receipt["status"] != "ok":
-                        self._looking.unseen[some[0]["file_id"]] = receipt["error"]
+                        self._context.unseen[some[0]["file_id"]] = receipt["error"]
                         faults.append(f"{some[0]['path']}: {receipt['error']}")
         return faults
 
-    def __enter__(self) -> "Lookers":
+    def __enter__(self) -> "PictureQueue":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,21 +65,21 @@ class Lookers:
 class _Crew:
     """The workers of stages that share processes; `left` says how many files of the last call were not begun."""
 
-    def __init__(self, names: list[str], run: Run, looking: Looking) -> None:
+    def __init__(self, names: list[str], run: Run, context: ExtractionContext) -> None:
         self.names = names
         self.left = 0
-        self._run, self._looking = run, looking
+        self._run, self._context = run, context
         # After those of a run that was stopped.
         self._parts = len(run.receipts("looks")) + len(run.receipts("second-looks"))
-        self._ask = job_maker(names, looking)
+        self._ask = job_maker(names, context)
         self._begun: float | None = None
         # Seconds of workers, as expected and as they were; the first of each is a guess.
         self._expected = self._taken = 1.0
         self._jobs: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         jobs: Iterator[Any] = iter(self._jobs.get, None)
-        limits = worker_limits(looking, looking.workers)
+        limits = worker_limits(context, context.workers)
         self._receipts: Generator[dict[str, Any], None, None] = run_parts(
-            "weibotag.extraction.jobs:look_at_files", jobs, looking.workers, limits
+            "weibotag.extraction.jobs:look_at_files", jobs, context.workers, limits
         )
 
     def work(
@@ -91,7 +91,7 @@ class _Crew:
         queue = deque(files)
         while queue or waiting:
             # One more than there are workers, so that none waits for this process.
-            while len(waiting) <= self._looking.workers and (some := self._take(queue, size, left(), waiting)):
+            while len(waiting) <= self._context.workers and (some := self._take(queue, size, left(), waiting)):
                 self._parts += 1
                 part = f"{'-'.join(self.names)}-{self._parts:06d}"
                 waiting[part] = some
@@ -101,12 +101,12 @@ class _Crew:
                 break
             receipt = next(self._receipts)
             some = waiting.pop(receipt["part"])
-            if WORKER not in self._looking.loading and self._begun is not None:
-                self._looking.loading[WORKER] = perf_counter() - self._begun - receipt.get("seconds", 0.0)
-            keep_receipt(self._run, kind, receipt, some, self._looking)
+            if WORKER not in self._context.loading and self._begun is not None:
+                self._context.loading[WORKER] = perf_counter() - self._begun - receipt.get("seconds", 0.0)
+            keep_receipt(self._run, kind, receipt, some, self._context)
             if receipt["status"] == "ok":
                 self._taken += receipt["seconds"] - sum(receipt["loading"].values())
-                self._expected += self._looking.workers * _sum_seconds(some)
+                self._expected += self._context.workers * _sum_seconds(some)
             yield receipt, some
         self.left = len(queue)
 

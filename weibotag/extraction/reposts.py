@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from weibotag.core.progress import bar
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction.context import Looking
+from weibotag.extraction.context import ExtractionContext
 from weibotag.runtime.pool import Limits, run_parts
 from weibotag.runtime.run_folder import Run
 from weibotag.vision.media.near_duplicates import Print, Prints, look_same
@@ -24,14 +24,14 @@ ALIKE = 0.9
 SURE = 0.8
 
 
-def find_reposts(run: Run, needed: list[dict[str, Any]], looking: "Looking") -> list[dict[str, Any]]:
+def find_reposts(run: Run, needed: list[dict[str, Any]], context: "ExtractionContext") -> list[dict[str, Any]]:
     """Return the files that are looked at: those of `needed` that are no reposts, and some that are, to check.
 
     Which file is given whose findings is written to the run (schema "same"), so that a run that goes on answers the same.
     """
     if not run.done("same", PART):
-        _take_prints(needed, looking)
-        run.write("same", PART, _match([file["file_id"] for file in needed if not file["known"]], looking))
+        _take_prints(needed, context)
+        run.write("same", PART, _match([file["file_id"] for file in needed if not file["known"]], context))
     left_out = set(read_given(run)["file_id"].to_pylist())
     return [file for file in needed if file["file_id"] not in left_out]
 
@@ -54,7 +54,7 @@ def give_findings(links: pa.Table, run: Run) -> pa.Table:
     return links.set_column(links.column_names.index("file_id"), "file_id", ids)
 
 
-def check_reposts(run: Run, looking: "Looking") -> dict[str, int] | None:
+def check_reposts(run: Run, context: "ExtractionContext") -> dict[str, int] | None:
     """Return how many files were reposts, how many of them were looked at to check, and how many of those agreed.
 
     None where reposts are not sought. A repost agrees when a fresh look finds the same text (but for a tenth), the same
@@ -65,9 +65,9 @@ def check_reposts(run: Run, looking: "Looking") -> dict[str, int] | None:
     same = pq.read_table(run.path("same", PART))
     checked = same.filter(same["same_checked"])
     agreed = dict.fromkeys(checked["file_id"].to_pylist(), True)
-    for stage in agreed and [name for name in looking.fingerprints if name in COMPARED]:
+    for stage in agreed and [name for name in context.fingerprints if name in COMPARED]:
         rows = [
-            {row["media_id"]: row for row in looking.store.read(stage, looking.fingerprints[stage], ids).to_pylist()}
+            {row["media_id"]: row for row in context.store.read(stage, context.fingerprints[stage], ids).to_pylist()}
             for ids in (checked["file_id"], checked["same_as"])
         ]
         for file_id, same_as in zip(checked["file_id"].to_pylist(), checked["same_as"].to_pylist(), strict=True):
@@ -76,28 +76,28 @@ def check_reposts(run: Run, looking: "Looking") -> dict[str, int] | None:
     return {"reposts": len(same), "checked": len(agreed), "agreed": sum(agreed.values())}
 
 
-def _take_prints(needed: list[dict[str, Any]], looking: "Looking") -> None:
+def _take_prints(needed: list[dict[str, Any]], context: "ExtractionContext") -> None:
     """Have workers take the prints of the files that have none in the store."""
-    missing = set(looking.store.missing("near", looking.media, pa.array([file["file_id"] for file in needed])).to_pylist())
+    missing = set(context.store.missing("near", context.media, pa.array([file["file_id"] for file in needed])).to_pylist())
     files = [{"path": file["path"], "file_id": file["file_id"]} for file in needed if file["file_id"] in missing]
     if not files:
         return
-    about = {"store": str(looking.store.root), "limits": asdict(looking.limits)}
+    about = {"store": str(context.store.root), "limits": asdict(context.limits)}
     parts = [files[start : start + PART_FILES] for start in range(0, len(files), PART_FILES)]
     jobs = ({"part": f"{number:06d}", "files": some, **about} for number, some in enumerate(parts))
-    limits = Limits(silence=looking.pipeline.workers.picture_seconds, lives=1)
-    with bar(len(files), "seeking reposts", looking.quiet) as progress:
+    limits = Limits(silence=context.pipeline.workers.picture_seconds, lives=1)
+    with bar(len(files), "seeking reposts", context.quiet) as progress:
         # Files of a part that fails have no prints and are looked at.
-        for receipt in run_parts("weibotag.extraction.jobs:take_prints", jobs, min(looking.workers, len(parts)), limits):
+        for receipt in run_parts("weibotag.extraction.jobs:take_prints", jobs, min(context.workers, len(parts)), limits):
             progress.advance(receipt.get("files", 0))
 
 
-def _match(file_ids: list[str], looking: "Looking") -> pa.Table:
+def _match(file_ids: list[str], context: "ExtractionContext") -> pa.Table:
     """Return rows of schema "same" for those files, in order, that are reposts of one in the store or of one before."""
-    known = looking.store.scan("near", looking.media, ["file_id", "near_hash"])
+    known = context.store.scan("near", context.media, ["file_id", "near_hash"])
     new = known.filter(pc.is_in(known["file_id"], pa.array(file_ids, pa.string())))
     hash_of = dict(zip(new["file_id"].to_pylist(), new["near_hash"].to_pylist(), strict=True))
-    known = _fully_known(known.filter(pc.is_valid(known["near_hash"])), looking)
+    known = _fully_known(known.filter(pc.is_valid(known["near_hash"])), context)
     prints = Prints(known["file_id"].to_pylist(), known["near_hash"].to_pylist())
     candidates: dict[str, list[str]] = {}
     for file_id in file_ids:
@@ -105,7 +105,7 @@ def _match(file_ids: list[str], looking: "Looking") -> pa.Table:
             candidates[file_id] = prints.find(hash_of[file_id])
             prints.add(file_id, hash_of[file_id])
     asked = [file_id for near in candidates.items() if near[1] for file_id in (near[0], *near[1])]
-    kept = looking.store.read("near", looking.media, pa.array(asked, pa.string())).to_pylist()
+    kept = context.store.read("near", context.media, pa.array(asked, pa.string())).to_pylist()
     seen = {row["file_id"]: Print(row["near_hash"], row["near_ratio"], row["near_thumbnail"]) for row in kept}
     same_as: dict[str, str] = {}
     for file_id, near in candidates.items():
@@ -120,11 +120,11 @@ def _match(file_ids: list[str], looking: "Looking") -> pa.Table:
     return pa.Table.from_pylist(rows, schema=arrow_schema("same"))
 
 
-def _fully_known(prints: pa.Table, looking: "Looking") -> pa.Table:
+def _fully_known(prints: pa.Table, context: "ExtractionContext") -> pa.Table:
     """Return the rows of pictures in which every stage has looked."""
     ids = prints["file_id"]
-    missing = [looking.store.missing("media", looking.media, ids)]
-    missing += [looking.store.missing(name, fingerprint, ids) for name, fingerprint in looking.fingerprints.items()]
+    missing = [context.store.missing("media", context.media, ids)]
+    missing += [context.store.missing(name, fingerprint, ids) for name, fingerprint in context.fingerprints.items()]
     return prints.filter(pc.invert(pc.is_in(ids, pa.concat_arrays(missing))))
 
 

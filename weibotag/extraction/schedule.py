@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from weibotag.core.progress import bar
-from weibotag.extraction.context import CHANGED, Looking
+from weibotag.extraction.context import CHANGED, ExtractionContext
 from weibotag.extraction.coverage import ask_store
 from weibotag.extraction.jobs import link_files
 from weibotag.extraction.reposts import check_reposts, find_reposts, give_findings
@@ -43,27 +43,27 @@ def read_links(run: Run, part: str) -> pa.Table:
     return give_findings(pq.read_table(run.path("links", part)), run)
 
 
-def look(run: Run, parts: Iterable[str], looking: Looking) -> list[str]:
+def look(run: Run, parts: Iterable[str], context: ExtractionContext) -> list[str]:
     """Look at every file that the store does not know; return one line for each file that could not be looked at."""
     for kind in ("looks", "second-looks"):
         run.forget(kind)
-    needed = _find_needed(run, parts, looking)
+    needed = _find_needed(run, parts, context)
     if not needed:
         return []
-    looking.store.prepare()
-    if looking.pipeline.reuse == "near":
-        needed = find_reposts(run, needed, looking)
+    context.store.prepare()
+    if context.pipeline.reuse == "near":
+        needed = find_reposts(run, needed, context)
     faults: dict[str, str] = {}
-    for names in group_stages(looking.stages):
+    for names in group_stages(context.stages):
         files = [{**file, "stages": [name for name in file["stages"] if name in names]} for file in needed]
         files = [file for file in files if file["stages"] or not file["known"]]
-        faults |= _look_with(run, files, names, looking)
+        faults |= _look_with(run, files, names, context)
         needed = [{**file, "known": file["known"] or file["file_id"] not in faults} for file in needed]
-    looking.store.compact("media", looking.media)
-    for name, fingerprint in looking.fingerprints.items():
-        looking.store.compact(name, fingerprint)
-    looking.failed = len(faults)
-    looking.near = check_reposts(run, looking)
+    context.store.compact("media", context.media)
+    for name, fingerprint in context.fingerprints.items():
+        context.store.compact(name, fingerprint)
+    context.failed = len(faults)
+    context.near = check_reposts(run, context)
     return list(faults.values())
 
 
@@ -74,32 +74,32 @@ def group_stages(stages: dict[str, Stage]) -> list[list[str]]:
     return [together, *alone] if together or not alone else alone
 
 
-def _look_with(run: Run, files: list[dict[str, Any]], names: list[str], looking: Looking) -> dict[str, str]:
+def _look_with(run: Run, files: list[dict[str, Any]], names: list[str], context: ExtractionContext) -> dict[str, str]:
     """Look at files with some of the stages; return why, by id, for those that could not be looked at."""
     faults: dict[str, str] = {}
     if not files:
         return faults
     retry: list[dict[str, Any]] = []
     # A few files are shared out too: one core would take longer than all cores with their models to load.
-    size = min(looking.pipeline.workers.part_files, ceil(len(files) / max(1, looking.workers)))
+    size = min(context.pipeline.workers.part_files, ceil(len(files) / max(1, context.workers)))
     groups = [files[start : start + size] for start in range(0, len(files), size)]
-    with bar(len(files), f"looking at pictures: {', '.join(names) or 'no stage'}", looking.quiet) as progress:
-        for receipt, some in _run_looks(run, groups, names, looking, "looks"):
+    with bar(len(files), f"looking at pictures: {', '.join(names) or 'no stage'}", context.quiet) as progress:
+        for receipt, some in _run_looks(run, groups, names, context, "looks"):
             if receipt["status"] == "ok":
                 progress.advance(len(some))
                 continue
             retry += some
-            looking.setbacks.append(f"{len(some)} pictures from {some[0]['path']}: {receipt['error']}")
+            context.setbacks.append(f"{len(some)} pictures from {some[0]['path']}: {receipt['error']}")
         # The pictures of a part that failed are looked at one by one, so that a bad one costs only itself.
-        for receipt, some in _run_looks(run, [[file] for file in retry], names, looking, "second-looks"):
+        for receipt, some in _run_looks(run, [[file] for file in retry], names, context, "second-looks"):
             progress.advance(len(some))
             if receipt["status"] != "ok":
-                looking.unseen[some[0]["file_id"]] = receipt["error"]
+                context.unseen[some[0]["file_id"]] = receipt["error"]
                 faults[some[0]["file_id"]] = f"{some[0]['path']}: {receipt['error']}"
     return faults
 
 
-def _find_needed(run: Run, parts: Iterable[str], looking: Looking) -> list[dict[str, Any]]:
+def _find_needed(run: Run, parts: Iterable[str], context: ExtractionContext) -> list[dict[str, Any]]:
     """Return the files to look at, each once, with the stages that have not seen all its frames."""
     needed: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -114,66 +114,68 @@ def _find_needed(run: Run, parts: Iterable[str], looking: Looking) -> list[dict[
         if not paths:
             continue
         seen.update(paths)
-        looked = ask_store(pa.array(paths), looking)
+        looked = ask_store(pa.array(paths), context)
         for (file_id, path), bits, known in zip(paths.items(), looked.bits.tolist(), looked.decoded.tolist(), strict=True):
-            stages = [name for place, name in enumerate(looking.stages) if not bits >> place & 1]
+            stages = [name for place, name in enumerate(context.stages) if not bits >> place & 1]
             if not known or stages:
                 needed.append({"path": path, "file_id": file_id, "stages": stages, "known": known})
-    looking.files = len(seen)
-    looking.reused = len(seen) - len(needed)
+    context.files = len(seen)
+    context.reused = len(seen) - len(needed)
     return needed
 
 
 def _run_looks(
-    run: Run, groups: list[list[dict[str, Any]]], names: list[str], looking: Looking, kind: str
+    run: Run, groups: list[list[dict[str, Any]]], names: list[str], context: ExtractionContext, kind: str
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Look at groups of files, a part each, and give each receipt with its files; none is begun when time is up."""
     # A stage that is alone numbers its parts apart.
-    mark = "" if len(names) != 1 or len(looking.stages) == 1 else f"{names[0]}-"
+    mark = "" if len(names) != 1 or len(context.stages) == 1 else f"{names[0]}-"
     by_part = {f"{mark}{number:06d}": files for number, files in enumerate(groups)}
-    ask = job_maker(names, looking)
-    jobs = (ask(part, files) for part, files in by_part.items() if not looking.is_late())
-    workers = min(looking.workers, len(groups))
-    for receipt in run_parts("weibotag.extraction.jobs:look_at_files", jobs, workers, worker_limits(looking, workers)):
+    ask = job_maker(names, context)
+    jobs = (ask(part, files) for part, files in by_part.items() if not context.is_late())
+    workers = min(context.workers, len(groups))
+    for receipt in run_parts("weibotag.extraction.jobs:look_at_files", jobs, workers, worker_limits(context, workers)):
         files = by_part[receipt["part"]]
-        keep_receipt(run, kind, receipt, files, looking)
+        keep_receipt(run, kind, receipt, files, context)
         yield receipt, files
 
 
-def job_maker(names: list[str], looking: Looking) -> Callable[[str, list[dict[str, Any]]], dict[str, Any]]:
+def job_maker(names: list[str], context: ExtractionContext) -> Callable[[str, list[dict[str, Any]]], dict[str, Any]]:
     """Return what makes the job (see `parts.look_at_files`) of a part and its files for some of the stages."""
     settings = {
-        "store": str(looking.store.root),
-        "limits": asdict(looking.limits),
+        "store": str(context.store.root),
+        "limits": asdict(context.limits),
         "stages": [
             {
                 "name": name,
-                "config": json.dumps(looking.stages[name].config.model_dump(mode="json"), sort_keys=True),
-                "fingerprint": looking.fingerprints[name],
+                "config": json.dumps(context.stages[name].config.model_dump(mode="json"), sort_keys=True),
+                "fingerprint": context.fingerprints[name],
             }
             for name in names
         ],
-        "threads": looking.threads,
+        "threads": context.threads,
     }
     return lambda part, files: {"part": part, "files": files, **settings}
 
 
-def worker_limits(looking: Looking, workers: int) -> Limits:
+def worker_limits(context: ExtractionContext, workers: int) -> Limits:
     """Return what a worker that looks at pictures may."""
-    given = looking.pipeline.workers
+    given = context.pipeline.workers
     memory = worker_memory(workers) if given.memory_mb is None else given.memory_mb * 2**20
     # One life: what fails here is looked at again by itself.
-    return Limits(given.recycle, given.picture_seconds, memory, lives=1, threads=looking.threads)
+    return Limits(given.recycle, given.picture_seconds, memory, lives=1, threads=context.threads)
 
 
-def keep_receipt(run: Run, kind: str, receipt: dict[str, Any], files: list[dict[str, Any]], looking: Looking) -> None:
+def keep_receipt(
+    run: Run, kind: str, receipt: dict[str, Any], files: list[dict[str, Any]], context: ExtractionContext
+) -> None:
     """Write a receipt down, and add up what it tells."""
     for stage, seconds in receipt.get("seconds_per_stage", {}).items():
-        looking.seconds[stage] = looking.seconds.get(stage, 0.0) + seconds
+        context.seconds[stage] = context.seconds.get(stage, 0.0) + seconds
     for stage, frames in receipt.get("counts", {}).items():
-        looking.frames[stage] = looking.frames.get(stage, 0) + frames
+        context.frames[stage] = context.frames.get(stage, 0) + frames
     for stage, seconds in receipt.get("loading", {}).items():
-        looking.loading[stage] = max(seconds, looking.loading.get(stage, 0.0))
+        context.loading[stage] = max(seconds, context.loading.get(stage, 0.0))
     run.receipt(kind, receipt["part"], receipt)
     changed = set(receipt.get("changed", ()))
-    looking.unseen |= {file["file_id"]: CHANGED for file in files if file["path"] in changed}
+    context.unseen |= {file["file_id"]: CHANGED for file in files if file["path"] in changed}

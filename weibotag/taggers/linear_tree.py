@@ -26,7 +26,7 @@ KEPT = 20
 
 
 @dataclass(frozen=True)
-class Forks:
+class TreeModel:
     """A tree whose first nodes are the tags, the others groups of siblings that were too many, and its linear models.
 
     `above` (nodes,) int32 is the node above each, -1 for the root; a tag stands below its parent or a group of it.
@@ -82,7 +82,7 @@ class XmcTagger:
     tags of the level above.
     """
 
-    def __init__(self, taxonomy: Taxonomy, features: np.ndarray, squares: np.ndarray, forks: Forks) -> None:
+    def __init__(self, taxonomy: Taxonomy, features: np.ndarray, squares: np.ndarray, forks: TreeModel) -> None:
         if len(forks.above) < len(taxonomy):
             raise ModelError("the xmc model knows another number of tags than the taxonomy beside it: train again")
         self.taxonomy, self.features, self.squares, self.forks = taxonomy, features, squares, forks
@@ -160,12 +160,12 @@ class XmcTagger:
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{path}: not an xmc model ({error}): train again") from error
         known, squares = parts.pop("known"), parts.pop("squares")
-        return cls(taxonomy, known, squares, Forks(**parts))
+        return cls(taxonomy, known, squares, TreeModel(**parts))
 
 
-def vars_of(forks: Forks) -> dict[str, np.ndarray]:
+def vars_of(forks: TreeModel) -> dict[str, np.ndarray]:
     """Return the arrays of a tree by name."""
-    return {name: np.ascontiguousarray(getattr(forks, name)) for name in Forks.__dataclass_fields__}
+    return {name: np.ascontiguousarray(getattr(forks, name)) for name in TreeModel.__dataclass_fields__}
 
 
 def number(features: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers.cascade.cost_curve import draw_up
 from weibotag.taggers.cascade.gains import Forest, benefit, describe
 from weibotag.taggers.cascade.policy import FAST, FUSED, TEXT, Cascade, State, Taggers, _with_bits, count_files
-from weibotag.taggers.cascade.simulation import Ends, Outlook
+from weibotag.taggers.cascade.simulation import CascadeSimulation, PolicyOutcome
 from weibotag.taggers.cascade.stage_bits import given, limit, stages_of
 from weibotag.taxonomy.tree import Taxonomy
 
@@ -61,9 +61,9 @@ def _choose_rate(cascade: Cascade, sheet: "_Sheet") -> None:
     """
 
     left = np.repeat(count_files(sheet.whole)[:, None], len(cascade.stages), axis=1)
-    outlook = Outlook(cascade, sheet.whole, sheet.seen, np.zeros(len(sheet.seen), np.int64), left)
+    outlook = CascadeSimulation(cascade, sheet.whole, sheet.seen, np.zeros(len(sheet.seen), np.int64), left)
 
-    def quality(ends: Ends) -> float:
+    def quality(ends: PolicyOutcome) -> float:
         return thresholds.micro_f1(outlook.answers(ends), sheet.gold)
 
     curve = draw_up(outlook, quality)

@@ -18,7 +18,7 @@ from weibotag.taggers.fasttext import FastTagger
 from weibotag.taggers.linear_tree import JointTagger, XmcTagger
 from weibotag.taggers.model_folder import Model
 from weibotag.taxonomy.tree import Taxonomy
-from weibotag.training.dataset import WORTHWHILE, Rows
+from weibotag.training.dataset import WORTHWHILE, Dataset
 from weibotag.training.linear_tree import train_xmc
 from weibotag.training.text_only import choose_candidate
 
@@ -63,8 +63,8 @@ def settle_joint(
 
 
 def train_alone(
-    trained: "Rows",
-    held: "Rows",
+    trained: "Dataset",
+    held: "Dataset",
     taxonomy: Taxonomy,
     codebook: Codebook | None,
     keywords: pa.Table,
@@ -80,7 +80,7 @@ def train_alone(
     return Model(taxonomy, None, joint.calibration, joint.thresholds, codebook, keywords, about, joint=joint)
 
 
-def choose(model: Model, trained: "Rows", held: "Rows", memory: float | None, quiet: bool) -> Model:
+def choose(model: Model, trained: "Dataset", held: "Dataset", memory: float | None, quiet: bool) -> Model:
     """Return the model of the fast tagger, of xmc, or of their mean: the best on the held-out rows by micro-F1.
 
     What costs more must be better by `WORTHWHILE`: xmc than fast, the mean than both.
@@ -102,12 +102,12 @@ def choose(model: Model, trained: "Rows", held: "Rows", memory: float | None, qu
     return replace(model, about=about, joint=both if taken == "average" else None)
 
 
-def _limit(held: "Rows") -> tuple[list[pa.Table], csr_matrix]:
+def _limit(held: "Dataset") -> tuple[list[pa.Table], csr_matrix]:
     """Return the held-out posts that calibration and thresholds are learnt on, and their gold tags."""
     table = pa.concat_tables(held.tables, promote_options="default").slice(0, MOST_HELD)
     return [table.slice(start, TOGETHER) for start in range(0, len(table), TOGETHER)], held.gold[:MOST_HELD]
 
 
-def _count(rows: "Rows") -> np.ndarray:
+def _count(rows: "Dataset") -> np.ndarray:
     """Return how many posts each tag has."""
     return np.asarray(rows.gold.sum(axis=0)).ravel()

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Rows:
+class Dataset:
     """Labelled posts: tables with wordings, and their gold tags (posts x tags, ancestors included, none without)."""
 
     tables: list[pa.Table]
@@ -118,7 +118,7 @@ def gold_matrix(tables: Sequence[pa.Table], taxonomy: Taxonomy) -> csr_matrix:
     return csr_matrix(vstack(blocks)) if blocks else csr_matrix((0, len(taxonomy)), dtype=np.float32)
 
 
-def whisper(table: pa.Table) -> pa.Table:
+def hide_author_and_channel(table: pa.Table) -> pa.Table:
     """Return posts of which half, by a hash of the id, say neither author nor channel."""
     quiet = pa.array([int(blake(post_id), 16) % 100 < 100 * WHISPER_SHARE for post_id in table["post_id"].to_pylist()])
     for name in ("author", "channel"):

@@ -15,7 +15,7 @@ from weibotag.core.errors import RequestError
 from weibotag.core.progress import bar
 from weibotag.features.hashed_ngrams import BITS, FEWEST_POSTS, READ, hash_features
 from weibotag.taggers.linear import CERTAIN
-from weibotag.taggers.linear_tree import Forks, XmcTagger, list_below, number, read_counts
+from weibotag.taggers.linear_tree import TreeModel, XmcTagger, list_below, number, read_counts
 from weibotag.taxonomy.tree import Taxonomy
 
 # Tags with fewer posts than this are learnt from their name, aliases and keywords too, as if those were one more post.
@@ -233,7 +233,9 @@ def _bisect(centres: csr_matrix, nodes: np.ndarray, size: int) -> list[np.ndarra
     return [*_bisect(centres, np.sort(nodes[order[:half]]), size), *_bisect(centres, np.sort(nodes[order[half:]]), size)]
 
 
-def learn(counts: csr_matrix, members: Members, above: np.ndarray, frequencies: np.ndarray, most: int, quiet: bool) -> Forks:
+def learn(
+    counts: csr_matrix, members: Members, above: np.ndarray, frequencies: np.ndarray, most: int, quiet: bool
+) -> TreeModel:
     """Return the tree with the models of all its forks; `frequencies` are made part of the weights, `most` are kept.
 
     Large trees are learnt by a process for each core: a fork's models depend on it alone, whoever learns them.
@@ -256,7 +258,7 @@ def learn(counts: csr_matrix, members: Members, above: np.ndarray, frequencies: 
             found.append((features, weights))
             progress.advance(len(below))
     starts = np.cumsum([0, *(weights.nnz for _, weights in found)])
-    return Forks(
+    return TreeModel(
         above,
         np.cumsum([0, *(len(features) for features, _ in found)]),
         np.concatenate([features for features, _ in found]).astype(np.int32),

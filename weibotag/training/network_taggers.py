@@ -12,7 +12,7 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.errors import MissingExtraError, RequestError
-from weibotag.extraction.context import Looking
+from weibotag.extraction.context import ExtractionContext
 from weibotag.scoring import thresholds
 from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers.cascade.policy import Cascade, Taggers, count_files, stages_of_words
@@ -37,7 +37,7 @@ Classes = tuple[list[str | None], list[str | None]]
 
 
 @dataclass(frozen=True)
-class Beyond:
+class NetworkOptions:
     """What is trained beyond the fast tagger: the network's name, minutes at most, further tasks (name: column), a seed.
 
     `start` is a folder of `weibotag pretrain`, whose weights the network begins from; `encoder` a language model (a folder,
@@ -58,12 +58,12 @@ class Beyond:
         return asdict(self) | {"start": {path.name: hash_weights(path) for path in files}}
 
 
-def check_beyond(tagger: str, beyond: Beyond) -> None:
+def check_beyond(tagger: str, beyond: NetworkOptions) -> None:
     """Raise before any work what would keep the network from being trained."""
     if beyond.start is not None and not beyond.start.is_dir():
         raise RequestError(f"{beyond.start}: no folder there; --start takes one that weibotag pretrain made")
     if tagger == "fast":
-        if beyond != Beyond():
+        if beyond != NetworkOptions():
             raise RequestError(
                 "--network, --minutes, --task, --seed, --start, --encoder, --encoder-training are of a network: "
                 "give --tagger fused or cascade"
@@ -80,7 +80,7 @@ def check_beyond(tagger: str, beyond: Beyond) -> None:
         raise RequestError(f"no network {beyond.network!r}; there are: {', '.join(NETWORKS)}")
 
 
-def check_encoder(beyond: Beyond) -> None:
+def check_encoder(beyond: NetworkOptions) -> None:
     """Raise RequestError for an encoder that can't be used, MissingExtraError without the libraries that it needs."""
     from importlib.util import find_spec
 
@@ -100,7 +100,7 @@ def check_encoder(beyond: Beyond) -> None:
     find_folder(beyond.encoder)
 
 
-def read_tasks(beyond: Beyond, sides: tuple[Any, Any]) -> dict[str, Classes]:
+def read_tasks(beyond: NetworkOptions, sides: tuple[Any, Any]) -> dict[str, Classes]:
     """Return the classes of each task's posts, those to train on and those held out; RequestError for an absent column."""
     trained, held = sides
     return {name: (_labels(trained.tables, column), _labels(held.tables, column)) for name, column in beyond.tasks.items()}
@@ -110,9 +110,9 @@ def go_beyond(
     model: Model,
     sides: tuple[Any, Any],
     tagger: str,
-    beyond: Beyond,
+    beyond: NetworkOptions,
     tasks: dict[str, Classes],
-    looking: Looking,
+    context: ExtractionContext,
     folder: Path,
     *,
     tune_seconds: float,
@@ -120,7 +120,7 @@ def go_beyond(
 ) -> Model:
     """Return the model with its fused tagger, and for `tagger` cascade with the text tagger and the cascade, too.
 
-    `sides` are the rows to train on and those held out (`training.Rows`), `tasks` is what `read_tasks` returned, `folder`
+    `sides` are the rows to train on and those held out (`Dataset`), `tasks` is what `read_tasks` returned, `folder`
     is where the network's training goes on after a kill.
     """
     from weibotag.training.network.fit import Settings, train_fused
@@ -139,18 +139,18 @@ def go_beyond(
         encoder_training=beyond.encoder_training,
         seed=beyond.seed,
         threads=threads,
-        quiet=looking.quiet,
+        quiet=context.quiet,
     )
     model = replace(model, fused=fused, about=model.about | {"network": figures})
     if tagger == "fused":
         return model
     text = train_text(
-        trained, held, model.taxonomy, FastSettings(**model.about["settings"]), tune_seconds, threads, looking.quiet
+        trained, held, model.taxonomy, FastSettings(**model.about["settings"]), tune_seconds, threads, context.quiet
     )
     taggers = text, choose_reader(model, trained, held, tune_seconds), fused
     # Words that posts bring along stand for a stage, which here nobody can run.
-    stages = tuple(dict.fromkeys([*looking.fingerprints, *stages_of_words(looking.pipeline.words)]))
-    prices = dict.fromkeys(stages, UNAFFORDABLE) | price(taggers, held.tables, looking)
+    stages = tuple(dict.fromkeys([*context.fingerprints, *stages_of_words(context.pipeline.words)]))
+    prices = dict.fromkeys(stages, UNAFFORDABLE) | price(taggers, held.tables, context)
     cascade = learn_cascade(held.tables, held.gold, model.taxonomy, taggers, stages, prices)
     cascade.network_rate = bound_network(cascade, model.tagger, held.tables)
     return replace(model, text=text, cascade=cascade, about=model.about | {"cascade": describe_cascade(cascade)})
@@ -213,19 +213,19 @@ def _labels(tables: list[pa.Table], column: str) -> list[str | None]:
     return [None if value is None else str(value) for table in tables for value in table[column].to_pylist()]
 
 
-def price(taggers: Taggers, tables: list[pa.Table], looking: Looking) -> dict[str, float]:
+def price(taggers: Taggers, tables: list[pa.Table], context: ExtractionContext) -> dict[str, float]:
     """Return what steps cost in milliseconds here: a tagger per post, a stage per picture (decoding it, too).
 
-    Stages at the pace of what `looking` has looked at, all its workers together; `NOMINAL` where it has not.
+    Stages at the pace of what `context` has looked at, all its workers together; `NOMINAL` where it has not.
     """
     some = pa.concat_tables(tables, promote_options="default").slice(0, TIMED)
     prices: dict[str, float] = {}
     for name, tagger in zip(("text", "fast", "fused"), taggers, strict=True):
         prices[name] = time_each(partial(tagger.scores, some), len(some))
-    frames = max(1, *looking.frames.values(), 1)
-    decoding = 1000 * looking.seconds.get("decode", 0.0) / frames
-    for stage in looking.fingerprints:
-        own = looking.frames.get(stage)
-        each = 1000 * looking.seconds[stage] / own + decoding if own else NOMINAL[stage]
-        prices[stage] = each / max(1, looking.workers) if own else each
+    frames = max(1, *context.frames.values(), 1)
+    decoding = 1000 * context.seconds.get("decode", 0.0) / frames
+    for stage in context.fingerprints:
+        own = context.frames.get(stage)
+        each = 1000 * context.seconds[stage] / own + decoding if own else NOMINAL[stage]
+        prices[stage] = each / max(1, context.workers) if own else each
     return prices

@@ -16,7 +16,7 @@ from weibotag.taggers.fasttext import DivergedError, FastTagger, Settings, train
 from weibotag.taggers.linear import train_linear
 from weibotag.taggers.rules import RulesTagger
 from weibotag.taxonomy.tree import Taxonomy
-from weibotag.training.dataset import WORTHWHILE, Rows
+from weibotag.training.dataset import WORTHWHILE, Dataset
 
 ROUNDS = 3
 LEAST_SECONDS = 30.0
@@ -34,7 +34,7 @@ def choose_candidate(scores: Mapping[str, float], worthwhile: float) -> str:
 
 
 def train_text(
-    trained: "Rows", held: "Rows", taxonomy: Taxonomy, settings: Settings, seconds: float, threads: int, quiet: bool
+    trained: "Dataset", held: "Dataset", taxonomy: Taxonomy, settings: Settings, seconds: float, threads: int, quiet: bool
 ) -> TextTagger:
     """Return the tagger of text alone that is best on the held-out rows for what it costs.
 

@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix, vstack
 from weibotag import __version__
 from weibotag.core.errors import RequestError
 from weibotag.core.progress import bar
-from weibotag.extraction.context import Looking, make_looking
+from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest
 from weibotag.extraction.picture_words import join_coders, say_codes, zero_shot_of
 from weibotag.extraction.post_table import gather_part
@@ -35,8 +35,8 @@ from weibotag.taggers.model_folder import Model, refuse_stranger
 from weibotag.taggers.rules import RulesTagger
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.choose import choose, describe, is_fast_affordable, train_alone
-from weibotag.training.dataset import WORTHWHILE, Rows, gold_matrix, mark_valid, whisper
-from weibotag.training.network_taggers import Beyond, check_beyond, go_beyond, read_tasks
+from weibotag.training.dataset import WORTHWHILE, Dataset, gold_matrix, hide_author_and_channel, mark_valid
+from weibotag.training.network_taggers import NetworkOptions, check_beyond, go_beyond, read_tasks
 
 # fastText's hashed n-grams: about a hundred new ones a post, within these bounds.
 BUCKETS = (100_000, 2_000_000)
@@ -70,7 +70,7 @@ def train_model(
     pipeline: Pipeline,
     *,
     tagger: str = "fast",
-    beyond: Beyond | None = None,
+    beyond: NetworkOptions | None = None,
     memory: float | None = None,
     valid: str | None = None,
     tune_seconds: float = 120,
@@ -87,14 +87,14 @@ def train_model(
     tenth of the posts of each first tag, taken by a hash of the id. Hyper-parameters are tried for `tune_seconds` at most.
     """
     refuse_stranger(out)
-    beyond = beyond or Beyond()
+    beyond = beyond or NetworkOptions()
     check_beyond("fast" if tagger in SPARSE else tagger, beyond)
     if memory is not None and tagger not in SPARSE:
         raise RequestError("--memory bounds the training of xmc: give --tagger xmc or auto")
     if valid is not None and source.where is not None:
         source = replace(source, where=f"(\n{source.where}\n) OR (\n{valid}\n)")
     refuse_outputs(source, out, Path(f"{out}.run"))
-    looking = make_looking(pipeline, store, workers, quiet)
+    context = open_context(pipeline, store, workers, quiet)
     request = {
         "command": "train",
         "version": __version__,
@@ -103,17 +103,17 @@ def train_model(
         "tagger": tagger,
         "beyond": beyond.request(),
         **({} if memory is None else {"memory": memory}),
-        **looking.request(),
+        **context.request(),
     }
     started = perf_counter()
     with Run.open(Path(f"{out}.run"), request) as run:
         parts = ingest(run, source, None, quiet)
-        link(run, parts, looking.limits, quiet)
-        for fault in look(run, parts, looking):
+        link(run, parts, context.limits, quiet)
+        for fault in look(run, parts, context):
             log.warning("not looked at: %s", fault)
         is_valid = mark_valid(run, parts, valid, taxonomy)
-        codebook, learnt_codes = learn_codes(run, parts, looking, taxonomy, is_valid)
-        trained, held = read_rows(run, parts, looking, taxonomy, is_valid, codebook, learnt_codes, tagger in NETWORKED)
+        codebook, learnt_codes = learn_codes(run, parts, context, taxonomy, is_valid)
+        trained, held = read_rows(run, parts, context, taxonomy, is_valid, codebook, learnt_codes, tagger in NETWORKED)
         tasks = read_tasks(beyond, (trained, held))
         keywords = learn_keywords(trained.tables, Vocabulary(taxonomy))
         if tagger == "xmc" or (tagger == "auto" and not can_be_fast(trained, tune_seconds)):
@@ -129,19 +129,19 @@ def train_model(
         if tagger in NETWORKED:
             sides, course = (trained, held), run.folder / "network"
             model = go_beyond(
-                model, sides, tagger, beyond, tasks, looking, course, tune_seconds=tune_seconds, threads=threads
+                model, sides, tagger, beyond, tasks, context, course, tune_seconds=tune_seconds, threads=threads
             )
         model.about.update(
             {
                 "version": __version__,
                 "packages": {name: version(name) for name in PACKAGES},
-                "stages": {name: stage.config.model_dump(mode="json") for name, stage in looking.stages.items()},
-                "fingerprints": looking.fingerprints,
+                "stages": {name: stage.config.model_dump(mode="json") for name, stage in context.stages.items()},
+                "fingerprints": context.fingerprints,
                 "media": pipeline.media.model_dump(mode="json"),
                 "words": dict(pipeline.words),
                 "posts": {"train": trained.gold.shape[0], "valid": held.gold.shape[0]},
                 "rejects": (run.plan or {}).get("rejects", 0),
-                **looking.summary(),
+                **context.summary(),
                 "seconds": round(perf_counter() - started, 1),
             }
         )
@@ -151,10 +151,10 @@ def train_model(
 
 
 def learn_codes(
-    run: Run, parts: Sequence[str], looking: Looking, taxonomy: Taxonomy, is_valid: dict[str, np.ndarray]
+    run: Run, parts: Sequence[str], context: ExtractionContext, taxonomy: Taxonomy, is_valid: dict[str, np.ndarray]
 ) -> tuple[visual_codes.Codebook | None, dict[str, list[str]]]:
     """Return the codebook of the training posts' pictures (None for too few), and their own out-of-fold codes."""
-    if "embed" not in looking.fingerprints:
+    if "embed" not in context.fingerprints:
         return None, {}
     tags_of: dict[str, np.ndarray] = {}
     for part in parts:
@@ -168,10 +168,10 @@ def learn_codes(
                 continue
             tags = gold.indices[gold.indptr[row] : gold.indptr[row + 1]]
             tags_of[link_row["file_id"]] = np.union1d(tags_of.get(link_row["file_id"], tags), tags)
-    media = looking.store.read("media", looking.media, pa.array(list(tags_of), pa.string()))
+    media = context.store.read("media", context.media, pa.array(list(tags_of), pa.string()))
     frames = media.filter(pc.is_null(media["media_error"]))
     file_of = dict(zip(frames["media_id"].to_pylist(), frames["file_id"].to_pylist(), strict=True))
-    found = looking.store.read("embed", looking.fingerprints["embed"], frames["media_id"])
+    found = context.store.read("embed", context.fingerprints["embed"], frames["media_id"])
     media_ids, vectors = visual_codes.stack_vectors(found)
     if not media_ids:
         return None, {}
@@ -189,24 +189,24 @@ def learn_codes(
 def read_rows(
     run: Run,
     parts: Sequence[str],
-    looking: Looking,
+    context: ExtractionContext,
     taxonomy: Taxonomy,
     is_valid: dict[str, np.ndarray],
     codebook: visual_codes.Codebook | None,
     learnt_codes: dict[str, list[str]],
     with_vectors: bool = False,
-) -> tuple[Rows, Rows]:
+) -> tuple[Dataset, Dataset]:
     """Return the labelled posts to train on and those held out; `with_vectors` as for `gather_part`."""
 
     def say_learnt(table: pa.Table) -> dict[str, list[tuple[str, str, float]]]:
         new = table.filter(pc.invert(pc.is_in(table["media_id"], pa.array(list(learnt_codes), pa.string()))))
         return say_codes((codebook.code_table(new) if codebook else {}) | learnt_codes)
 
-    code = join_coders([coder for coder in (zero_shot_of(taxonomy, looking), say_learnt) if coder is not None])
+    code = join_coders([coder for coder in (zero_shot_of(taxonomy, context), say_learnt) if coder is not None])
     sides: tuple[list[pa.Table], list[pa.Table]] = [], []
     for part in parts:
         start = 0
-        for table in gather_part(run, part, looking, code, with_vectors):
+        for table in gather_part(run, part, context, code, with_vectors):
             held = is_valid[part][start : start + len(table)]
             start += len(table)
             taught = np.diff(gold_matrix([table], taxonomy).indptr) > 0
@@ -217,8 +217,8 @@ def read_rows(
                     side.append(table.filter(pa.array(mask)))
     trained, held_out = sides
     return (
-        Rows([whisper(table) for table in trained], gold_matrix(trained, taxonomy)),
-        Rows(held_out, gold_matrix(held_out, taxonomy)),
+        Dataset([hide_author_and_channel(table) for table in trained], gold_matrix(trained, taxonomy)),
+        Dataset(held_out, gold_matrix(held_out, taxonomy)),
     )
 
 
@@ -228,7 +228,7 @@ def first_settings(posts: int) -> Settings:
     return Settings(epoch=epoch, bucket=int(np.clip(100 * posts, *BUCKETS)))
 
 
-def can_be_fast(trained: Rows, seconds: float) -> bool:
+def can_be_fast(trained: Dataset, seconds: float) -> bool:
     """Tell whether fastText can be trained on these posts in reasonable time."""
     posts, tags = trained.gold.shape
     settings = first_settings(posts)
@@ -236,7 +236,7 @@ def can_be_fast(trained: Rows, seconds: float) -> bool:
 
 
 def tune(
-    trained: Rows, held: Rows, taxonomy: Taxonomy, seconds: float, threads: int, quiet: bool
+    trained: Dataset, held: Dataset, taxonomy: Taxonomy, seconds: float, threads: int, quiet: bool
 ) -> tuple[Any, Settings, list[dict[str, Any]]]:
     """Return the network with the best micro-F1 on the held-out rows, its settings, and all trials.
 
@@ -279,7 +279,7 @@ def tune(
     return best_network, best, trials
 
 
-def plain_scores(network: Any, settings: Settings, held: Rows, taxonomy: Taxonomy) -> csr_matrix:
+def plain_scores(network: Any, settings: Settings, held: Dataset, taxonomy: Taxonomy) -> csr_matrix:
     """Return a network's own scores of the held-out rows, closed over parents."""
     tagger = FastTagger(taxonomy, network)
     return tagger.settle(tagger.score_lines(held.write_lines(settings.spacing)))
@@ -288,7 +288,7 @@ def plain_scores(network: Any, settings: Settings, held: Rows, taxonomy: Taxonom
 def settle(
     network: Any,
     settings: Settings,
-    held: Rows,
+    held: Dataset,
     taxonomy: Taxonomy,
     codebook: visual_codes.Codebook | None,
     keywords: pa.Table,

@@ -21,7 +21,7 @@ from weibotag import __version__
 from weibotag.core.errors import MissingExtraError, RequestError
 from weibotag.core.files import atomic
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction.context import Looking, make_looking
+from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest
 from weibotag.extraction.schedule import link, look
 from weibotag.extraction.settings import Pipeline
@@ -35,7 +35,7 @@ from weibotag.taggers.answering import list_tags
 from weibotag.taggers.linear import train_linear
 from weibotag.taggers.rules import THRESHOLD, RulesTagger
 from weibotag.taxonomy.tree import Taxonomy
-from weibotag.training.dataset import Rows, draw_valid, gold_matrix
+from weibotag.training.dataset import Dataset, draw_valid, gold_matrix
 from weibotag.training.text_only import train_text
 from weibotag.training.train import learn_codes, read_rows, settle, tune
 from weibotag.workflows.plots import check_plot, draw_scatter
@@ -102,7 +102,7 @@ def compare(
         check_plot(folder / "compare.png")
     if source.where is not None:
         source = replace(source, where=" OR ".join(f"(\n{part}\n)" for part in (source.where, valid, test) if part))
-    looking = make_looking(pipeline, store, quiet=quiet)
+    context = open_context(pipeline, store, quiet=quiet)
     request = {
         "command": "compare",
         "version": __version__,
@@ -110,13 +110,13 @@ def compare(
         "taxonomy": taxonomy.digest,
         "valid": valid,
         "test": test,
-        **looking.request(),
+        **context.request(),
     }
     with ExitStack() as stack:
         place = Path(f"{folder}.run") if folder else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
         refuse_outputs(source, place, *([folder] if folder else []))
         run = stack.enter_context(Run.open(place, request))
-        trained, held, tests = prepare(run, source, looking, taxonomy, valid, test)
+        trained, held, tests = prepare(run, source, context, taxonomy, valid, test)
         contenders = {}
         for name in names:
             work = place / "training" / name
@@ -158,21 +158,21 @@ def check_taggers(names: Sequence[str]) -> None:
 
 
 def prepare(
-    run: Run, source: PostsSource, looking: Looking, taxonomy: Taxonomy, valid: str | None, test: str | None
-) -> tuple[Rows, Rows, list[pa.Table]]:
+    run: Run, source: PostsSource, context: ExtractionContext, taxonomy: Taxonomy, valid: str | None, test: str | None
+) -> tuple[Dataset, Dataset, list[pa.Table]]:
     """Return the rows to train on, those to choose on, and the posts to test on, with wordings and vectors."""
-    parts = ingest(run, source, None, looking.quiet)
+    parts = ingest(run, source, None, context.quiet)
     is_held, tested = draw_sides(run, parts, taxonomy, valid, test)
-    link(run, parts, looking.limits, looking.quiet)
-    for fault in look(run, parts, looking):
+    link(run, parts, context.limits, context.quiet)
+    for fault in look(run, parts, context):
         log.warning("not looked at: %s", fault)
     # Codes are learnt without the rows to choose on and those to test on.
-    codebook, learnt = learn_codes(run, parts, looking, taxonomy, is_held)
-    trained, held = read_rows(run, parts, looking, taxonomy, is_held, codebook, learnt, with_vectors=True)
+    codebook, learnt = learn_codes(run, parts, context, taxonomy, is_held)
+    trained, held = read_rows(run, parts, context, taxonomy, is_held, codebook, learnt, with_vectors=True)
     is_test = [pc.is_in(table["post_id"], tested) for table in held.tables]
     chosen = [table.filter(pc.invert(mask)) for table, mask in zip(held.tables, is_test, strict=True)]
     tests = [table.filter(mask) for table, mask in zip(held.tables, is_test, strict=True)]
-    return trained, Rows(chosen, gold_matrix(chosen, taxonomy)), tests
+    return trained, Dataset(chosen, gold_matrix(chosen, taxonomy)), tests
 
 
 def draw_sides(
@@ -214,7 +214,7 @@ def draw_sides(
 
 
 def train_tagger(
-    name: str, trained: Rows, held: Rows, taxonomy: Taxonomy, minutes: float | None, seed: int, work: Path, quiet: bool
+    name: str, trained: Dataset, held: Dataset, taxonomy: Taxonomy, minutes: float | None, seed: int, work: Path, quiet: bool
 ) -> Contender:
     """Return a tagger that has learnt from `trained` and chosen on `held`; a network's training goes on in `work`."""
     if name == "rules":

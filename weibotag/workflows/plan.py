@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from weibotag import __version__
 from weibotag.core.errors import RequestError
 from weibotag.core.files import write_json
-from weibotag.extraction.context import Looking, make_looking
+from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest
-from weibotag.extraction.queue import Lookers
+from weibotag.extraction.queue import PictureQueue
 from weibotag.extraction.schedule import link, read_links
 from weibotag.extraction.settings import Pipeline
 from weibotag.posts.reader import PostsSource, describe_input
@@ -25,11 +25,11 @@ from weibotag.runtime.run_folder import Run
 from weibotag.taggers.answering import open_cascade
 from weibotag.taggers.cascade.cost_curve import Curve, draw_up
 from weibotag.taggers.cascade.policy import Cascade
-from weibotag.taggers.cascade.simulation import Outlook
+from weibotag.taggers.cascade.simulation import CascadeSimulation
 from weibotag.taggers.cascade.stage_bits import given, translate
 from weibotag.training.network_taggers import UNAFFORDABLE, price
 from weibotag.workflows.picture_words import coder_of
-from weibotag.workflows.spend_budget import LAST, Board
+from weibotag.workflows.spend_budget import LAST, PictureIndex
 
 FORMAT = 1
 # Posts of the sample without pictures; those with pictures are as many as are asked for.
@@ -81,33 +81,33 @@ def plan_tagging(
     All stages look at the pictures of `sample` posts (the store keeps what they find), so the plan knows what the looks cost
     here and what they bring these posts, as far as probabilities tell. Without a budget the plan is that of the knee.
     """
-    looking = make_looking(pipeline, store, workers, quiet)
-    looking.sparing = True
+    context = open_context(pipeline, store, workers, quiet)
+    context.sparing = True
     request = {"command": "plan", "version": __version__, "input": describe_input(source), "sample": sample}
-    request |= {"tagger": tagger, **looking.request()}
+    request |= {"tagger": tagger, **context.request()}
     with Run.open(Path(f"{out}.run"), request) as run:
         begun = perf_counter()
         parts = ingest(run, source, None, quiet)
-        link(run, parts, looking.limits, quiet)
+        link(run, parts, context.limits, quiet)
         fixed = perf_counter() - begun
         posts = sum(pq.read_metadata(run.path("posts", part)).num_rows for part in parts)
         if not posts:
             raise RequestError("no post to plan for: the input, or what --where leaves of it, has no row that can be used")
         cascade = open_cascade(tagger)
-        board = Board(run, parts, looking)
-        survey = Survey(run, parts, looking, board, sample)
+        board = PictureIndex(run, parts, context)
+        survey = Survey(run, parts, context, board, sample)
         survey.look()
-        tables, gathering = survey.gather(coder_of(tagger, looking))
+        tables, gathering = survey.gather(coder_of(tagger, context))
         # Within a budget a millisecond is worth the same wherever it is spent.
         cascade.network_rate = cascade.network_rate if budget is None else 0.0
-        cascade.prices |= _price_here(cascade, tables, looking)
+        cascade.prices |= _price_here(cascade, tables, context)
         outlook = survey.outlook(cascade, tables, posts)
         curve = draw_up(outlook, outlook.expected_f1)
         # Reading, and twice (before looks and after) what is done for each post, come whatever is looked at.
         text_alone = fixed + LAST * posts * (cascade.prices["text"] / 1000)
         fixed += (1 + LAST) * gathering * posts
         plan = _write_down(curve, fixed, text_alone, budget, posts, outlook, cascade)
-        plan["loading"] = {name: round(value, 3) for name, value in looking.loading.items()}
+        plan["loading"] = {name: round(value, 3) for name, value in context.loading.items()}
         plan |= {"model": tagger["digest"], "posts_with_pictures": board.count, "sample": len(survey.chosen)}
         run.finish(plan)
     write_json(plan, out)
@@ -117,8 +117,8 @@ def plan_tagging(
 class Survey:
     """The posts with pictures that a plan is made from, and what was known of their pictures before."""
 
-    def __init__(self, run: Run, parts: list[str], looking: Looking, board: Board, sample: int) -> None:
-        self.run, self.parts, self.looking, self.board = run, parts, looking, board
+    def __init__(self, run: Run, parts: list[str], context: ExtractionContext, board: PictureIndex, sample: int) -> None:
+        self.run, self.parts, self.context, self.board = run, parts, context, board
         self.chosen = np.sort(np.random.default_rng(0).permutation(board.count)[:sample])
         self.known = np.full(board.count, (1 << len(board.stages)) - 1, np.int64)
         np.bitwise_and.at(self.known, board.posts, board.looked.bits[board.files])
@@ -134,10 +134,10 @@ class Survey:
             if stages:
                 known = bool(self.board.looked.decoded[place])
                 files.append({"path": self.board.paths[place], "file_id": ids[place], "stages": stages, "known": known})
-        self.looking.store.prepare()
+        self.context.store.prepare()
         # Timed with company: as many at a time as the run will have.
-        with Lookers(self.run, self.looking) as lookers:
-            lookers.look(files, max(1, min(8, len(files) // (2 * max(1, self.looking.workers)))), lambda: np.inf)
+        with PictureQueue(self.run, self.context) as lookers:
+            lookers.look(files, max(1, min(8, len(files) // (2 * max(1, self.context.workers)))), lambda: np.inf)
 
     def gather(self, coder: Any) -> tuple[pa.Table, float]:
         """Return posts of the sample, those with pictures first, and the seconds that gathering one of these took."""
@@ -154,9 +154,9 @@ class Survey:
             linked = pc.is_in(posts["post_id"], pc.unique(read_links(self.run, part)["post_id"]))
             plain.append(posts.filter(pc.invert(linked)).slice(0, max(1, PLAIN // len(self.parts))))
         whole = pa.concat_tables([*tables, *plain], promote_options="default")
-        return add_given(whole, self.looking.pipeline.words), spent
+        return add_given(whole, self.context.pipeline.words), spent
 
-    def outlook(self, cascade: Cascade, table: pa.Table, posts: int) -> Outlook:
+    def outlook(self, cascade: Cascade, table: pa.Table, posts: int) -> CascadeSimulation:
         """Return what the cascade expects of all posts, for which those of the sample stand."""
         count = len(self.chosen)
         pictured = np.arange(len(table)) < count
@@ -169,13 +169,13 @@ class Survey:
         seen = pictured | (known > 0)
         plain = len(table) - count
         shares = self.board.count / max(1, count), (posts - self.board.count) / max(1, plain)
-        return Outlook(cascade, table, seen, known, left, np.where(pictured, shares[0], shares[1]))
+        return CascadeSimulation(cascade, table, seen, known, left, np.where(pictured, shares[0], shares[1]))
 
 
-def _price_here(cascade: Cascade, table: pa.Table, looking: Looking) -> dict[str, float]:
+def _price_here(cascade: Cascade, table: pa.Table, context: ExtractionContext) -> dict[str, float]:
     """Return the prices measured here; of stages that had nothing to look at those that the model knows."""
-    measured = price((cascade.text, cascade.reader, cascade.network), [table], looking)
-    return {name: value for name, value in measured.items() if name not in looking.fingerprints or looking.frames.get(name)}
+    measured = price((cascade.text, cascade.reader, cascade.network), [table], context)
+    return {name: value for name, value in measured.items() if name not in context.fingerprints or context.frames.get(name)}
 
 
 def _write_down(
@@ -184,7 +184,7 @@ def _write_down(
     text_alone: float,
     budget: Budget | None,
     posts: int,
-    outlook: Outlook,
+    outlook: CascadeSimulation,
     cascade: Cascade,
 ) -> dict[str, Any]:
     """Return the plan as it is written: seconds are of whole runs."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 from weibotag import __version__
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import replace_folder
-from weibotag.extraction.context import make_looking
+from weibotag.extraction.context import open_context
 from weibotag.extraction.ingest import ingest
 from weibotag.extraction.post_table import gather_part
 from weibotag.extraction.schedule import link, look
@@ -49,15 +49,15 @@ def pretrain_posts(
         raise ModelError(f"{out}: exists and is no body; give another folder with -o")
     folder = Path(f"{out}.run")
     refuse_outputs(source, out, folder)
-    looking = make_looking(pipeline, store, workers, quiet)
-    request = {"command": "pretrain", "version": __version__, "input": describe_input(source), **looking.request()}
+    context = open_context(pipeline, store, workers, quiet)
+    request = {"command": "pretrain", "version": __version__, "input": describe_input(source), **context.request()}
     started = perf_counter()
     with Run.open(folder, request) as run:
         parts = ingest(run, source, None, quiet)
-        link(run, parts, looking.limits, quiet)
-        for fault in look(run, parts, looking):
+        link(run, parts, context.limits, quiet)
+        for fault in look(run, parts, context):
             log.warning("not looked at: %s", fault)
-        tables = [table for part in parts for table in gather_part(run, part, looking, None, with_vectors=True)]
+        tables = [table for part in parts for table in gather_part(run, part, context, None, with_vectors=True)]
         post_ids = [post_id for table in tables for post_id in table["post_id"].to_pylist()]
         is_held = draw_valid(post_ids, [""] * len(post_ids), np.ones(len(post_ids), bool))
         sides: tuple[list[pa.Table], list[pa.Table]] = [], []
@@ -71,12 +71,12 @@ def pretrain_posts(
         how: dict[str, Any] = {"device": device, "threads": threads, "quiet": quiet}
         about = pretrain(*sides, network, settings, work, **how)
         if (work / CALIBRATION).is_file():
-            note_looks(work, looking)
+            note_looks(work, context)
         with replace_folder(out) as fresh:
             for path in work.iterdir():
                 if path.name not in (CHECKPOINT, CURVES):
                     shutil.copyfile(path, fresh / path.name)
         shutil.rmtree(work)
-        about |= {"looked": looking.summary(), "seconds": round(perf_counter() - started, 1)}
+        about |= {"looked": context.summary(), "seconds": round(perf_counter() - started, 1)}
         run.finish(about)
     return about

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from weibotag.core.errors import PartialError
 from weibotag.core.progress import bar
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction.context import Looking, make_looking
+from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest, open_run
 from weibotag.extraction.picture_table import list_pictures, pictures_schema
 from weibotag.extraction.post_table import Coder, gather_part, read_found
@@ -47,20 +47,20 @@ def look_only(
     codes of the model that `tagger` names. Returns the run's summary. Raises PartialError, after all else is written, when
     a picture could not be looked at.
     """
-    looking = make_looking(pipeline, store, workers, quiet)
+    context = open_context(pipeline, store, workers, quiet)
     if answer == WORDINGS:
-        coder = None if tagger is None else coder_of(tagger, looking)
-        schema, list_rows = arrow_schema(WORDINGS), partial(list_wordings, looking=looking, coder=coder)
+        coder = None if tagger is None else coder_of(tagger, context)
+        schema, list_rows = arrow_schema(WORDINGS), partial(list_wordings, context=context, coder=coder)
     else:
-        schema, list_rows = pictures_schema(answer), partial(list_found, looking=looking, stage=answer)
-    return look_and_list(source, out, answer, looking, list_rows, schema, run_folder, tagger)
+        schema, list_rows = pictures_schema(answer), partial(list_found, context=context, stage=answer)
+    return look_and_list(source, out, answer, context, list_rows, schema, run_folder, tagger)
 
 
 def look_and_list(
     source: PostsSource,
     out: str,
     answer: str,
-    looking: Looking,
+    context: ExtractionContext,
     list_rows: Callable[[Run, str], Iterable[pa.Table]],
     schema: pa.Schema,
     run_folder: Path | None,
@@ -72,18 +72,18 @@ def look_and_list(
     besides posts and pictures. Raises PartialError as `look_only` does.
     """
     started = perf_counter()
-    with open_run(answer, source, out, looking, run_folder, asked) as run:
-        parts = ingest(run, source, None, looking.quiet, answer)
-        link(run, parts, looking.limits, looking.quiet)
-        faults = look(run, parts, looking)
-        tables = _list_parts(run, parts, answer, looking, list_rows)
+    with open_run(answer, source, out, context, run_folder, asked) as run:
+        parts = ingest(run, source, None, context.quiet, answer)
+        link(run, parts, context.limits, context.quiet)
+        faults = look(run, parts, context)
+        tables = _list_parts(run, parts, answer, context, list_rows)
         first = next(tables, schema.empty_table())
         rows = write_tables(chain([first], tables), out, first.schema.remove_metadata())
         summary = {
             "rows": rows,
             "posts": sum(pq.read_metadata(run.path("posts", part)).num_rows for part in parts),
             "rejects": (run.plan or {}).get("rejects", 0),
-            **looking.summary(),
+            **context.summary(),
             "seconds": round(perf_counter() - started, 3),
             "out": out,
             "run": str(run.folder),
@@ -98,10 +98,10 @@ def look_and_list(
 
 
 def _list_parts(
-    run: Run, parts: list[str], answer: str, looking: Looking, list_rows: Callable[[Run, str], Iterable[pa.Table]]
+    run: Run, parts: list[str], answer: str, context: ExtractionContext, list_rows: Callable[[Run, str], Iterable[pa.Table]]
 ) -> Iterator[pa.Table]:
     """Give the rows of all parts, some at a time, with a receipt for each part that is through."""
-    with bar(len(parts), f"writing {answer}, parts", looking.quiet) as progress:
+    with bar(len(parts), f"writing {answer}, parts", context.quiet) as progress:
         for part in parts:
             rows = 0
             for table in list_rows(run, part):
@@ -111,20 +111,20 @@ def _list_parts(
             progress.advance()
 
 
-def list_found(run: Run, part: str, looking: Looking, stage: str) -> Iterator[pa.Table]:
+def list_found(run: Run, part: str, context: ExtractionContext, stage: str) -> Iterator[pa.Table]:
     """Give what a stage found in the pictures of a part's posts, as tables of `pictures_schema`."""
     links = read_links(run, part)
     for start in range(0, len(links), PICTURE_ROWS):
         some = links.slice(start, PICTURE_ROWS)
-        media = looking.store.read("media", looking.media, some["file_id"].drop_null())
-        found = read_found(stage, media["media_id"].drop_null(), looking)
-        yield list_pictures(some, media, found, stage, looking.unseen)
+        media = context.store.read("media", context.media, some["file_id"].drop_null())
+        found = read_found(stage, media["media_id"].drop_null(), context)
+        yield list_pictures(some, media, found, stage, context.unseen)
 
 
-def list_wordings(run: Run, part: str, looking: Looking, coder: Coder | None) -> Iterator[pa.Table]:
+def list_wordings(run: Run, part: str, context: ExtractionContext, coder: Coder | None) -> Iterator[pa.Table]:
     """Give the wordings of a part's posts, as tables of schema "wordings"."""
     schema = arrow_schema(WORDINGS)
-    for posts in gather_part(run, part, looking, coder):
+    for posts in gather_part(run, part, context, coder):
         if WORDINGS not in posts.column_names:
             none = {WORDINGS: [[]] * len(posts), "wordings_error": [None] * len(posts)}
             posts = pa.table({"post_id": posts["post_id"], **none}, schema=schema)

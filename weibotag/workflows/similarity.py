@@ -14,7 +14,7 @@ from scipy.special import expit
 from weibotag.core.errors import RequestError
 from weibotag.core.files import sha256_of, write_json
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction.context import Looking, make_looking
+from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.post_table import gather_part
 from weibotag.extraction.settings import Pipeline, check_looks, look_as_trained
 from weibotag.features.joint_space import Encode
@@ -31,13 +31,13 @@ NEUTRAL = "一张图片"
 Measure = Callable[[pa.Table], np.ndarray]
 
 
-def note_looks(folder: Path, looking: Looking) -> None:
+def note_looks(folder: Path, context: ExtractionContext) -> None:
     """Write into match.json how the pictures were looked at that the network was trained on."""
     looks = {
-        "stages": {name: stage.config.model_dump(mode="json") for name, stage in looking.stages.items()},
-        "fingerprints": looking.fingerprints,
-        "media": looking.pipeline.media.model_dump(mode="json"),
-        "words": looking.pipeline.words,
+        "stages": {name: stage.config.model_dump(mode="json") for name, stage in context.stages.items()},
+        "fingerprints": context.fingerprints,
+        "media": context.pipeline.media.model_dump(mode="json"),
+        "words": context.pipeline.words,
     }
     about = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
     write_json(about | looks, folder / CALIBRATION)
@@ -82,30 +82,30 @@ def measure_similarity(
         matcher = Matcher(model)
         pipeline = look_as_trained(pipeline, matcher.about)
         check_looks(pipeline, matcher.about, model)
-        looking = make_looking(pipeline, store, workers, quiet)
+        context = open_context(pipeline, store, workers, quiet)
         measure: Measure = matcher.measure
         asked = {"model": str(model), "digest": sha256_of(model / MATCH) + sha256_of(model / CALIBRATION)}
     else:
-        looking = make_looking(pipeline.model_copy(update={"stages": ("embed",)}), store, workers, quiet)
-        embed: Any = looking.stages["embed"]
+        context = open_context(pipeline.model_copy(update={"stages": ("embed",)}), store, workers, quiet)
+        embed: Any = context.stages["embed"]
         if "embed" not in pipeline.stages or not embed.reads_texts:
             raise RequestError(
                 "texts and pictures can't be compared: give --model MODEL, made by weibotag pretrain --network sm-lstm, "
                 "or a pipeline whose [embed] has backend chineseclip"
             )
-        measure = partial(measure_by_clip, encode=partial(embed.encode_texts, threads=looking.threads))
+        measure = partial(measure_by_clip, encode=partial(embed.encode_texts, threads=context.threads))
         asked = {"model": "clip"}
 
     def list_rows(run: Run, part: str) -> Iterator[pa.Table]:
         own = arrow_schema("posts").names
         others = [name for name in pq.read_schema(run.path("posts", part)).names if name not in own]
-        for table in gather_part(run, part, looking, None, with_vectors=True):
+        for table in gather_part(run, part, context, None, with_vectors=True):
             answer = list_similarity(table, measure)
             for name in others:
                 answer = answer.append_column(name, table[name])
             yield answer
 
-    return look_and_list(source, out, SIMILARITY, looking, list_rows, arrow_schema(SIMILARITY), run_folder, asked)
+    return look_and_list(source, out, SIMILARITY, context, list_rows, arrow_schema(SIMILARITY), run_folder, asked)
 
 
 def list_similarity(table: pa.Table, measure: Measure) -> pa.Table:

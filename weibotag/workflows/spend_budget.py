@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from weibotag.extraction.context import WORKER, Looking
+from weibotag.extraction.context import WORKER, ExtractionContext
 from weibotag.extraction.coverage import ask_store
 from weibotag.extraction.post_table import ROWS, Coder, gather
-from weibotag.extraction.queue import Lookers
+from weibotag.extraction.queue import PictureQueue
 from weibotag.extraction.schedule import read_links
 from weibotag.posts.supplied_words import add_given
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.cascade.policy import Cascade
-from weibotag.taggers.cascade.simulation import Outlook, pick
+from weibotag.taggers.cascade.simulation import CascadeSimulation, pick
 from weibotag.taggers.cascade.stage_bits import given, translate
 
 # Tagging and writing at the end take about so many times as long as the first answers, per post: of posts of whose pictures
@@ -35,7 +35,7 @@ LOADING_SHARE, LOADING = 0.3, 0.5
 
 
 @dataclass
-class Purse:
+class TimeBudget:
     """The seconds that a run may take in all, from `started` (perf_counter); `budget` None: as long as looks pay.
 
     `floor` is the rate below which a look is not worth it whatever is left.
@@ -51,12 +51,12 @@ class Purse:
         return np.inf if self.budget is None else self.budget - self.reserve - (perf_counter() - self.started)
 
 
-class Board:
+class PictureIndex:
     """The posts with pictures that can be used, and their files: who names which, and what is known of each."""
 
-    def __init__(self, run: Run, parts: Sequence[str], looking: Looking) -> None:
-        self._run, self._looking = run, looking
-        self.stages = tuple(looking.fingerprints)
+    def __init__(self, run: Run, parts: Sequence[str], context: ExtractionContext) -> None:
+        self._run, self._context = run, context
+        self.stages = tuple(context.fingerprints)
         self.places: dict[str, np.ndarray] = {}
         ids: dict[str, int] = {}
         self.paths: list[str] = []
@@ -78,7 +78,7 @@ class Board:
         # A file that a post names twice is looked at once.
         self.posts, self.files = np.unique(np.stack([self.posts, self.files]), axis=1)
         self.count = count
-        self.looked = ask_store(pa.array(list(ids), pa.string()), looking)
+        self.looked = ask_store(pa.array(list(ids), pa.string()), context)
 
     def gather(self, part: str, wanted: np.ndarray, coder: Coder | None) -> pa.Table:
         """Return posts of a part, by their place among those of the part here, with what is known of their pictures."""
@@ -87,12 +87,12 @@ class Board:
         posts = pq.read_table(self._run.path("posts", part))
         table = posts.take(pc.index_in(named, posts["post_id"].combine_chunks()))
         own = links.filter(pc.is_in(links["post_id"], named))
-        table = gather(table, own, self._looking, coder, with_vectors=True)
-        return add_given(table, self._looking.pipeline.words)
+        table = gather(table, own, self._context, coder, with_vectors=True)
+        return add_given(table, self._context.pipeline.words)
 
     def refresh(self, touched: np.ndarray) -> None:
         """Ask the store again for some files."""
-        new = ask_store(self.looked.file_ids.take(pa.array(touched)), self._looking)
+        new = ask_store(self.looked.file_ids.take(pa.array(touched)), self._context)
         for name in ("bits", "decoded", "usable"):
             getattr(self.looked, name)[touched] = getattr(new, name)
 
@@ -110,7 +110,7 @@ class Board:
 
 
 def escalate(
-    run: Run, parts: Sequence[str], looking: Looking, cascade: Cascade, coder: Coder | None, purse: Purse
+    run: Run, parts: Sequence[str], context: ExtractionContext, cascade: Cascade, coder: Coder | None, purse: TimeBudget
 ) -> tuple[list[str], dict[str, Any]]:
     """Look at pictures where that pays; return one line for each that could not be looked at, and what it came to.
 
@@ -120,21 +120,21 @@ def escalate(
     """
     # What a run that was stopped has spent counts.
     earlier = sum(receipt.get("seconds", 0.0) for kind in ("looks", "second-looks") for receipt in run.receipts(kind))
-    purse.started -= earlier / max(1, looking.workers)
-    board = Board(run, parts, looking)
-    climb = Climb(run, parts, looking, cascade, coder, board, purse)
-    looking.files, looking.reused = len(board.paths), int((board.looked.bits == (1 << len(board.stages)) - 1).sum())
-    looking.store.prepare()
+    purse.started -= earlier / max(1, context.workers)
+    board = PictureIndex(run, parts, context)
+    climb = BudgetedExtraction(run, parts, context, cascade, coder, board, purse)
+    context.files, context.reused = len(board.paths), int((board.looked.bits == (1 << len(board.stages)) - 1).sum())
+    context.store.prepare()
     first = board.looked.bits.copy(), board.count_lacking()
     begun = perf_counter()
-    with Lookers(run, looking) as lookers:
+    with PictureQueue(run, context) as lookers:
         judge = climb.understand_sample(climb.look_at_sample(lookers), *first)
         while climb.left() > 0 and climb.take_wave(lookers):
             pass
-    looking.failed = len(climb.faults)
-    looking.store.compact("media", looking.media)
-    for name, fingerprint in looking.fingerprints.items():
-        looking.store.compact(name, fingerprint)
+    context.failed = len(climb.faults)
+    context.store.compact("media", context.media)
+    for name, fingerprint in context.fingerprints.items():
+        context.store.compact(name, fingerprint)
     cascade.rate = climb.reached
     whole = float((first[1] * climb.prices).sum()) / 1000
     posts = sum(pq.read_metadata(run.path("posts", part)).num_rows for part in parts)
@@ -150,20 +150,20 @@ def escalate(
     return climb.faults, told
 
 
-class Climb:
+class BudgetedExtraction:
     """The waves of one run: what looks would bring each post (`gains`), who has looked (`bits`), and what it came to."""
 
     def __init__(
         self,
         run: Run,
         parts: Sequence[str],
-        looking: Looking,
+        context: ExtractionContext,
         cascade: Cascade,
         coder: Coder | None,
-        board: Board,
-        purse: Purse,
+        board: PictureIndex,
+        purse: TimeBudget,
     ) -> None:
-        self.run, self.parts, self.looking, self.cascade, self.coder = run, parts, looking, cascade, coder
+        self.run, self.parts, self.context, self.cascade, self.coder = run, parts, context, cascade, coder
         self.board, self.purse = board, purse
         self.prices = np.array([cascade.prices[stage] for stage in board.stages])
         self.order = [cascade.stages.index(stage) for stage in board.stages]
@@ -177,9 +177,9 @@ class Climb:
 
     def left(self) -> float:
         """Return the seconds that are left for looks, infinite without a budget; 0 after the deadline."""
-        return 0.0 if self.looking.is_late() else self.purse.left()
+        return 0.0 if self.context.is_late() else self.purse.left()
 
-    def look_at_sample(self, lookers: Lookers) -> np.ndarray:
+    def look_at_sample(self, lookers: PictureQueue) -> np.ndarray:
         """Look at some posts whole; return which (bool per post)."""
         count = self.board.count
         most = min(max(LEAST_SAMPLED, ceil(SAMPLED * count)), MOST_SAMPLED, int(SAMPLE_COST * count))
@@ -195,7 +195,7 @@ class Climb:
         self._look(_list_files(self.board, masks, np.zeros(count), self.cascade.prices), lookers)
         return sample
 
-    def take_wave(self, lookers: Lookers) -> bool:
+    def take_wave(self, lookers: PictureQueue) -> bool:
         """Answer, choose, look; return whether another wave may follow."""
         begun = perf_counter()
         for part in self.parts:
@@ -227,9 +227,9 @@ class Climb:
         self.waves.append({"files": lookers.begun, "wanted": len(files), "rate": self.reached, "until": seconds})
         return True
 
-    def _look(self, files: list[dict[str, Any]], lookers: Lookers) -> None:
+    def _look(self, files: list[dict[str, Any]], lookers: PictureQueue) -> None:
         # Few enough for all workers.
-        size = max(1, min(self.looking.pipeline.workers.part_files, ceil(len(files) / max(1, self.looking.workers))))
+        size = max(1, min(self.context.pipeline.workers.part_files, ceil(len(files) / max(1, self.context.workers))))
         models = {stage for file in files for stage in file["stages"]}
         # Within a budget no model is loaded late: all workers load what this wave needs when it begins.
         self.faults += lookers.look(files, size, self.left, () if self.purse.budget is None else models)
@@ -237,7 +237,7 @@ class Climb:
         touched = np.unique(np.array([file["place"] for file in files], np.int64))
         self.board.refresh(touched)
         # What could not be looked at is not asked for again.
-        lost = [file["place"] for file in files if file["file_id"] in self.looking.unseen]
+        lost = [file["place"] for file in files if file["file_id"] in self.context.unseen]
         self.board.looked.usable[lost] = False
         self.stale[self.board.posts[np.isin(self.board.files, touched)]] = True
 
@@ -248,7 +248,7 @@ class Climb:
         for place in np.argsort(-promised, kind="stable"):
             stage = self.board.stages[place]
             names = (stage,) if allowed.any() else (stage, WORKER)
-            needed = 0.0 if allowed[place] else sum(self.looking.loading.get(name, LOADING) for name in names)
+            needed = 0.0 if allowed[place] else sum(self.context.loading.get(name, LOADING) for name in names)
             if promised[place] > 0 and needed <= spare:
                 allowed[place] = True
                 spare -= needed
@@ -268,7 +268,7 @@ class Climb:
             self.bits[places[some]] = looked
         self.stale[places] = False
 
-    def understand_sample(self, sample: np.ndarray, first: np.ndarray, lacked: np.ndarray) -> Outlook | None:
+    def understand_sample(self, sample: np.ndarray, first: np.ndarray, lacked: np.ndarray) -> CascadeSimulation | None:
         """Return what posts that were looked at whole tell of the others, None where there are none.
 
         `first` and `lacked` are what was known of all files, and how many each stage lacked of all posts, before.
@@ -294,11 +294,11 @@ class Climb:
         left = np.ones((len(rows), len(self.cascade.stages)))
         left[:, self.order] = lacked[rows]
         known |= given(table, self.cascade.stages)
-        return Outlook(self.cascade, table, np.ones(len(rows), bool), known, left)
+        return CascadeSimulation(self.cascade, table, np.ones(len(rows), bool), known, left)
 
 
 def _list_files(
-    board: Board, masks: Sequence[np.ndarray], ratios: np.ndarray, prices: Mapping[str, float]
+    board: PictureIndex, masks: Sequence[np.ndarray], ratios: np.ndarray, prices: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """Return the files to look at with their stages, those that bring most per millisecond first.
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from weibotag.core.errors import PartialError, RequestError, WeibotagError
 from weibotag.core.progress import bar
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction.context import Looking, make_looking
+from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest, open_run
 from weibotag.extraction.post_table import gather_part
 from weibotag.extraction.schedule import link, look, read_links
@@ -26,7 +26,7 @@ from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.run_folder import Run, reject_parts
 from weibotag.taggers.answering import LATE, open_cascade, tag_posts
 from weibotag.workflows.picture_words import coder_of
-from weibotag.workflows.spend_budget import Purse, escalate
+from weibotag.workflows.spend_budget import TimeBudget, escalate
 
 log = logging.getLogger(__name__)
 Asked = TypeVar("Asked")
@@ -66,28 +66,28 @@ def tag(
     plan says (`budget` in seconds, rate, floor, prices, loading). The run folder is `OUT.run` unless given. After `deadline`
     seconds no picture is looked at any more. Raises PartialError, after all else is written, when something was not done.
     """
-    looking = make_looking(pipeline, store, workers, quiet)
-    looking.sparing = tagger["route"] in ("cascade", "text")
+    context = open_context(pipeline, store, workers, quiet)
+    context.sparing = tagger["route"] in ("cascade", "text")
     clock = _Clock()
     started = perf_counter()
-    looking.deadline = None if deadline is None else started + deadline
-    with open_run("tag", source, out, looking, run_folder, tagger) as run:
+    context.deadline = None if deadline is None else started + deadline
+    with open_run("tag", source, out, context, run_folder, tagger) as run:
         parts = ingest(run, source, max_rejects, quiet)
         clock.lap("read")
-        link(run, parts, looking.limits, quiet)
+        link(run, parts, context.limits, quiet)
         clock.lap("find")
-        answering = tagger | {"stages": list(looking.fingerprints)}
+        answering = tagger | {"stages": list(context.fingerprints)}
         escalated: dict[str, Any] = {}
         faults: list[str] = []
         if tagger["route"] == "cascade":
-            faults, escalated = _escalate(run, parts, looking, answering, started)
+            faults, escalated = _escalate(run, parts, context, answering, started)
         elif tagger["route"] != "text":
-            faults = look(run, parts, looking)
-        if looking.late:
+            faults = look(run, parts, context)
+        if context.late:
             log.warning("time is up: pictures that were not looked at by now are left out, and routes say %s", LATE)
             answering["late"] = True
         clock.lap("look")
-        failed = _tag_parts(run, parts, looking, answering)
+        failed = _tag_parts(run, parts, context, answering)
         clock.lap("tag")
         posts = write_output(run, parts, out, quiet)
         set_aside = reject_parts(run, failed) if failed or run.resumed else 0
@@ -102,7 +102,7 @@ def tag(
             "route": tagger["route"],
             "routes": dict(sum((Counter(receipt.get("routes", {})) for receipt in receipts), Counter())),
             **({"cascade": escalated} if escalated else {}),
-            **looking.summary(),
+            **context.summary(),
             "seconds": clock.laps,
             "out": out,
             "run": str(run.folder),
@@ -118,21 +118,21 @@ def tag(
 
 
 def _escalate(
-    run: Run, parts: list[str], looking: Looking, tagger: dict[str, Any], started: float
+    run: Run, parts: list[str], context: ExtractionContext, tagger: dict[str, Any], started: float
 ) -> tuple[list[str], dict[str, Any]]:
     """Look where it pays, as `tagger` plans; put down in it the rate that was reached, at which posts are then answered."""
 
-    if looking.pipeline.reuse == "near":
+    if context.pipeline.reuse == "near":
         raise RequestError("--reuse near does not go with route cascade, which looks at pictures bit by bit: use exact")
     cascade = open_cascade(tagger)
-    looking.loading |= tagger.get("loading", {})
-    purse = Purse(started, tagger.get("budget"), tagger.get("floor", 0.0))
-    faults, told = escalate(run, parts, looking, cascade, coder_of(tagger, looking), purse)
+    context.loading |= tagger.get("loading", {})
+    purse = TimeBudget(started, tagger.get("budget"), tagger.get("floor", 0.0))
+    faults, told = escalate(run, parts, context, cascade, coder_of(tagger, context), purse)
     tagger["rate"] = told["rate"]
     return faults, told
 
 
-def _tag_parts(run: Run, parts: list[str], looking: Looking, tagger: dict[str, Any]) -> dict[str, str]:
+def _tag_parts(run: Run, parts: list[str], context: ExtractionContext, tagger: dict[str, Any]) -> dict[str, str]:
     """Tag the parts that are not done yet; return the parts that failed, with reasons."""
 
     failed: dict[str, str] = {}
@@ -140,13 +140,13 @@ def _tag_parts(run: Run, parts: list[str], looking: Looking, tagger: dict[str, A
     settled = {kept["part"] for kept in run.receipts("tags") if kept["status"] == "ok" and not kept.get("unseen")}
     open_parts = [part for part in parts if part not in settled or not run.done("tags", part)]
     rows = {part: pq.read_metadata(run.path("posts", part)).num_rows for part in parts}
-    coder = coder_of(tagger, looking)
-    with_vectors = tagger["route"] in ("fused", "cascade") or looking.late
+    coder = coder_of(tagger, context)
+    with_vectors = tagger["route"] in ("fused", "cascade") or context.late
     # Reading the next part and writing the last one go on beside the tagger.
     gathered = work_ahead(
-        _try(lambda part: list(gather_part(run, part, looking, coder, with_vectors)), part) for part in open_parts
+        _try(lambda part: list(gather_part(run, part, context, coder, with_vectors)), part) for part in open_parts
     )
-    with bar(sum(rows.values()), "tagging posts", looking.quiet) as progress, ThreadPoolExecutor(1) as writer:
+    with bar(sum(rows.values()), "tagging posts", context.quiet) as progress, ThreadPoolExecutor(1) as writer:
         progress.advance(sum(rows[part] for part in parts if part not in open_parts))
         written: Future[None] | None = None
         for part, tables in zip(open_parts, gathered, strict=True):
@@ -158,7 +158,7 @@ def _tag_parts(run: Run, parts: list[str], looking: Looking, tagger: dict[str, A
                 run.receipt("tags", part, {"status": "failed", "error": failed[part], "rows": rows[part]})
                 continue
             tagged, receipt = answer
-            unseen = _count_unseen(run, part, looking)
+            unseen = _count_unseen(run, part, context)
             receipt |= {"status": "ok", "seconds": perf_counter() - start, "unseen": unseen}
             if written is not None:
                 written.result()
@@ -180,10 +180,10 @@ def _try(work: Callable[[Asked], Answer], asked: Asked) -> Answer | Exception:
         return error
 
 
-def _count_unseen(run: Run, part: str, looking: Looking) -> int:
+def _count_unseen(run: Run, part: str, context: ExtractionContext) -> int:
     """Return how many pictures of a part could not be looked at."""
     files = read_links(run, part)["file_id"]
-    return int(pc.sum(pc.is_in(files, pa.array(sorted(looking.unseen), pa.string()))).as_py() or 0)
+    return int(pc.sum(pc.is_in(files, pa.array(sorted(context.unseen), pa.string()))).as_py() or 0)
 
 
 def _keep_part(run: Run, part: str, tagged: pa.Table, receipt: dict[str, Any]) -> None:

@@ -138,7 +138,7 @@ def _digest(table: pa.Table) -> bytes:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Dataset:
     """Features of posts, ordered by post, then number: `posts`, `numbers`, `fields` int64 and `values` float32."""
 
     posts: np.ndarray
@@ -153,7 +153,7 @@ class Rows:
 
 def collect_rows(
     table: pa.Table, dictionary: Dictionary, taxonomy: Taxonomy | None, clusters: Clusters | None, codes: pa.Table | None
-) -> Rows:
+) -> Dataset:
     """Return the features of a table of tags: each tag, keyword or cluster, code and the route, with its score as value.
 
     Codes and routes have 1. Of a feature that a post has twice the higher value counts; those without a score above 0
@@ -176,7 +176,7 @@ def collect_rows(
     at, numbers, value = at[first], numbers[first], value[first]
     found, places = np.unique(numbers, return_inverse=True)
     fields = np.array([dictionary.field_numbers[dictionary.fields[number - 1]] for number in found.tolist()], np.int64)
-    return Rows(at, numbers, fields[places], value.astype(np.float32))
+    return Dataset(at, numbers, fields[places], value.astype(np.float32))
 
 
 def _list_features(
@@ -264,7 +264,7 @@ def _read_labels(path: Path, table: pa.Table, name: str) -> pa.Array:
     return labels
 
 
-Writer = Callable[[pa.ChunkedArray, Rows, pa.Array | None, Dictionary], None]
+Writer = Callable[[pa.ChunkedArray, Dataset, pa.Array | None, Dictionary], None]
 
 
 def _open_writer(out: Path, whole: ExitStack, label: str | None) -> Writer:
@@ -280,7 +280,7 @@ def _open_writer(out: Path, whole: ExitStack, label: str | None) -> Writer:
         return lambda ids, rows, labels, dictionary: _write_wabbit(file, ids, rows, labels, dictionary)
     beside = whole.enter_context(atomic(out.with_name(out.name + ".ids"), "w"))
 
-    def write(ids: pa.ChunkedArray, rows: Rows, labels: pa.Array | None, _: Dictionary) -> None:
+    def write(ids: pa.ChunkedArray, rows: Dataset, labels: pa.Array | None, _: Dictionary) -> None:
         beside.writelines(escape(name) + "\n" for name in ids.to_pylist())
         places = [pa.array(column).cast(pa.string()) for column in (rows.fields, rows.numbers, rows.values)]
         items = pc.binary_join_element_wise(*(places if form == ".libffm" else places[1:]), ":")
@@ -293,14 +293,16 @@ def _open_writer(out: Path, whole: ExitStack, label: str | None) -> Writer:
     return write
 
 
-def _tabulate(ids: pa.ChunkedArray, rows: Rows, labels: pa.Array | None, names: pa.Schema) -> pa.Table:
+def _tabulate(ids: pa.ChunkedArray, rows: Dataset, labels: pa.Array | None, names: pa.Schema) -> pa.Table:
     columns = {"post_id": ids, "label": labels}
     for name, cells in (("features", rows.numbers), ("fields", rows.fields), ("values", rows.values)):
         columns[name] = rows.lists(pa.array(cells), len(ids))
     return pa.table([columns[name].cast(names.field(name).type) for name in names.names], schema=names)
 
 
-def _write_wabbit(file: IO[str], ids: pa.ChunkedArray, rows: Rows, labels: pa.Array | None, dictionary: Dictionary) -> None:
+def _write_wabbit(
+    file: IO[str], ids: pa.ChunkedArray, rows: Dataset, labels: pa.Array | None, dictionary: Dictionary
+) -> None:
     """Write lines `label 'post_id|field name:value … |field …`, names as they are but for `escape`."""
     order = np.lexsort((rows.numbers, rows.fields, rows.posts))
     at, fields, numbers = rows.posts[order], rows.fields[order], rows.numbers[order]

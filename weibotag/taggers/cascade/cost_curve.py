@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weibotag.taggers.cascade.simulation import Ends, Outlook
+from weibotag.taggers.cascade.simulation import CascadeSimulation, PolicyOutcome
 
 # Rates are tried from the highest at which any step is taken down to this share of it, and none at all.
 STEPS, LOWEST = 60, 1e-8
@@ -42,7 +42,7 @@ class Curve:
         return min(int(np.searchsorted(self.seconds, seconds)), self.best)
 
 
-def draw_up(outlook: Outlook, quality: Callable[[Ends], float]) -> Curve:
+def draw_up(outlook: CascadeSimulation, quality: Callable[[PolicyOutcome], float]) -> Curve:
     """Return the curve of a cascade over posts; `quality` judges ends."""
     highest = max(1e-9, outlook.highest_ratio())
     rates = np.array([2 * highest, *np.geomspace(highest, highest * LOWEST, STEPS), 0.0])

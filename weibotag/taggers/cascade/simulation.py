@@ -13,16 +13,16 @@ MILLISECONDS = 1e-6
 
 
 @dataclass(frozen=True)
-class Ends:
-    """Where posts end: `bits` and `fused` (posts,), `spent` milliseconds (posts,), of them `looking` on pictures."""
+class PolicyOutcome:
+    """Where posts end: `bits` and `fused` (posts,), `spent` milliseconds (posts,), of them `context` on pictures."""
 
     bits: np.ndarray
     fused: np.ndarray
     spent: np.ndarray
-    looking: np.ndarray
+    context: np.ndarray
 
 
-class Outlook:
+class CascadeSimulation:
     """What each state of a cascade answers for posts that all stages have looked at, and what it expects of further steps.
 
     `seen` (posts,) tells which have pictures, `known` (posts,) the stages that had looked before, as bits, and `left`
@@ -69,11 +69,11 @@ class Outlook:
         looks = (self.gains[:, :, :, :-1] / costs).max(initial=0.0, where=self.left > 0)
         return float(max(looks, self.gains[0, :, :, -1].max(initial=0.0) / self.cascade.prices[FUSED]))
 
-    def walk(self, rate: float) -> Ends:
+    def walk(self, rate: float) -> PolicyOutcome:
         """Return where posts end when each step that brings at least `rate` per millisecond is taken, the best one first."""
         prices = self.cascade.prices
         every = np.arange(len(self.known))
-        bits, looking = self.known.copy(), np.zeros(len(every))
+        bits, context = self.known.copy(), np.zeros(len(every))
         stage_prices = np.array([prices[stage] for stage in self.cascade.stages])
         costs = np.maximum(self.left * stage_prices, MILLISECONDS)
         scoring = np.full(len(every), prices["text"])
@@ -84,30 +84,30 @@ class Outlook:
             chosen = pick(gains[:, :-1], costs, bits, rate)
             moves = chosen >= 0
             if not moves.any():
-                return Ends(bits, fused, looking + scoring + fused * prices[FUSED], looking)
-            looking[moves] += costs[moves, chosen[moves]]
+                return PolicyOutcome(bits, fused, context + scoring + fused * prices[FUSED], context)
+            context[moves] += costs[moves, chosen[moves]]
             scoring[moves] += prices["fast"] + prices[FUSED]
             bits[moves] |= 1 << chosen[moves]
 
-    def answers(self, ends: Ends) -> csr_matrix:
+    def answers(self, ends: PolicyOutcome) -> csr_matrix:
         """Return the tags that posts get where they end."""
         total = csr_matrix(self.truth.shape, dtype=np.float32)
         for (fused, bits), chosen in self.chosen.items():
             total = _choose((ends.bits == bits) & (ends.fused == bool(fused)), chosen, total)
         return total
 
-    def everything(self) -> Ends:
+    def everything(self) -> PolicyOutcome:
         """Return the ends where all stages have looked and the network is asked for all."""
         bits = np.where(self.seen, self.sets[-1], 0)
         nothing = np.zeros(len(bits))
-        return Ends(bits, np.ones(len(bits), bool), nothing, nothing)
+        return PolicyOutcome(bits, np.ones(len(bits), bool), nothing, nothing)
 
-    def text_alone(self) -> Ends:
+    def text_alone(self) -> PolicyOutcome:
         """Return the ends where nothing is looked at."""
         nothing = np.zeros(len(self.seen))
-        return Ends(nothing.astype(np.int64), np.zeros(len(self.seen), bool), nothing, nothing)
+        return PolicyOutcome(nothing.astype(np.int64), np.zeros(len(self.seen), bool), nothing, nothing)
 
-    def expected_f1(self, ends: Ends) -> float:
+    def expected_f1(self, ends: PolicyOutcome) -> float:
         """Return the micro-F1 of the tags at some ends as the probabilities with everything looked at have it."""
         chosen = self.answers(ends)
         right, there = (
@@ -116,11 +116,11 @@ class Outlook:
         both = self.weights @ (np.diff(chosen.indptr) + there)
         return float(2 * (self.weights @ right) / max(1e-9, both))
 
-    def seconds(self, ends: Ends) -> float:
+    def seconds(self, ends: PolicyOutcome) -> float:
         """Return what it takes to get all posts to some ends."""
         return float(self.weights @ ends.spent) / 1000
 
-    def judge(self, ends: Ends) -> dict[str, float]:
+    def judge(self, ends: PolicyOutcome) -> dict[str, float]:
         """Return the share of the gain over text alone that is kept, and the regret in micro-F1, both expected."""
         text, here, full = (self.expected_f1(some) for some in (self.text_alone(), ends, self.everything()))
         kept = (here - text) / (full - text) if full > text else 1.0

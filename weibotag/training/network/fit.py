@@ -21,9 +21,9 @@ from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.network.architectures import NETWORKS, Network, Shape
 from weibotag.training.network.export import export, quantise
 from weibotag.training.network.layers import asymmetric_loss, drop_modalities, suspect_missing, weigh_tags
-from weibotag.training.network.loop import Course, Settings, digest_of, to_tensors
+from weibotag.training.network.loop import Settings, TrainingLoop, digest_of, to_tensors
 from weibotag.training.network.loss_balance import OWN
-from weibotag.training.network.pretrained import Body
+from weibotag.training.network.pretrained import PretrainedNetwork
 from weibotag.training.network.start_vectors import start_from_vectors
 from weibotag.vision.backends.torch_device import choose_device, limit_threads
 from weibotag.vision.backends.transformers_model import find_folder
@@ -66,7 +66,7 @@ def train_fused(
     """
     features = Features.learn(trained[0], encoder)
     if start is not None:
-        features = Body.load(start, network, settings.width).widen(features)
+        features = PretrainedNetwork.load(start, network, settings.width).widen(features)
     names = {name: name_classes(name, known) for name, (known, _) in (tasks or {}).items()}
     learn, choose = (
         Labelled(
@@ -145,7 +145,7 @@ def train_network(
     place = choose_device(device)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    body = None if start is None else Body.load(start, network, settings.width)
+    body = None if start is None else PretrainedNetwork.load(start, network, settings.width)
     buckets = int(np.clip(BUCKETS_PER_POST * len(train.posts), *BUCKETS))
     shape = Shape.of(
         features,
@@ -161,7 +161,7 @@ def train_network(
         body.give(module)
     elif module.STARTS_FROM_VECTORS:
         start_from_vectors(module, train.posts, seed)
-    course = Course(module.to(place), settings, train.posts, seed, "micro_f1")
+    course = TrainingLoop(module.to(place), settings, train.posts, seed, "micro_f1")
     learn = Learning(module, train, settings, course)
 
     def judge() -> dict[str, float]:
@@ -192,7 +192,7 @@ def train_network(
 class Learning:
     """What a network loses on batches of labelled posts."""
 
-    def __init__(self, network: Network, train: Labelled, settings: Settings, course: Course) -> None:
+    def __init__(self, network: Network, train: Labelled, settings: Settings, course: TrainingLoop) -> None:
         self.network, self.train, self.settings, self.course = network, train, settings, course
         counts = np.asarray(train.gold.sum(axis=0)).ravel()
         self.weights = torch.from_numpy(weigh_tags(counts, settings.rarity)).to(course.device)

@@ -55,7 +55,7 @@ class Settings:
     reconstruction: float = 0.1
 
 
-class Course:
+class TrainingLoop:
     """A network, its optimiser, how far training is, and its weights when `aim`, a figure of held-out posts, was best."""
 
     def __init__(self, network: nn.Module, settings: Settings, posts: Posts, seed: int, aim: str) -> None:

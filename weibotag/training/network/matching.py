@@ -21,7 +21,7 @@ from weibotag.training.network.architectures import NETWORKS, Shape
 from weibotag.training.network.architectures.sm_lstm import SmLstm
 from weibotag.training.network.export import export
 from weibotag.training.network.fit import BUCKETS, BUCKETS_PER_POST
-from weibotag.training.network.loop import Course, Settings, digest_of, to_tensors
+from weibotag.training.network.loop import Settings, TrainingLoop, digest_of, to_tensors
 from weibotag.vision.backends.torch_device import choose_device, limit_threads
 
 # Inputs that are the post's text, author and channel; all others are what its pictures say.
@@ -160,7 +160,7 @@ def train_matching(
         buckets=int(np.clip(BUCKETS_PER_POST * len(posts), *BUCKETS)),
     )
     module = Matching(NETWORKS[network](shape)).to(place)
-    course = Course(module, settings, pairs.posts, seed, "auc")
+    course = TrainingLoop(module, settings, pairs.posts, seed, "auc")
 
     @lru_cache(maxsize=1)
     def draw(epoch: int) -> np.ndarray:

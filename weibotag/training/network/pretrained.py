@@ -25,7 +25,7 @@ HEADS = "heads."
 
 
 @dataclass(frozen=True)
-class Body:
+class PretrainedNetwork:
     """A trained body: what body.json says, its features, and its weights by name, without heads."""
 
     folder: Path
@@ -34,7 +34,7 @@ class Body:
     weights: dict[str, Tensor]
 
     @classmethod
-    def load(cls, folder: Path, network: str, width: int) -> "Body":
+    def load(cls, folder: Path, network: str, width: int) -> "PretrainedNetwork":
         """Read a folder that `save` wrote; raises ModelError where it is none, or of another network, width or format."""
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ from weibotag.features.visual_codes import standardise
 from weibotag.training.network.architectures import NETWORKS, Network, Shape
 from weibotag.training.network.architectures.network import Transformer
 from weibotag.training.network.fit import BUCKETS, BUCKETS_PER_POST
-from weibotag.training.network.loop import Course, Settings, digest_of, to_tensors
+from weibotag.training.network.loop import Settings, TrainingLoop, digest_of, to_tensors
 from weibotag.training.network.matching import MENTIONS, PICTURE_SIDE, draw_partners, export_match, train_matching
 from weibotag.training.network.matching import SETTINGS as MATCHING
 from weibotag.training.network.pretrained import save_body
@@ -198,7 +198,7 @@ def pretrain(
     counts = {name: 1 + int(own.values.max(initial=0)) for name, own in learn.clusters.items()}
     marks = {"text": shape.characters, "print": shape.characters, "words": shape.words}
     objectives = Objectives(masking, settings.width, counts).to(place)
-    course = Course(objectives, settings, posts, seed, "likelihood")
+    course = TrainingLoop(objectives, settings, posts, seed, "likelihood")
 
     def losses(rows: np.ndarray, step: int) -> dict[str, Tensor]:
         spoilt = learn.spoil(rows, marks, np.random.default_rng([seed, course.epoch, step]))
