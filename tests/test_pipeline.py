@@ -22,7 +22,6 @@ from weibotag.posts.writer import read_table
 from weibotag.runtime.pool import run_parts
 from weibotag.runtime.run_folder import status
 from weibotag.scoring.report import evaluate
-from weibotag.taggers import answering
 from weibotag.taggers.model_folder import load_model, read_about
 from weibotag.taxonomy.tree import load
 from weibotag.training.train import train_model
@@ -35,7 +34,7 @@ TEXTS = ["梅西进球了", "皇马夺冠", "", "口红试色", "红烧肉怎么
 # Looks at files like the real one, but a file of that name takes the worker down.
 DEADLY = """
 import os, signal, time
-from weibotag import parts
+from weibotag.extraction import jobs
 
 def look_at_files(job):
     if any("deadly" in file["path"] for file in job["files"]):
@@ -238,7 +237,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(store: Path, tmp_path: Path
     posts = few_posts(tmp_path / "posts.csv", 60)
     tag(posts, tmp_path / "whole.parquet", store)
     calls: list[int] = []
-    own = answering.tag_posts
+    own = workflow.tag_posts
 
     def stop_at(limit: int) -> Callable[..., Any]:
         def tag_posts(*asked: Any) -> Any:
@@ -249,7 +248,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(store: Path, tmp_path: Path
 
         return tag_posts
 
-    monkeypatch.setattr(answering, "tag_posts", stop_at(4))
+    monkeypatch.setattr(workflow, "tag_posts", stop_at(4))
     out = tmp_path / "out.parquet"
     with pytest.raises(KeyboardInterrupt):
         tag(posts, out, store)
@@ -259,7 +258,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(store: Path, tmp_path: Path
     done = state["kinds"]["tags"]["done"]
     assert 3 <= done <= 4
     calls.clear()
-    monkeypatch.setattr(answering, "tag_posts", stop_at(100))
+    monkeypatch.setattr(workflow, "tag_posts", stop_at(100))
     summary = tag(posts, out, store)
     assert len(calls) == 9 - done
     assert (summary["posts"], summary["tagged"]) == (
@@ -281,7 +280,7 @@ def test_too_many_rejects_stop_a_run_before_it_tags(store: Path, tmp_path: Path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(answering, "tag_posts", stop)
+        patch.setattr(workflow, "tag_posts", stop)
         tag(posts, out, store)
     # A run that goes on has read the posts already; the limit holds all the same.
     with pytest.raises(TooManyRejectsError, match="2 rows"):
@@ -294,7 +293,7 @@ def test_a_part_that_fails_costs_only_itself_and_is_tried_again(
 ) -> None:
     monkeypatch.setattr(ingest, "PART_ROWS", 7)
     posts, out = few_posts(tmp_path / "posts.csv", 30), tmp_path / "out.csv"
-    own = answering.tag_posts
+    own = workflow.tag_posts
 
     def stumble(tables: Any, tagger: Any) -> Any:
         tables = list(tables)
@@ -302,14 +301,14 @@ def test_a_part_that_fails_costs_only_itself_and_is_tried_again(
             raise ZeroDivisionError("by nothing")
         return own(tables, tagger)
 
-    monkeypatch.setattr(answering, "tag_posts", stumble)
+    monkeypatch.setattr(workflow, "tag_posts", stumble)
     for _ in range(2):
         with pytest.raises(PartialError, match=r"1 parts could not be done.*ZeroDivisionError: by nothing"):
             tag(posts, out, store)
         (table,) = read_table(out)
         assert table["post_id"].to_pylist() == [f"p{n}" for n in range(30) if not 7 <= n < 14]
         assert [row["post_id"] for row in rejects(out)] == [f"p{n}" for n in range(7, 14)]
-    monkeypatch.setattr(answering, "tag_posts", own)
+    monkeypatch.setattr(workflow, "tag_posts", own)
     summary = tag(posts, out, store)
     assert (summary["posts"], summary["rejects"], rejects(out)) == (30, 0, [])
     tag(posts, tmp_path / "whole.csv", store)

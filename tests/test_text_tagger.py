@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from weibotag.core.errors import ModelError
 from weibotag.core.schema import WORDING
-from weibotag.taggers import ensemble
 from weibotag.taggers.ensemble import CANDIDATES, TextTagger
 from weibotag.taggers.fasttext import DivergedError, Settings
 from weibotag.taxonomy.tree import Tag, Taxonomy
+from weibotag.training import text_only
 from weibotag.training.dataset import WORTHWHILE, Dataset, gold_matrix
 from weibotag.training.text_only import choose_candidate, train_text
 
@@ -80,7 +80,7 @@ def test_what_costs_more_must_bring_more(values: list[float], worthwhile: float)
 
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_what_was_saved_answers_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ensemble, "choose_candidate", lambda scores, worthwhile: name)
+    monkeypatch.setattr(text_only, "choose_candidate", lambda scores, worthwhile: name)
     chosen = train_text(rows(40, 0), HELD, TREE, SMALL, 0, 1, True)
     chosen.save(tmp_path)
     loaded = TextTagger.load(tmp_path, TREE)
@@ -101,5 +101,5 @@ def test_it_does_without_a_fasttext_that_runs_away(monkeypatch: pytest.MonkeyPat
     def diverge(*given: object) -> None:
         raise DivergedError("too fast")
 
-    monkeypatch.setattr(ensemble, "train", diverge)
+    monkeypatch.setattr(text_only, "train", diverge)
     assert list(train_text(rows(40, 0), HELD, TREE, SMALL, 0, 1, True).figures) == ["linear", "linear, rules"]

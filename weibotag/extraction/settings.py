@@ -180,7 +180,7 @@ def read_pipeline(name: str | None) -> Pipeline:
     """
     if name is None or name == "lite":
         return Pipeline()
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     # Beside the code where it was installed, above it in a clone.
     own = [folder / "pipelines" / f"{name}.toml" for folder in (here, here.parent)]
     path = next((path for path in own if name in NAMED and path.is_file()), Path(name))
