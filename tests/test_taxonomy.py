@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from weibotag.cli.taxonomy import app
 from weibotag.core.errors import TaxonomyError
-from weibotag.taxonomy.check import check
-from weibotag.taxonomy.reader import Finding, join_list, split_list
-from weibotag.taxonomy.show import counts
+from weibotag.taxonomy.check import Diagnostic, check
+from weibotag.taxonomy.labels import count_posts
+from weibotag.taxonomy.reader import join_list, split_list
 from weibotag.taxonomy.tree import Tag, Taxonomy, load, save_csv
 
 ROOT = Path(__file__).parents[1]
@@ -264,7 +264,7 @@ def test_counts(write: Write) -> None:
     taxonomy = load(write(CSV))
     first = pa.table({"tags": pa.array([["美妆", "美妆/口红"], None, ["美妆/口红/试色", "美妆/口红/试色"]])})
     second = pa.table({"tags": pa.array([["美食/火锅", "生活", "生活"], []], pa.list_(pa.string()))})
-    assert counts(taxonomy, [first, second.slice(0, 1)]) == {
+    assert count_posts([first, second.slice(0, 1)], taxonomy) == {
         "美妆": (1, 2),
         "美妆/口红": (1, 2),
         "美妆/口红/试色": (1, 1),
@@ -283,7 +283,7 @@ def test_check_command(write: Write) -> None:
     bad = write(CSV + "美食/火锅,美食,火锅,,\n", "bad.csv")
     found = runner.invoke(app, ["check", str(bad), "--json"])
     assert found.exit_code == 2
-    errors = [Finding(**entry) for entry in json.loads(found.stdout) if entry["level"] == "error"]
+    errors = [Diagnostic(**entry) for entry in json.loads(found.stdout) if entry["level"] == "error"]
     assert [(error.line, error.kind) for error in errors] == [(8, "duplicate id"), (8, "duplicate name")]
     quiet = runner.invoke(app, ["check", str(bad), "--quiet"])
     assert quiet.exit_code == 2

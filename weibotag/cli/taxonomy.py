@@ -64,10 +64,10 @@ def show_command(
     numbers: dict[str, tuple[int, int]] | None = None
     if posts is not None:
         from weibotag.posts.reader import PostsSource, Rejects, read_posts
-        from weibotag.taxonomy.show import counts
+        from weibotag.taxonomy.labels import count_posts
 
         rejects = Rejects(None)
-        numbers = counts(taxonomy, read_posts(PostsSource(path=posts, where=where), rejects))
+        numbers = count_posts(read_posts(PostsSource(path=posts, where=where), rejects), taxonomy)
     elif where is not None:
         raise RequestError("--where picks rows of POSTS, but no POSTS were given; name the posts file after FILE")
     if as_json:

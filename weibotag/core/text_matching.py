@@ -50,7 +50,8 @@ def edge_kinds(codes: np.ndarray) -> np.ndarray:
 def find_rows(texts: Sequence[str], places: np.ndarray) -> np.ndarray:
     """Return, for places in the texts joined by one character, which text each lies in."""
     ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
-    return np.searchsorted(ends, places, side="right")
+    rows: np.ndarray = np.searchsorted(ends, places, side="right")
+    return rows
 
 
 def build_automaton(words: Sequence[str], matchkind: MatchKind) -> BytesAhoCorasick:

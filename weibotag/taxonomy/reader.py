@@ -1,11 +1,8 @@
-"""Taxonomy files as rows, before they are known to be a tree, and the errors that keep them from being one."""
+"""Taxonomy files as rows, before they are known to be a tree."""
 
-import bisect
 import csv
 import io
 import json
-import json.decoder
-import json.scanner
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +15,8 @@ COLUMNS = ("id", "parent_id", "name", "aliases", "keywords")
 KEYS = ("id", "name", "aliases", "keywords", "children")
 # A tree file may name one YAML node twice, even inside itself; no taxonomy for people is this deep.
 MAX_DEPTH = 100
+# Strings come first, so that a brace inside one is none; they hold no line break.
+STRINGS_AND_BRACES = re.compile(r'"(?:[^"\\]|\\.)*"|\{|\n')
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +32,6 @@ class Row:
     surplus: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something about a taxonomy file that its author should know; `level` is error, warning or note."""
-
-    level: str
-    line: int
-    tag_id: str
-    kind: str
-    message: str
-    fix: str
-
-
 def read_rows(path: Path) -> list[Row]:
     """Read a CSV, JSON or YAML taxonomy (by the file's ending), UTF-8 or GB18030, without judging the tree.
 
@@ -53,9 +40,9 @@ def read_rows(path: Path) -> list[Row]:
     text = _read_text(path)
     suffix = path.suffix.lower()
     if suffix == ".json":
-        return list(_walk(_parse_json(path, text), path))
+        return list(_list_tags(*_parse_json(path, text), path))
     if suffix in (".yaml", ".yml"):
-        return list(_walk(_parse_yaml(path, text), path))
+        return list(_list_tags(*_parse_yaml(path, text), path))
     return _read_csv(path, text)
 
 
@@ -118,32 +105,27 @@ def _read_csv(path: Path, text: str) -> list[Row]:
     return rows
 
 
-def _parse_json(path: Path, text: str) -> Any:
-    """Parse JSON into lists, strings and (fields, line) pairs in place of objects."""
-    ends = [match.start() for match in re.finditer("\n", text)]
-    decoder = json.JSONDecoder()
-    parse = json.decoder.JSONObject  # type: ignore[attr-defined]
-
-    def parse_object(at: tuple[str, int], *args: Any) -> tuple[tuple[dict[str, Any], int], int]:
-        fields, end = parse(at, *args)
-        return (fields, bisect.bisect_left(ends, at[1]) + 1), end
-
-    # The C scanner can't say where an object began.
-    decoder.parse_object = parse_object  # type: ignore[attr-defined]
-    decoder.scan_once = json.scanner.py_make_scanner(decoder)  # type: ignore[attr-defined]
+def _parse_json(path: Path, text: str) -> tuple[Any, Iterator[int]]:
+    """Return the value of a JSON text, and the lines on which its objects open, outer ones first."""
     try:
-        return decoder.decode(text)
+        tree = json.loads(text)
     except json.JSONDecodeError as error:
         raise TaxonomyError(f"{path}:{error.lineno}: not JSON: {error.msg}; mend this line") from error
     except RecursionError as error:
         raise TaxonomyError(f"{path}: nested too deeply; a taxonomy has at most {MAX_DEPTH} levels") from error
+    line, lines = 1, []
+    for match in STRINGS_AND_BRACES.finditer(text):
+        line += match[0] == "\n"
+        if match[0] == "{":
+            lines.append(line)
+    return tree, iter(lines)
 
 
-def _parse_yaml(path: Path, text: str) -> Any:
-    """Parse YAML into lists, strings and (fields, line) pairs in place of mappings; scalars stay as written."""
+def _parse_yaml(path: Path, text: str) -> tuple[Any, Iterator[int]]:
+    """Return the value of a YAML text, scalars as written, and the lines on which its mappings begin, outer ones first."""
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    lines: list[int] = []
 
     def simplify(node: Any, depth: int) -> Any:
         # Two levels of nodes (a list, a mapping) make one level of tags.
@@ -152,45 +134,42 @@ def _parse_yaml(path: Path, text: str) -> Any:
         if isinstance(node, yaml.SequenceNode):
             return [simplify(child, depth + 1) for child in node.value]
         if isinstance(node, yaml.MappingNode):
-            fields = {str(key.value): simplify(value, depth + 1) for key, value in node.value}
-            return fields, node.start_mark.line + 1
+            lines.append(node.start_mark.line + 1)
+            return {str(key.value): simplify(value, depth + 1) for key, value in node.value}
         return None if node.tag == "tag:yaml.org,2002:null" else node.value
 
     try:
-        root = yaml.compose(text, Loader=loader)
+        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise TaxonomyError(f"{path}:{line}: not YAML: {error.problem}; mend this line") from error
     except yaml.YAMLError as error:
         raise TaxonomyError(f"{path}: not YAML: {' '.join(str(error).split())}; mend the file") from error
-    return simplify(root, 1) if root is not None else []
+    return simplify(root, 1) if root is not None else [], iter(lines)
 
 
-def _walk(tree: Any, path: Path, parent_id: str = "", line: int = 1, depth: int = 1) -> Iterator[Row]:
+def _list_tags(
+    tree: Any, lines: Iterator[int], path: Path, parent_id: str = "", line: int = 1, depth: int = 1
+) -> Iterator[Row]:
+    """Give the tags of a tree, each before its children; `lines` has the lines of their objects in the same order."""
     if tree is None:
         return
     if not isinstance(tree, list):
         raise TaxonomyError(f"{path}:{line}: found {_kind(tree)}, expected a list of tags; write [{{name, children}}]")
     if depth > MAX_DEPTH:
         raise TaxonomyError(f"{path}:{line}: more than {MAX_DEPTH} levels; a taxonomy has at most that many")
-    for entry in tree:
-        if not isinstance(entry, tuple):
-            raise TaxonomyError(f"{path}:{line}: found {_kind(entry)}, expected a tag; write {{name: …}}")
-        fields, at = entry
+    for fields in tree:
+        if not isinstance(fields, dict):
+            raise TaxonomyError(f"{path}:{line}: found {_kind(fields)}, expected a tag; write {{name: …}}")
+        at = next(lines)
         unknown = [key for key in fields if key not in KEYS]
         if unknown:
             raise TaxonomyError(f"{path}:{at}: unknown key {unknown[0]!r}; a tag has {', '.join(KEYS)}")
         name = _scalar(fields.get("name"), path, at)
         tag_id = _scalar(fields.get("id"), path, at) or (f"{parent_id}/{name}" if parent_id else name)
-        yield Row(
-            at,
-            tag_id,
-            parent_id,
-            name,
-            _words(fields.get("aliases"), path, at),
-            _words(fields.get("keywords"), path, at),
-        )
-        yield from _walk(fields.get("children"), path, tag_id, at, depth + 1)
+        aliases, keywords = (_words(fields.get(key), path, at) for key in ("aliases", "keywords"))
+        yield Row(at, tag_id, parent_id, name, aliases, keywords)
+        yield from _list_tags(fields.get("children"), lines, path, tag_id, at, depth + 1)
 
 
 def _words(value: Any, path: Path, line: int) -> tuple[str, ...]:
@@ -210,57 +189,4 @@ def _scalar(value: Any, path: Path, line: int) -> str:
 
 
 def _kind(value: Any) -> str:
-    return {list: "a list", tuple: "a mapping", bool: "true or false"}.get(type(value), "text")
-
-
-def find_errors(rows: list[Row]) -> list[Finding]:
-    """Find what keeps rows from being a tree: empty or duplicate ids, empty names, unknown parents, cycles; by line."""
-    found: list[Finding] = []
-
-    def add(row: Row, kind: str, message: str, fix: str) -> None:
-        found.append(Finding("error", row.line, row.id.strip(), kind, message, fix))
-
-    first: dict[str, Row] = {}
-    parent_of: dict[str, str] = {}
-    for row in rows:
-        tag_id = row.id.strip()
-        if row.surplus:
-            rest = ",".join(row.surplus)
-            add(row, "too many cells", f"cells beyond the header: {rest}", "quote cells that hold a comma")
-        if not tag_id:
-            add(row, "empty id", "a tag without an id", "give it one, such as 美妆/口红")
-        elif tag_id in first:
-            add(row, "duplicate id", f"{tag_id} is also on line {first[tag_id].line}", "rename or delete one of them")
-        else:
-            first[tag_id] = row
-            parent_of[tag_id] = row.parent_id.strip()
-        if not row.name.strip():
-            add(row, "empty name", f"{tag_id or 'a tag'} has no name", "give it one")
-    for tag_id, parent_id in parent_of.items():
-        if parent_id and parent_id not in first:
-            fix = f"add a line for {parent_id}, or correct parent_id"
-            add(first[tag_id], "unknown parent", f"parent_id {parent_id} of {tag_id} is no tag of this file", fix)
-    for circle in _find_cycles(parent_of):
-        way = " > ".join([*circle, circle[0]])
-        add(first[circle[0]], "cycle", f"tags are their own ancestors: {way}", "empty parent_id of the topmost")
-    return sorted(found, key=lambda finding: finding.line)
-
-
-def _find_cycles(parent_of: dict[str, str]) -> list[list[str]]:
-    """Return each circle once, from its tag that stands first in the file."""
-    order = {tag_id: place for place, tag_id in enumerate(parent_of)}
-    done: set[str] = set()
-    circles = []
-    for start in parent_of:
-        way: dict[str, None] = {}
-        here = start
-        while here in parent_of and here not in done and here not in way:
-            way[here] = None
-            here = parent_of[here]
-        if here in way:
-            walked = list(way)
-            circle = walked[walked.index(here) :]
-            top = circle.index(min(circle, key=order.__getitem__))
-            circles.append(circle[top:] + circle[:top])
-        done.update(way)
-    return circles
+    return {list: "a list", dict: "a mapping", bool: "true or false"}.get(type(value), "text")

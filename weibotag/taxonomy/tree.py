@@ -13,7 +13,8 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix
 
 from weibotag.core.errors import TaxonomyError
-from weibotag.taxonomy.reader import COLUMNS, find_errors, join_list, read_rows
+from weibotag.taxonomy.check import find_errors
+from weibotag.taxonomy.reader import COLUMNS, Row, join_list, read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +124,14 @@ def load(path: Path) -> Taxonomy:
         raise TaxonomyError(f"{path}:{first.line}: {first.kind}: {first.message}; {first.fix}{more}")
     if not rows:
         raise TaxonomyError(f"{path}: no tags; add lines of {','.join(COLUMNS)}")
-    return Taxonomy(
-        Tag(
-            row.id.strip(),
-            row.parent_id.strip() or None,
-            row.name.strip(),
-            _strip(row.aliases),
-            _strip(row.keywords),
-            row.line,
-        )
-        for row in rows
+    return Taxonomy(_tag_of(row) for row in rows)
+
+
+def _tag_of(row: Row) -> Tag:
+    aliases, keywords = (
+        tuple(dict.fromkeys(word for raw in words if (word := raw.strip()))) for words in (row.aliases, row.keywords)
     )
-
-
-def _strip(words: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word for raw in words if (word := raw.strip()))) if words else ()
+    return Tag(row.id.strip(), row.parent_id.strip() or None, row.name.strip(), aliases, keywords, row.line)
 
 
 def save_csv(taxonomy: Taxonomy, path: Path) -> None:

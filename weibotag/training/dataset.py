@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix, vstack
 
-from weibotag.core.arrays import list_parts
 from weibotag.core.errors import RequestError
 from weibotag.posts.reader import matches
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers.fasttext import write_documents
+from weibotag.taxonomy.labels import count_unknown, label_matrix
 from weibotag.taxonomy.tree import Taxonomy
 
 VALID_SHARE = 0.1
@@ -71,12 +71,9 @@ def mark_valid(run: Run, parts: Sequence[str], valid: str | None, taxonomy: Taxo
 
 def _warn_of_unknown(tables: Iterable[pa.Table], taxonomy: Taxonomy) -> None:
     """Say which tags of the posts the taxonomy does not have: their posts are trained on without them."""
-    unknown: Counter[str] = Counter()
-    for table in tables:
-        tags = pc.list_flatten(table["tags"])
-        unknown.update(tags.filter(pc.invert(pc.is_in(tags, taxonomy.id_array))).to_pylist())
+    unknown = count_unknown(tables, taxonomy)
     if unknown:
-        first = ", ".join(f"{tag} ({count})" for tag, count in unknown.most_common(3))
+        first = ", ".join(f"{tag} ({count})" for tag, count in list(unknown.items())[:3])
         log.warning("%s tags of the posts are not in the taxonomy and count for nothing: %s …", f"{len(unknown):,}", first)
 
 
@@ -105,16 +102,7 @@ def draw_valid(post_ids: Sequence[str], strata: Sequence[str], labelled: np.ndar
 
 def gold_matrix(tables: Sequence[pa.Table], taxonomy: Taxonomy) -> csr_matrix:
     """Return the posts' tags with their ancestors, float32 0/1 csr_matrix (posts x tags); unknown tags are left out."""
-    blocks = []
-    for table in tables:
-        offsets, values = list_parts(pc.fill_null(table["tags"], []).combine_chunks())
-        numbers = pc.index_in(values, taxonomy.id_array).fill_null(-1).to_numpy(zero_copy_only=False)
-        rows = np.repeat(np.arange(len(table)), np.diff(offsets))
-        known = numbers >= 0
-        shape = (len(table), len(taxonomy))
-        own = csr_matrix((np.ones(int(known.sum()), np.float32), (rows[known], numbers[known])), shape=shape)
-        own.data[:] = 1
-        blocks.append(raise_parents(own, taxonomy))
+    blocks = [raise_parents(label_matrix(table["tags"], taxonomy), taxonomy) for table in tables]
     return csr_matrix(vstack(blocks)) if blocks else csr_matrix((0, len(taxonomy)), dtype=np.float32)
 
 

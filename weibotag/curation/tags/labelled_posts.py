@@ -1,7 +1,7 @@
 """Labelled posts as an audit looks at them: what taggers read, and who gave which tags."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from weibotag.core.errors import RequestError
 from weibotag.features.hashed_ngrams import READ
 from weibotag.posts.reader import PostsSource, Rejects, read_posts
+from weibotag.taxonomy.labels import count_unknown, label_matrix
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.dataset import gold_matrix
 
@@ -51,11 +52,8 @@ def read_labelled(source: PostsSource, taxonomy: Taxonomy, annotator: str | None
         if count
         else pa.table({"tags": pa.array([], pa.list_(pa.string()))})
     )
-    flat = Taxonomy(replace(tag, parent_id=None) for tag in taxonomy.tags)
-    given = gold_matrix([posts], flat)
-    tags = pc.list_flatten(posts["tags"])
-    strange = pc.value_counts(tags.filter(pc.invert(pc.is_in(tags, taxonomy.id_array)))).to_pylist()
-    unknown = {entry["values"]: entry["counts"] for entry in sorted(strange, key=lambda entry: -entry["counts"])}
+    given = label_matrix(posts["tags"], taxonomy)
+    unknown = count_unknown([posts], taxonomy)
     if unknown:
         most = ", ".join(f"{tag} ({number})" for tag, number in list(unknown.items())[:NAMED])
         log.warning("%s tags of the posts are not in the taxonomy: %s …", f"{len(unknown):,}", most)

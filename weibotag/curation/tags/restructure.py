@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from weibotag.core.errors import RequestError
 from weibotag.curation.tags.proposals import PROPOSALS, Proposal
-from weibotag.taxonomy.reader import Row, find_errors
+from weibotag.taxonomy.check import find_errors
+from weibotag.taxonomy.reader import Row
 from weibotag.taxonomy.tree import Tag, Taxonomy
 
 
