@@ -17,6 +17,7 @@ from weibotag.vision.media.pictures import (
     WATCHED_FRAMES,
     Frame,
     MediaLimits,
+    MediaRow,
     frame_pixels,
     frames_table,
     hash_file,
@@ -41,7 +42,7 @@ def reason_of(data: bytes, limits: MediaLimits = LIMITS) -> str:
     return rows[0]["media_error"]
 
 
-def check_account(rows: list[dict], frames: list[Frame], limits: MediaLimits = LIMITS, file_id: str = "id") -> None:
+def check_account(rows: list[MediaRow], frames: list[Frame], limits: MediaLimits = LIMITS, file_id: str = "id") -> None:
     assert rows and all(set(row) == MEDIA_COLUMNS for row in rows)
     if rows[0]["media_error"] is not None:
         assert len(rows) == 1 and not frames

@@ -15,7 +15,7 @@ from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.findings_store import Store
 from weibotag.runtime.worker import alive
 from weibotag.vision.media.near_duplicates import take_print
-from weibotag.vision.media.pictures import Frame, MediaLimits, frames_table, hash_file, read_file
+from weibotag.vision.media.pictures import Frame, MediaLimits, MediaRow, frames_table, hash_file, read_file
 from weibotag.vision.registry import load
 from weibotag.vision.stage import Stage
 
@@ -25,7 +25,7 @@ MEDIA_VERSION = 2
 # Frames that stages look at together, and their pixels (three bytes each).
 TOGETHER = 16
 TOGETHER_PIXELS = 16_000_000
-Decoded = tuple[dict[str, Any], list[dict[str, Any]] | None, list[Frame], float]
+Decoded = tuple[dict[str, Any], list[MediaRow] | None, list[Frame], float]
 
 
 def media_fingerprint(limits: MediaLimits) -> str:
@@ -58,7 +58,7 @@ def look_at_files(job: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, list[pa.Table]] = {name: [] for name in stages}
     seconds: dict[str, float] = dict.fromkeys(["decode", *stages], 0.0)
     counts: dict[str, int] = dict.fromkeys(stages, 0)
-    media_rows: list[dict[str, Any]] = []
+    media_rows: list[MediaRow] = []
     changed: list[str] = []
     loading: dict[str, float] = {}
     frames_seen = 0

@@ -342,10 +342,12 @@ def settle_twins(photos: Sequence[Photo]) -> list[Photo]:
 
 def find_face(photo: Photo, stage: Faces) -> list[float] | str:
     """Return the vector of the one large face of a photo, or why there is none."""
-    rows, frames = read_file(photo.path, str(photo.digest), LIMITS) or ([{"media_error": "it changed just now"}], [])
-    if not frames:
-        return rows[0]["media_error"]
-    (row,) = stage.process(frames_table(frames)).to_pylist()
+    file = read_file(photo.path, str(photo.digest), LIMITS)
+    if file is None:
+        return "it changed just now"
+    if not file.frames:
+        return str(file.rows[0]["media_error"])
+    (row,) = stage.process(frames_table(file.frames)).to_pylist()
     if row["faces_error"] is not None:
         return row["faces_error"]
     faces = sorted(row["faces_found"], key=lambda face: -face["box"][2] * face["box"][3])

@@ -198,7 +198,7 @@ def decode(clip: Clip, packets: int) -> Iterator[tuple[int, VideoFrame]]:
                 yield time, frame
 
 
-def read_packets(clip: Clip, count: int) -> Iterator[Packet]:
+def read_packets(clip: Clip, count: int) -> Iterator[Packet[VideoStream]]:
     """Yield up to `count` packets from the next key frame on, until the clip ends or can't be read."""
     from av import FFmpegError
 

@@ -7,11 +7,11 @@ import re
 import stat
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +56,26 @@ class Frame:
     rgb: np.ndarray
 
 
+class MediaRow(TypedDict):
+    """A row of schema `media`."""
+
+    file_id: str
+    media_id: str
+    frame: int
+    time_ms: int | None
+    format: str | None
+    width: int | None
+    height: int | None
+    media_error: str | None
+
+
+class PictureFile(NamedTuple):
+    """What a file gave: a row and a frame for each of its pictures; of a bad one a row with the reason and no frame."""
+
+    rows: list[MediaRow]
+    frames: list[Frame]
+
+
 def hash_file(path: Path, limits: MediaLimits) -> tuple[str | None, str | None]:
     """Return (sha256 of the file's bytes, None), or (None, why it could not be read)."""
     if WEB_ADDRESS.match(str(path)):
@@ -82,69 +102,67 @@ def hash_file(path: Path, limits: MediaLimits) -> tuple[str | None, str | None]:
         return None, f"not a usable path: {error}"
 
 
-def read_file(path: Path, file_id: str, limits: MediaLimits) -> tuple[list[dict[str, Any]], list[Frame]] | None:
-    """Return what `read_media` does for a picture or clip; None when its sha256 is not `file_id` any more."""
+def read_file(path: Path, file_id: str, limits: MediaLimits) -> PictureFile | None:
+    """Return what a picture or clip gives; None when its sha256 is not `file_id` any more."""
     try:
         with path.open("rb") as file:
-            kind = find_clip(file.read(HEAD_BYTES))
+            clip = find_clip(file.read(HEAD_BYTES))
             file.seek(0)
-            if kind is None:
-                data = file.read(limits.max_bytes + 1)
-                return read_media(data, file_id, limits) if hashlib.sha256(data).hexdigest() == file_id else None
-            if hashlib.file_digest(file, "sha256").hexdigest() != file_id:
-                return None
+            data = b"" if clip else file.read(limits.max_bytes + 1)
+            found = hashlib.file_digest(file, "sha256") if clip else hashlib.sha256(data)
     except OSError:
         return None
-    try:
-        return account(file_id, kind, read_clip(path, kind, limits.max_frames, limits.max_pixels))
-    except NotAPictureError as error:
-        return refuse(file_id, kind, str(error))
-    # PyAV raises what FFmpeg and its own reading of damaged headers give; it becomes the reason in the row.
-    except Exception as error:  # noqa: BLE001
-        return refuse(file_id, kind, damage_reason(kind, error))
+    if found.hexdigest() != file_id:
+        return None
+    if clip is None:
+        return read_media(data, file_id, limits)
+    return _read_stills(file_id, clip, lambda: read_clip(path, clip, limits.max_frames, limits.max_pixels))
 
 
-def read_media(data: bytes, file_id: str, limits: MediaLimits) -> tuple[list[dict[str, Any]], list[Frame]]:
-    """Return rows of schema `media` and the frames of a picture's bytes; a bad one is one row with a reason, no frame.
+def read_media(data: bytes, file_id: str, limits: MediaLimits) -> PictureFile:
+    """Return what a picture's bytes give.
 
     EXIF rotation is applied, transparency put on white, every mode brought to 8-bit RGB. A picture of more than 16.8
     megapixels (4096 x 4096) is reduced to that area; `width` and `height` are those of the frame's pixels, so that
     boxes fit. Of an animation the frames that `scenes.pick_samples` picks are given, of a TIFF the first page.
     """
-    kind = None
     try:
         kind = find_picture(data)
-        return account(file_id, kind, decode(data, kind, limits))
     except NotAPictureError as error:
-        return refuse(file_id, kind, str(error))
-    # Pillow's decoders raise anything on damaged bytes; whatever it is, it becomes the reason in the row.
+        return PictureFile([_media_row(file_id, None, reason=str(error))], [])
+    return _read_stills(file_id, kind, lambda: decode(data, kind, limits))
+
+
+def _read_stills(file_id: str, kind: str, read: Callable[[], list[Still]]) -> PictureFile:
+    try:
+        stills = [(number, time_ms, shrink(pixels)) for number, time_ms, pixels in read()]
+        rows = [_media_row(file_id, kind, still) for still in stills]
+        return PictureFile(rows, [Frame(row["media_id"], still[2]) for row, still in zip(rows, stills, strict=True)])
+    except NotAPictureError as error:
+        reason = str(error)
+    # Pillow's decoders raise anything on damaged bytes, PyAV what FFmpeg and its own reading of headers give.
     except Exception as error:  # noqa: BLE001
-        return refuse(file_id, kind, damage_reason(kind, error))
+        message = getattr(error, "strerror", None) or str(error)
+        last = (message.strip().splitlines() or [type(error).__name__])[-1]
+        reason = f"damaged or truncated {kind}: {last}"[:200]
+    return PictureFile([_media_row(file_id, kind, reason=reason)], [])
 
 
-def account(file_id: str, kind: str, stills: list[Still]) -> tuple[list[dict[str, Any]], list[Frame]]:
-    """Return rows and frames of the pictures that a file gave."""
-    rows, frames = [], []
-    for number, time_ms, pixels in stills:
-        rgb = shrink(pixels)
-        row = media_row(file_id, kind) | {"frame": number, "time_ms": time_ms, "width": rgb.shape[1], "height": rgb.shape[0]}
-        row["media_id"] = f"{file_id}#{number}" if number else file_id
-        rows.append(row)
-        frames.append(Frame(row["media_id"], rgb))
-    return rows, frames
+def _media_row(file_id: str, kind: str | None, still: Still | None = None, reason: str | None = None) -> MediaRow:
+    number, time_ms, shape = (still[0], still[1], still[2].shape) if still else (0, None, (None, None))
+    return {
+        "file_id": file_id,
+        "media_id": f"{file_id}#{number}" if number else file_id,
+        "frame": number,
+        "time_ms": time_ms,
+        "format": kind,
+        "width": shape[1],
+        "height": shape[0],
+        "media_error": reason,
+    }
 
 
-def refuse(file_id: str, kind: str | None, reason: str) -> tuple[list[dict[str, Any]], list[Frame]]:
-    """Return the row of a file that gave no picture."""
-    return [media_row(file_id, kind) | {"media_error": reason}], []
-
-
-def media_row(file_id: str, kind: str | None) -> dict[str, Any]:
-    """Return a row of schema `media` in which nothing is known but the file and its format."""
-    return dict.fromkeys(arrow_schema("media").names) | {"file_id": file_id, "media_id": file_id, "frame": 0, "format": kind}
-
-
-def frames_table(frames: list[Frame]) -> pa.Table:
+def frames_table(frames: Sequence[Frame]) -> pa.Table:
     """Return a table of schema `frames`."""
     columns = {
         "media_id": [frame.media_id for frame in frames],
@@ -166,13 +184,6 @@ def too_large(size: int, limit: int) -> str:
     return f"too large: {size:,} bytes, the limit is {limit:,}"
 
 
-def damage_reason(kind: str | None, error: Exception) -> str:
-    """Return the reason for a file whose decoder gave up, in one short line."""
-    message = getattr(error, "strerror", None) or str(error)
-    said = (message.strip().splitlines() or [type(error).__name__])[-1]
-    return f"damaged or truncated {kind}: {said}"[:200]
-
-
 def decode(data: bytes, kind: str, limits: MediaLimits) -> list[Still]:
     """Return the frames of a picture of format `kind`; raises NotAPictureError, or whatever Pillow raises."""
     if len(data) > limits.max_bytes:
@@ -192,7 +203,7 @@ def decode(data: bytes, kind: str, limits: MediaLimits) -> list[Still]:
 
 def open_image(data: bytes, kind: str, limits: MediaLimits) -> ImageFile:
     """Return a Pillow image whose header says that it is small enough; nothing is decoded yet."""
-    from PIL import Image, ImageFile
+    from PIL import Image, ImageFile, UnidentifiedImageError
 
     # Other libraries of the same process switch this on, and pictures that are half grey pass for whole ones.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -200,7 +211,7 @@ def open_image(data: bytes, kind: str, limits: MediaLimits) -> ImageFile:
         image = Image.open(BytesIO(data), formats=[kind])
     except Image.DecompressionBombError as error:
         raise NotAPictureError(f"too many pixels: the limit is {limits.max_pixels:,}") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ValueError("its header can't be read") from error
     check_pixels(image.size, limits.max_pixels)
     return image
