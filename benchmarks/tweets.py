@@ -38,9 +38,9 @@ from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.training.cascade import learn_cascade
 from weibotag.training.dataset import Dataset, blake, gold_matrix
 from weibotag.training.network.fit import Settings, train_fused
-from weibotag.training.network_taggers import NOMINAL
 from weibotag.training.text_only import train_text
 from weibotag.training.train import first_settings, tune
+from weibotag.vision.stage import stage_class
 
 FEWEST_POSTS = 20
 FOLDS = 5
@@ -119,7 +119,7 @@ def buy(
         first = replace(first_settings(trained.gold.shape[0]), spacing="words")
         text = train_text(trained, held, taxonomy, first, 30, 1, True)
         taggers = text, train_linear(trained.tables, trained.gold, taxonomy), network
-        prices = {stage: NOMINAL[stage] for stage in STAGES} | {"text": 0.02, "fast": 0.02, "fused": 0.06}
+        prices = {stage: stage_class(stage).nominal_ms for stage in STAGES} | {"text": 0.02, "fast": 0.02, "fused": 0.06}
         cascade = learn_cascade(held.tables, held.gold, taxonomy, taggers, STAGES, prices)
         # What posts bring along stands for what would be found: nothing is known before it is bought.
         table = tested.tables[0]

@@ -361,7 +361,7 @@ def test_zero_shot_words_of_a_taxonomy_by_the_stage(folders: Any, tmp_path: Path
     assert zero_shot.vectors.shape == (4, 24)
     said = zero_shot.words(found)
     assert set(said) == {str(number) for number in range(len(PICTURES))}
-    assert {kind for words in said.values() for _, kind, _ in words} == {"clip"}
+    assert {kind for words in said.values() for _, kind, *_ in words} == {"clip"}
 
 
 def test_the_stage_gives_a_row_per_frame_and_says_why_there_is_no_vector(

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction import jobs
 from weibotag.extraction.jobs import link_files, look_at_files, media_fingerprint
-from weibotag.features.wordings import collect_wordings
+from weibotag.features.wordings import Findings, collect_wordings
 from weibotag.runtime.findings_store import Store
 from weibotag.taggers.answering import list_tags
 from weibotag.taxonomy.tree import Taxonomy, load
@@ -191,7 +191,8 @@ def test_a_picture_that_a_post_names_twice_speaks_once(tmp_path: Path) -> None:
         "ocr": pa.Table.from_pylist([{"media_id": file_id, "ocr_lines": [line]}], schema=arrow_schema("ocr")),
         "faces": pa.Table.from_pylist([{"media_id": file_id, "faces_found": [face]}], schema=arrow_schema("faces")),
     }
-    rows = collect_wordings(["0", "1"], links, media, findings, {}, {}, ("media", "ocr", "detect", "faces")).to_pylist()
+    known = Findings(media, findings, {}, {}, ("media", "ocr", "detect", "faces"))
+    rows = collect_wordings(["0", "1"], links, known).to_pylist()
     for row in rows:
         assert [wording["word"] for wording in row["wordings"]] == ["口红", "人脸"]
         assert row["wordings_error"] is None

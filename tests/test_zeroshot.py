@@ -59,7 +59,7 @@ def test_a_name_is_said_in_all_templates_and_its_vector_has_unit_length(zero_sho
 def test_a_picture_is_called_what_it_is_near_to(zero_shot: ZeroShot) -> None:
     said = zero_shot.words(embed_table([zero_shot.vectors[1], None, zero_shot.vectors[2]]))
     assert set(said) == {"m0", "m2"}
-    (name, kind, score), *others = said["m0"]
+    (name, kind, score, _), *others = said["m0"]
     assert (name, kind) == ("足球", "clip")
     assert score > 0.9
     assert not others
@@ -71,7 +71,7 @@ def test_a_picture_between_many_names_has_none_of_them(zero_shot: ZeroShot) -> N
     assert many.words(embed_table([np.full(30, 30**-0.5)])) == {}
     two = zero_shot.vectors[0] + zero_shot.vectors[3]
     said = zero_shot.words(embed_table([two / np.linalg.norm(two)]))["m0"]
-    assert {name for name, _, _ in said} == {"美食", "手机"}
+    assert {one.word for one in said} == {"美食", "手机"}
 
 
 @settings(max_examples=25, deadline=None)

@@ -10,6 +10,7 @@ from weibotag.extraction.context import ExtractionContext
 from weibotag.extraction.post_table import Coder
 from weibotag.features.joint_space import open_zero_shot
 from weibotag.taxonomy.tree import Taxonomy
+from weibotag.vision.stage import Wording
 
 
 def zero_shot_of(taxonomy: Taxonomy, context: ExtractionContext) -> Coder | None:
@@ -27,8 +28,8 @@ def join_coders(coders: Sequence[Coder]) -> Coder | None:
     if not coders:
         return None
 
-    def say(table: pa.Table) -> dict[str, list[tuple[str, str, float]]]:
-        said: dict[str, list[tuple[str, str, float]]] = {}
+    def say(table: pa.Table) -> dict[str, list[Wording]]:
+        said: dict[str, list[Wording]] = {}
         for coder in coders:
             for media_id, words in coder(table).items():
                 said.setdefault(media_id, []).extend(words)
@@ -37,6 +38,6 @@ def join_coders(coders: Sequence[Coder]) -> Coder | None:
     return say
 
 
-def say_codes(codes: dict[str, list[str]]) -> dict[str, list[tuple[str, str, float]]]:
+def say_codes(codes: dict[str, list[str]]) -> dict[str, list[Wording]]:
     """Return visual codes by media_id as a coder answers."""
-    return {media_id: [(word, "code", 1.0) for word in words] for media_id, words in codes.items()}
+    return {media_id: [Wording(word, "code", 1.0) for word in words] for media_id, words in codes.items()}

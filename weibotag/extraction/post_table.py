@@ -10,15 +10,15 @@ from weibotag.extraction.context import ExtractionContext
 from weibotag.extraction.coverage import mark_files, mark_posts
 from weibotag.extraction.schedule import read_links
 from weibotag.features.post_batches import collect_vectors
-from weibotag.features.wordings import collect_wordings
+from weibotag.features.wordings import Findings, WordsOfPictures, collect_wordings
 from weibotag.posts.supplied_words import add_given
 from weibotag.runtime.run_folder import Run
 from weibotag.vision.face_gallery import name_faces, open_gallery
 
 # Posts whose pictures' findings are in memory at once.
 ROWS = 5_000
-# A table of schema "embed" to what its vectors say, by media_id: (word, kind, score).
-Coder = Callable[[pa.Table], dict[str, list[tuple[str, str, float]]]]
+# A table of schema "embed" to what its vectors say.
+Coder = Callable[[pa.Table], WordsOfPictures]
 
 
 def gather(
@@ -34,7 +34,7 @@ def gather(
     media = context.store.read("media", context.media, files)
     frames = media.filter(pc.is_null(media["media_error"]))["media_id"]
     findings = {name: read_found(name, frames, context) for name in context.fingerprints if name != "embed"}
-    said: dict[str, list[tuple[str, str, float]]] = {}
+    said: WordsOfPictures = {}
     if "embed" in context.fingerprints and (code is not None or with_vectors):
         embedded = read_found("embed", frames, context)
         said = {} if code is None else code(embedded)
@@ -49,7 +49,8 @@ def gather(
         posts = posts.append_column("looked", pa.array(bits)).append_column("pictured", pa.array(has))
         findings.pop("embed", None)
     expected = () if context.sparing or context.late else ("media", *findings)
-    wordings = collect_wordings(posts["post_id"].to_pylist(), links, media, findings, said, context.unseen, expected)
+    known = Findings(media, findings, said, context.unseen, expected)
+    wordings = collect_wordings(posts["post_id"].to_pylist(), links, known)
     for name in ("wordings", "wordings_error"):
         posts = posts.append_column(wordings.schema.field(name), wordings[name])
     return posts

@@ -1,7 +1,6 @@
 """Reposts in a run: files that were resized or saved anew are given what was found in the one that was looked at."""
 
 from dataclasses import asdict
-from difflib import SequenceMatcher
 from typing import Any
 
 import pyarrow as pa
@@ -14,14 +13,12 @@ from weibotag.extraction.context import ExtractionContext
 from weibotag.runtime.pool import Limits, run_parts
 from weibotag.runtime.run_folder import Run
 from weibotag.vision.media.near_duplicates import Print, Prints, look_same
+from weibotag.vision.stage import stage_class
 
 PART = "all"
 PART_FILES = 256
 # Of so many reposts one, by its hash, is looked at all the same, to see how often giving another's findings is right.
 CHECKED_ONE_IN = 10
-# Two readings of one text by OCR are that alike, and more; of what it is less sure of, no two need be.
-ALIKE = 0.9
-SURE = 0.8
 
 
 def find_reposts(run: Run, needed: list[dict[str, Any]], context: "ExtractionContext") -> list[dict[str, Any]]:
@@ -57,22 +54,23 @@ def give_findings(links: pa.Table, run: Run) -> pa.Table:
 def check_reposts(run: Run, context: "ExtractionContext") -> dict[str, int] | None:
     """Return how many files were reposts, how many of them were looked at to check, and how many of those agreed.
 
-    None where reposts are not sought. A repost agrees when a fresh look finds the same text (but for a tenth), the same
-    kinds of objects and as many faces.
+    None where reposts are not sought. A repost agrees when a fresh look finds what each stage takes for the same (see
+    `Stage.agree`).
     """
     if not run.done("same", PART):
         return None
     same = pq.read_table(run.path("same", PART))
     checked = same.filter(same["same_checked"])
     agreed = dict.fromkeys(checked["file_id"].to_pylist(), True)
-    for stage in agreed and [name for name in context.fingerprints if name in COMPARED]:
+    for stage in agreed and context.fingerprints:
+        agree = stage_class(stage).agree
         rows = [
             {row["media_id"]: row for row in context.store.read(stage, context.fingerprints[stage], ids).to_pylist()}
             for ids in (checked["file_id"], checked["same_as"])
         ]
         for file_id, same_as in zip(checked["file_id"].to_pylist(), checked["same_as"].to_pylist(), strict=True):
             fresh, given = rows[0].get(file_id), rows[1].get(same_as)
-            agreed[file_id] &= fresh is not None and given is not None and COMPARED[stage](fresh, given)
+            agreed[file_id] &= fresh is not None and given is not None and agree(fresh, given)
     return {"reposts": len(same), "checked": len(agreed), "agreed": sum(agreed.values())}
 
 
@@ -126,23 +124,3 @@ def _fully_known(prints: pa.Table, context: "ExtractionContext") -> pa.Table:
     missing = [context.store.missing("media", context.media, ids)]
     missing += [context.store.missing(name, fingerprint, ids) for name, fingerprint in context.fingerprints.items()]
     return prints.filter(pc.invert(pc.is_in(ids, pa.concat_arrays(missing))))
-
-
-def _same_text(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    first, second = (
-        "".join(line["text"] for line in row["ocr_lines"] or () if line["score"] >= SURE) for row in (one, other)
-    )
-    return SequenceMatcher(None, first, second, autojunk=False).ratio() >= ALIKE
-
-
-def _same_objects(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return {found["label"] for found in one["detect_objects"] or ()} == {
-        found["label"] for found in other["detect_objects"] or ()
-    }
-
-
-def _same_faces(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return len(one["faces_found"] or ()) == len(other["faces_found"] or ())
-
-
-COMPARED = {"ocr": _same_text, "detect": _same_objects, "faces": _same_faces}

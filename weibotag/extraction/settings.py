@@ -5,18 +5,18 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.taxonomy.tree import load as load_taxonomy
 from weibotag.vision.prompt_classes import list_classes
-from weibotag.vision.registry import load, names
-from weibotag.vision.stage import Stage
+from weibotag.vision.registry import names
+from weibotag.vision.stage import Stage, stage_class
 
 # Pipelines that have a name; `lite` is what every default says.
 NAMED = ("full", "gpu")
 # The keys of a pipeline that decide how pictures are looked at.
-LOOKS = ("stages", "ocr", "detect", "faces", "embed", "media")
+LOOKS = ("stages", "stage_settings", "media")
 
 # Kinds of words that a platform may have for its pictures already.
 Given = Literal["ocr", "object", "face", "clip"]
@@ -89,14 +89,12 @@ class TagSettings(Strict):
 class Pipeline(Strict):
     """A whole pipeline: the stages that look at pictures with their settings, workers, and what `run` does.
 
+    `stage_settings` has the tables that bear the names of registered stages, such as [ocr].
     `words` names columns of the posts that hold words for the pictures, by the kind of wording that they become.
     """
 
     stages: tuple[str, ...] = ("ocr", "faces", "embed")
-    ocr: dict[str, Any] = {}
-    detect: dict[str, Any] = {}
-    faces: dict[str, Any] = {}
-    embed: dict[str, Any] = {}
+    stage_settings: dict[str, dict[str, Any]] = {}
     media: MediaSettings = MediaSettings()
     workers: WorkerSettings = WorkerSettings()
     store: Path | None = None
@@ -106,18 +104,26 @@ class Pipeline(Strict):
     train: TrainSettings | None = None
     tag: TagSettings | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_stage_tables(cls, data: dict[str, Any]) -> dict[str, Any]:
+        own = {name: data[name] for name in names("stage") if name in data}
+        rest = {name: value for name, value in data.items() if name not in own}
+        return rest | {"stage_settings": own} if own else rest
+
     def make_stage(self, name: str) -> Stage:
         """Return the stage `name` with its settings; raises RequestError for an unknown name or setting."""
-        stage: Any = load("stage", name)
-        config_class = stage.Config
+        stage: Any = stage_class(name)
         try:
-            return stage(config_class(**getattr(self, name)))
+            made: Stage = stage(stage.Config(**self.stage_settings.get(name, {})))
         except ValidationError as error:
-            raise RequestError(_explain(error, config_class, f"[{name}]")) from error
+            raise RequestError(_explain(error, stage.Config, f"[{name}]")) from error
+        return made
 
     def with_stage(self, name: str, said: dict[str, Any]) -> "Pipeline":
         """Return a pipeline of one stage, with these settings of it before its own."""
-        return self.model_copy(update={"stages": (name,), name: complete({**getattr(self, name), **said}, Path.cwd())})
+        own = complete(self.stage_settings.get(name, {}) | said, Path.cwd())
+        return self.model_copy(update={"stages": (name,), "stage_settings": self.stage_settings | {name: own}})
 
     def with_looks(self, gallery: Path | None, reuse: str | None) -> "Pipeline":
         """Return this pipeline with another gallery and another answer to which pictures are the same, where given."""
@@ -195,9 +201,10 @@ def read_pipeline(name: str | None) -> Pipeline:
     except ValidationError as error:
         raise RequestError(_explain(error, Pipeline, name)) from error
     folder = path.resolve().parent
-    said = {name: complete(getattr(pipeline, name), folder) for name in names("stage") if getattr(pipeline, name)}
-    pipeline = pipeline.model_copy(update=said)
-    for stage in dict.fromkeys([*pipeline.stages, *(name for name in names("stage") if getattr(pipeline, name, None))]):
+    if pipeline.stage_settings:
+        whole = {name: complete(settings, folder) for name, settings in pipeline.stage_settings.items()}
+        pipeline = pipeline.model_copy(update={"stage_settings": whole})
+    for stage in dict.fromkeys([*pipeline.stages, *pipeline.stage_settings]):
         pipeline.make_stage(stage)
     given = {name: folder / getattr(pipeline, name) for name in ("store", "gallery") if getattr(pipeline, name)}
     return pipeline.model_copy(update=given)
@@ -223,14 +230,15 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """Return the first fault in one line, with the nearest known key for an unknown one."""
     # A key that is missing may only be misspelt.
     fault = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    place = [str(step) for step in fault["loc"]]
+    place = [str(step) for step in fault["loc"] if step != "stage_settings"]
     for step in place[:-1]:
         inner = model.model_fields[step].annotation if step in model.model_fields else None
         candidates = [inner, *getattr(inner, "__args__", ())]
         model = next((one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)), model)
     if fault["type"] != "extra_forbidden":
         return f"{where}: {'.'.join(place)}: {fault['msg']}; found {fault['input']!r}"
-    known = list(model.model_fields)
+    known = [name for name in model.model_fields if name != "stage_settings"]
+    known += names("stage") if model is Pipeline else []
     near = get_close_matches(place[-1], known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
     return f"{where}: unknown key {'.'.join(place)!r}; {hint}"

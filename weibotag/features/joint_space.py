@@ -12,7 +12,7 @@ import pyarrow as pa
 from weibotag.core.files import atomic
 from weibotag.features.visual_codes import stack_vectors
 from weibotag.taxonomy.tree import Taxonomy
-from weibotag.vision.stage import FINGERPRINT_LENGTH
+from weibotag.vision.stage import FINGERPRINT_LENGTH, Wording
 
 # What a name stands in when its vector is made; the mean of several is surer than one (Radford et al., 2021).
 TEMPLATES = ("{}", "一张{}的照片", "一张关于{}的图片")
@@ -34,16 +34,16 @@ class ZeroShot:
     vectors: np.ndarray
     scale: float
 
-    def words(self, table: pa.Table) -> dict[str, list[tuple[str, str, float]]]:
-        """Return (name, "clip", probability) by media_id for a table of schema "embed": three at most, likeliest first."""
+    def words(self, table: pa.Table) -> dict[str, list[Wording]]:
+        """Return names and probabilities by media_id for a table of schema "embed": three at most, likeliest first."""
         media, vectors = stack_vectors(table)
-        said: dict[str, list[tuple[str, str, float]]] = {}
+        said: dict[str, list[Wording]] = {}
         for start in range(0, len(media), ROWS):
             probabilities = self.score(vectors[start : start + ROWS])
             best = np.argsort(-probabilities, axis=1, kind="stable")[:, :MOST_WORDS]
             scores = np.take_along_axis(probabilities, best, axis=1)
             for row, place in np.argwhere(scores >= LEAST_PROBABILITY).tolist():
-                word = self.names[best[row, place]], KIND, float(scores[row, place])
+                word = Wording(self.names[best[row, place]], KIND, float(scores[row, place]))
                 said.setdefault(media[start + row], []).append(word)
         return said
 

@@ -151,7 +151,7 @@ def _learn_gains(cascade: Cascade, sheet: _Sheet) -> None:
     for tagger, bits in cascade.states:
         scores, chosen = sheet.answers[tagger, bits]
         values[tagger, bits] = benefit(chosen, sheet.gold[sheet.rows(bits)], worth)
-        described = describe(scores, chosen, sheet.view(bits), worth, cascade.taxonomy)
+        described = describe(scores, chosen, sheet.view(bits), worth, cascade.taxonomy, cascade.kinds)
         looks[tagger, bits] = _with_bits(described, bits, len(stages))
     cases: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     for (tagger, bits), before in values.items():

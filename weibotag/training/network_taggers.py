@@ -1,6 +1,6 @@
 """From a trained fast model to the fused tagger and the cascade, on the same rows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from weibotag.core.errors import MissingExtraError, RequestError
 from weibotag.extraction.context import ExtractionContext
 from weibotag.scoring import thresholds
 from weibotag.scoring.tagger import raise_parents
-from weibotag.taggers.cascade.policy import Cascade, Taggers, count_files, stages_of_words
+from weibotag.taggers.cascade.policy import Cascade, Taggers, count_files
 from weibotag.taggers.fasttext import FastTagger
 from weibotag.taggers.fasttext import Settings as FastSettings
 from weibotag.taggers.linear import LinearTagger, train_linear
@@ -23,10 +23,8 @@ from weibotag.taggers.model_folder import Model
 from weibotag.training.cascade import learn_cascade
 from weibotag.training.text_only import LEAST_SECONDS, train_text
 from weibotag.vision.backends.transformers_model import find_folder
-from weibotag.vision.stage import hash_weights
+from weibotag.vision.stage import hash_weights, stage_class, stages_of_kinds
 
-# Milliseconds that a stage takes for a picture, where the training has looked at none: two cores of 2023.
-NOMINAL = {"embed": 4.0, "ocr": 25.0, "faces": 4.0, "detect": 7.0}
 UNAFFORDABLE = 1e12
 # What tagging may cost with all pictures known, without a plan.
 TIMES_FAST = 2.7
@@ -149,7 +147,7 @@ def go_beyond(
     )
     taggers = text, choose_reader(model, trained, held, tune_seconds), fused
     # Words that posts bring along stand for a stage, which here nobody can run.
-    stages = tuple(dict.fromkeys([*context.fingerprints, *stages_of_words(context.pipeline.words)]))
+    stages = tuple(dict.fromkeys([*context.fingerprints, *stages_of_kinds(context.pipeline.words)]))
     prices = dict.fromkeys(stages, UNAFFORDABLE) | price(taggers, held.tables, context)
     cascade = learn_cascade(held.tables, held.gold, model.taxonomy, taggers, stages, prices)
     cascade.network_rate = bound_network(cascade, model.tagger, held.tables)
@@ -214,18 +212,25 @@ def _labels(tables: list[pa.Table], column: str) -> list[str | None]:
 
 
 def price(taggers: Taggers, tables: list[pa.Table], context: ExtractionContext) -> dict[str, float]:
-    """Return what steps cost in milliseconds here: a tagger per post, a stage per picture (decoding it, too).
-
-    Stages at the pace of what `context` has looked at, all its workers together; `NOMINAL` where it has not.
-    """
+    """Return what steps cost in milliseconds here: a tagger per post, a stage per picture."""
     some = pa.concat_tables(tables, promote_options="default").slice(0, TIMED)
     prices: dict[str, float] = {}
     for name, tagger in zip(("text", "fast", "fused"), taggers, strict=True):
         prices[name] = time_each(partial(tagger.scores, some), len(some))
-    frames = max(1, *context.frames.values(), 1)
-    decoding = 1000 * context.seconds.get("decode", 0.0) / frames
-    for stage in context.fingerprints:
-        own = context.frames.get(stage)
-        each = 1000 * context.seconds[stage] / own + decoding if own else NOMINAL[stage]
-        prices[stage] = each / max(1, context.workers) if own else each
-    return prices
+    return prices | price_stages(context.fingerprints, context.seconds, context.frames, context.workers)
+
+
+def price_stages(
+    stages: Iterable[str], seconds: Mapping[str, float], frames: Mapping[str, int], workers: int
+) -> dict[str, float]:
+    """Return the milliseconds that stages take for a picture, decoding it included, with all workers together.
+
+    By the seconds and frames of what was looked at; `Stage.nominal_ms` of a stage that has not looked at any.
+    """
+    decoding = seconds.get("decode", 0.0) / max(1, *frames.values(), 1)
+    return {
+        stage: 1000 * (seconds[stage] / frames[stage] + decoding) / max(1, workers)
+        if frames.get(stage)
+        else stage_class(stage).nominal_ms
+        for stage in stages
+    }

@@ -37,6 +37,7 @@ from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.choose import choose, describe, is_fast_affordable, train_alone
 from weibotag.training.dataset import WORTHWHILE, Dataset, gold_matrix, hide_author_and_channel, mark_valid
 from weibotag.training.network_taggers import NetworkOptions, check_beyond, go_beyond, read_tasks
+from weibotag.vision.stage import Wording
 
 # fastText's hashed n-grams: about a hundred new ones a post, within these bounds.
 BUCKETS = (100_000, 2_000_000)
@@ -198,7 +199,7 @@ def read_rows(
 ) -> tuple[Dataset, Dataset]:
     """Return the labelled posts to train on and those held out; `with_vectors` as for `gather_part`."""
 
-    def say_learnt(table: pa.Table) -> dict[str, list[tuple[str, str, float]]]:
+    def say_learnt(table: pa.Table) -> dict[str, list[Wording]]:
         new = table.filter(pc.invert(pc.is_in(table["media_id"], pa.array(list(learnt_codes), pa.string()))))
         return say_codes((codebook.code_table(new) if codebook else {}) | learnt_codes)
 

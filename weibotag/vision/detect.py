@@ -1,6 +1,6 @@
 """Objects in pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -8,7 +8,7 @@ from pydantic import Field
 
 from weibotag.core.schema import arrow_schema
 from weibotag.vision.object_names import chinese_name
-from weibotag.vision.stage import PictureStage, StageConfig
+from weibotag.vision.stage import PictureStage, StageConfig, Wording
 
 
 class Detect(PictureStage):
@@ -16,6 +16,8 @@ class Detect(PictureStage):
 
     name: ClassVar[str] = "detect"
     version: ClassVar[int] = 1
+    kinds: ClassVar[tuple[str, ...]] = ("object",)
+    nominal_ms: ClassVar[float] = 7.0
     adds: ClassVar[pa.Schema] = arrow_schema("detect")
     finds: ClassVar[str] = "detect_objects"
 
@@ -36,8 +38,16 @@ class Detect(PictureStage):
 
     def describe(self, answer: Sequence[Any]) -> list[dict[str, Any]]:
         """Return a value of the column `detect_objects`."""
-
         return [
             {"label": found.label, "label_zh": chinese_name(found.label), "score": found.score, "box": found.box}
             for found in answer
         ]
+
+    @staticmethod
+    def words(row: Mapping[str, Any]) -> list[Wording]:
+        """Return the labels of a picture's objects, best first: each once, in Chinese where there is a name, and as is."""
+        best: dict[str, Wording] = {}
+        for found in row["detect_objects"] or ():
+            for word in filter(None, (found["label_zh"], found["label"])):
+                best.setdefault(word, Wording(word, "object", found["score"], found["box"]))
+        return list(best.values())

@@ -17,6 +17,9 @@ class Embed(PictureStage):
 
     name: ClassVar[str] = "embed"
     version: ClassVar[int] = 2
+    # By a codebook, and by names of tags in the space of the vectors.
+    kinds: ClassVar[tuple[str, ...]] = ("code", "clip")
+    nominal_ms: ClassVar[float] = 4.0
     adds: ClassVar[pa.Schema] = arrow_schema("embed")
     finds: ClassVar[str] = "embed_vector"
 

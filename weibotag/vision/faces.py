@@ -1,6 +1,6 @@
 """Faces in pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,10 +11,12 @@ from weibotag.core.errors import RequestError
 from weibotag.core.schema import arrow_schema
 from weibotag.vision.backends.faces_opencv import YUNET_FILE
 from weibotag.vision.backends.faces_vectors import NO_VECTORS, find_face_model
-from weibotag.vision.stage import PictureStage, StageConfig
+from weibotag.vision.stage import PictureStage, StageConfig, Wording
 from weibotag.vision.weights.catalogue import at_hand
 
 AUTO = "auto"
+# What a face is called that no gallery names.
+FACE_WORD = "人脸"
 
 
 class Faces(PictureStage):
@@ -22,6 +24,8 @@ class Faces(PictureStage):
 
     name: ClassVar[str] = "faces"
     version: ClassVar[int] = 2
+    kinds: ClassVar[tuple[str, ...]] = ("face",)
+    nominal_ms: ClassVar[float] = 4.0
     adds: ClassVar[pa.Schema] = arrow_schema("faces")
     finds: ClassVar[str] = "faces_found"
     own: ClassVar[frozenset[str]] = frozenset({"backend", "vectors"})
@@ -60,6 +64,12 @@ class Faces(PictureStage):
             {"score": face.score, "box": face.box, "landmarks": face.landmarks, "vector": face.vector, "name": None}
             for face in answer
         ]
+
+    @staticmethod
+    def words(row: Mapping[str, Any]) -> list[Wording]:
+        """Return the names of a picture's faces."""
+        faces = row["faces_found"] or ()
+        return [Wording(face["name"] or FACE_WORD, "face", face["score"], face["box"]) for face in faces]
 
     def face_model(self) -> Path | None:
         """Return the file of the model that makes the vectors, or None; RequestError when it can't be found."""

@@ -1,13 +1,17 @@
 """Text in pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field
 
 from weibotag.core.schema import arrow_schema
-from weibotag.vision.stage import PictureStage, StageConfig
+from weibotag.vision.stage import PictureStage, StageConfig, Wording
+
+# Two readings of one text are that alike, and more; of what it is less sure of, no two need be.
+ALIKE, SURE = 0.9, 0.8
 
 
 class Ocr(PictureStage):
@@ -15,6 +19,8 @@ class Ocr(PictureStage):
 
     name: ClassVar[str] = "ocr"
     version: ClassVar[int] = 2
+    kinds: ClassVar[tuple[str, ...]] = ("ocr",)
+    nominal_ms: ClassVar[float] = 25.0
     adds: ClassVar[pa.Schema] = arrow_schema("ocr")
     finds: ClassVar[str] = "ocr_lines"
     own: ClassVar[frozenset[str]] = frozenset({"backend", "min_score"})
@@ -38,3 +44,14 @@ class Ocr(PictureStage):
         """Return a value of the column `ocr_lines`."""
         lines = [line for line in answer if line.score >= self.config.min_score]
         return [{"text": line.text, "score": line.score, "box": line.box} for line in lines]
+
+    @staticmethod
+    def words(row: Mapping[str, Any]) -> list[Wording]:
+        """Return the lines of a picture, in reading order."""
+        return [Wording(line["text"], "ocr", line["score"], line["box"]) for line in row["ocr_lines"] or ()]
+
+    @classmethod
+    def agree(cls, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Tell whether two rows have the same text but for a tenth, lines that are hard to read aside."""
+        first, second = ("".join(line.word for line in cls.words(row) if line.score >= SURE) for row in (one, other))
+        return SequenceMatcher(None, first, second, autojunk=False).ratio() >= ALIKE

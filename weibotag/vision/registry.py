@@ -85,4 +85,5 @@ def load(kind: str, name: str) -> type:
                 raise RequestError(f"{kind} with {name} needs the library {library}: pip install --upgrade weibotag")
             raise MissingExtraError(f"{kind} with {name}", entry.extra)
     module, _, attribute = entry.target.partition(":")
-    return getattr(import_module(module), attribute)
+    found: type = getattr(import_module(module), attribute)
+    return found

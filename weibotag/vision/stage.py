@@ -5,7 +5,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,19 +14,31 @@ from pydantic import BaseModel, ConfigDict
 from weibotag.core.errors import RequestError
 from weibotag.core.files import sha256_of
 from weibotag.vision.media.pictures import frame_pixels
-from weibotag.vision.registry import REGISTRY, load
+from weibotag.vision.registry import REGISTRY, load, names
 
 FINGERPRINT_LENGTH = 12
 REASON_LENGTH = 200
 
 
+class Wording(NamedTuple):
+    """What a picture says, as one word or line: its kind, score (0 to 1), and the box where it stands, if any."""
+
+    word: str
+    kind: str
+    score: float
+    box: list[float] | None = None
+
+
 class Stage(Protocol):
     """A step that adds columns: the same rows in the same order, each answer a function of its own row alone.
 
-    A row that can't be used gets nulls and a reason in `<name>_error`; an exception means that the part failed.
+    A row that can't be used gets nulls and a reason in `<name>_error`; an exception means that the part failed. `kinds` are
+    the kinds of wordings that its findings become, `nominal_ms` what it takes for a picture on two cores of 2023.
     """
 
     name: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]]
+    nominal_ms: ClassVar[float]
     version: ClassVar[int]
     key: ClassVar[str]
     reads: ClassVar[tuple[str, ...]]
@@ -52,6 +64,28 @@ class Stage(Protocol):
     def close(self) -> None:
         """Let the model go."""
 
+    @property
+    def alone(self) -> bool:
+        """Tell whether its library must have a process to itself."""
+
+    @staticmethod
+    def words(row: Mapping[str, Any]) -> list[Wording]:
+        """Return what one picture says, by the stage's row of it (columns of `adds`)."""
+
+    @classmethod
+    def agree(cls, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Tell whether two rows are what the stage finds in two copies of one picture."""
+
+
+def stage_class(name: str) -> type[Stage]:
+    """Return the class of a stage; raises RequestError for a name that is not registered."""
+    return cast(type[Stage], load("stage", name))
+
+
+def stages_of_kinds(kinds: Iterable[str]) -> tuple[str, ...]:
+    """Return the registered stages that find wordings of any of these kinds."""
+    return tuple(name for name in names("stage") if not set(stage_class(name).kinds).isdisjoint(kinds))
+
 
 class StageConfig(BaseModel):
     """Settings of a stage that looks at pictures: its backend, and what the backends take.
@@ -74,6 +108,8 @@ class PictureStage:
     """
 
     name: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]] = ()
+    nominal_ms: ClassVar[float]
     version: ClassVar[int]
     key: ClassVar[str] = "media_id"
     reads: ClassVar[tuple[str, ...]] = ("frames",)
@@ -90,6 +126,16 @@ class PictureStage:
     def describe(self, answer: Any) -> Any:
         """Return what the backend found in one picture as a value of the column `finds`."""
         raise NotImplementedError
+
+    @staticmethod
+    def words(row: Mapping[str, Any]) -> list[Wording]:
+        """Return what one picture says, by the stage's row of it: nothing."""
+        return []
+
+    @classmethod
+    def agree(cls, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Tell whether two rows say the same words."""
+        return sorted(found.word for found in cls.words(one)) == sorted(found.word for found in cls.words(other))
 
     def fill(self, answers: Sequence[Any]) -> dict[str, list[Any]]:
         """Return the values of columns for what the backend found in each picture, null for None."""

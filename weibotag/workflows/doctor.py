@@ -13,7 +13,8 @@ from weibotag.core.errors import RequestError, WeibotagError
 from weibotag.extraction.settings import Pipeline
 from weibotag.runtime.findings_store import Store, default_root
 from weibotag.vision.media.pictures import Frame, frames_table
-from weibotag.vision.registry import REGISTRY, load
+from weibotag.vision.registry import REGISTRY, load, names
+from weibotag.vision.stage import stage_class
 from weibotag.vision.weights.catalogue import without_fetching
 
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[[^]]*\])?(?P<wants>[^;]*)(;.*extra == ['\"](?P<extra>[\w-]+)['\"])?")
@@ -23,7 +24,7 @@ CPU_BUILD = "pip uninstall onnxruntime && pip install --force-reinstall --no-dep
 
 
 def examine() -> dict[str, Any]:
-    """Return what the machine has: libraries, backends, weights, extras, the store, and whether the pipeline lite runs.
+    """Return what the machine has: libraries, stages, backends, weights, extras, store, and whether the pipeline lite runs.
 
     `lite` has `fault` (null when it looked at a picture) and `seconds`; any other `fault` or `fix` says what to do.
     """
@@ -39,11 +40,18 @@ def examine() -> dict[str, Any]:
     # Without the core libraries nothing else of weibotag can be imported.
     if missing:
         unknown = {"folder": None, "fault": missing[0], "folders": []}
-        return {**machine, "backends": [], "weights": [], "store": unknown, "lite": {"fault": missing[0], "seconds": 0.0}}
+        return {
+            **machine,
+            "stages": [],
+            "backends": [],
+            "weights": [],
+            "store": unknown,
+            "lite": {"fault": missing[0], "seconds": 0.0},
+        }
     backends, weights = list_backends()
     store = measure_store()
     lite = try_lite() if store["fault"] is None else {"fault": store["fault"], "seconds": 0.0}
-    return {**machine, "backends": backends, "weights": weights, "store": store, "lite": lite}
+    return {**machine, "stages": list_stages(), "backends": backends, "weights": weights, "store": store, "lite": lite}
 
 
 def list_libraries() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -69,12 +77,12 @@ def list_libraries() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         elif name != PACKAGE:
             extras.setdefault(extra, []).append(name)
     listed = []
-    for extra, names in extras.items():
-        missing = [name for name in names if find_version(name) is None]
+    for extra, needed in extras.items():
+        missing = [name for name in needed if find_version(name) is None]
         fix = f"pip install '{PACKAGE}[{extra}]'" if missing else None
         if extra == "cuda" and not missing and find_version("onnxruntime"):
             fix = CPU_BUILD
-        listed.append({"name": extra, "libraries": names, "missing": missing, "fix": fix})
+        listed.append({"name": extra, "libraries": needed, "missing": missing, "fix": fix})
     return core, listed
 
 
@@ -102,6 +110,12 @@ def read_numbers(version: str) -> list[int]:
     while numbers and not numbers[-1]:
         numbers.pop()
     return numbers
+
+
+def list_stages() -> list[dict[str, Any]]:
+    """Return the stages: name, kinds of wordings, and the milliseconds that a picture is reckoned with."""
+    stages = {name: stage_class(name) for name in names("stage")}
+    return [{"name": name, "kinds": list(one.kinds), "nominal_ms": one.nominal_ms} for name, one in stages.items()]
 
 
 def list_backends() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

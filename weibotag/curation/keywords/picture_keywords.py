@@ -22,11 +22,11 @@ from weibotag.core.text_matching import fold
 from weibotag.curation.keywords.lines import join_wordings
 from weibotag.features.hashed_ngrams import BITS, hash_features
 from weibotag.features.keywords import MOST_KEYWORDS
-from weibotag.features.wordings import FACE_WORD
 from weibotag.posts.reader import PostsSource, Rejects, read_posts, refuse_outputs
 from weibotag.posts.supplied_words import add_given
 from weibotag.posts.writer import write_tables
 from weibotag.scoring.calibration import Calibration
+from weibotag.vision.faces import FACE_WORD
 
 KEYWORDS_FILE, WEIGHTS_FILE, ABOUT_FILE = "keywords.parquet", "weights.safetensors", "about.json"
 LEARNT, TAGS = arrow_schema("picture_keywords"), arrow_schema("tags")

@@ -1,5 +1,6 @@
 """What a further step brings a post: learnt on held-out rows, told by how sure the answer so far is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,6 @@ from weibotag.taxonomy.tree import Taxonomy
 TREES, DEPTH, FEWEST_OF_LEAF = 40, 6, 5
 # Of the tags of the first level, those whose scores tell what a picture would bring.
 MOST_ROOTS = 32
-KINDS = ("ocr", "object", "face", "code")
 
 
 def benefit(chosen: csr_matrix, gold: csr_matrix, worth: float) -> np.ndarray:
@@ -33,8 +33,10 @@ def expect_benefit(chosen: csr_matrix, worth: float) -> np.ndarray:
     return np.asarray((2 * chosen).sum(axis=1)).ravel() - worth * np.diff(chosen.indptr)
 
 
-def describe(scores: csr_matrix, chosen: csr_matrix, table: pa.Table, worth: float, taxonomy: Taxonomy) -> np.ndarray:
-    """Return what an answer and its post look like, float32 (posts, features): how sure, how much, what there is."""
+def describe(
+    scores: csr_matrix, chosen: csr_matrix, table: pa.Table, worth: float, taxonomy: Taxonomy, kinds: Sequence[str]
+) -> np.ndarray:
+    """Return what an answer and its post look like, float32 (posts, features): how sure, how much, wordings of `kinds`."""
     posts = len(table)
     rows = np.repeat(np.arange(posts), np.diff(scores.indptr))
     roots = np.flatnonzero(taxonomy.parents < 0)[:MOST_ROOTS]
@@ -50,7 +52,7 @@ def describe(scores: csr_matrix, chosen: csr_matrix, table: pa.Table, worth: flo
         np.log1p(_numbers(pc.utf8_length(pc.fill_null(table["text"], "")))),
         *(_numbers(pc.fill_null(pc.list_value_length(table[name]), 0)) for name in ("images", "videos")),
         *(_numbers(pc.not_equal(pc.fill_null(table[name], ""), "")) for name in ("author", "channel")),
-        *_count_kinds(table),
+        *_count_kinds(table, kinds),
         *scores[:, roots].toarray().T,
     ]
     return np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
@@ -66,14 +68,14 @@ def _highest(data: np.ndarray, rows: np.ndarray, posts: int) -> np.ndarray:
     return found
 
 
-def _count_kinds(table: pa.Table) -> list[np.ndarray]:
+def _count_kinds(table: pa.Table, kinds: Sequence[str]) -> list[np.ndarray]:
     """Return how many wordings of each kind posts have."""
     if "wordings" not in table.column_names:
-        return [np.zeros(len(table))] * len(KINDS)
+        return [np.zeros(len(table))] * len(kinds)
     offsets, values = list_parts(table["wordings"].combine_chunks())
     rows = np.repeat(np.arange(len(table)), np.diff(offsets))
-    kinds = pc.index_in(values.field("kind"), pa.array(KINDS)).fill_null(-1).to_numpy(zero_copy_only=False)
-    return [np.log1p(np.bincount(rows[kinds == number], minlength=len(table))) for number in range(len(KINDS))]
+    own = pc.index_in(values.field("kind"), pa.array(kinds, pa.string())).fill_null(-1).to_numpy(zero_copy_only=False)
+    return [np.log1p(np.bincount(rows[own == number], minlength=len(table))) for number in range(len(kinds))]
 
 
 @dataclass(frozen=True)

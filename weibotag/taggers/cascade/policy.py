@@ -1,7 +1,7 @@
 """The cascade: the cheapest tagger first; pictures are looked at, and the network asked, where that pays."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from weibotag.scoring.blend import blend
 from weibotag.scoring.calibration import Calibration
 from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers.cascade.gains import Forest, describe
-from weibotag.taggers.cascade.stage_bits import KINDS, given
+from weibotag.taggers.cascade.stage_bits import given
 from weibotag.taggers.ensemble import TextTagger
 from weibotag.taggers.fasttext import FastTagger
 from weibotag.taggers.linear import LinearTagger
 from weibotag.taggers.network import FusedTagger
 from weibotag.taxonomy.tree import Taxonomy
+from weibotag.vision.stage import stage_class
 
 ABOUT, ARRAYS, READER = "cascade.json", "cascade.safetensors", "reader.safetensors"
 # Who answers: for a post nobody has looked at, for one whose pictures are known, and the network.
@@ -75,6 +76,7 @@ class Cascade:
         self.taxonomy = taxonomy
         self.text, self.reader, self.network = taggers
         self.stages = tuple(stages)
+        self.kinds = tuple(kind for stage in stages for kind in stage_class(stage).kinds)
         self.share, self.worth = share, worth
         self.states: dict[tuple[str, int], State] = {}
         self.forests: dict[tuple[str, str], Forest] = {}
@@ -137,7 +139,7 @@ class Cascade:
         name = self.cheap(bits)
         raw = self.raw(name, table)
         scores, chosen = self.settle(self.states[name, bits], raw)
-        looks = describe(scores, chosen, table, self.worth, self.taxonomy)
+        looks = describe(scores, chosen, table, self.worth, self.taxonomy, self.kinds)
         gains = self._foresee(name, looks, bits)
         ask = self.ask(gains, rate, (count_files(table) == 0) | (bits == self.everything))
         parts = []
@@ -148,7 +150,7 @@ class Cascade:
             asked = table.filter(pa.array(ask))
             mixed = blend(self.raw(FUSED, asked), csr_matrix(raw[ask]), self.share)
             scores, chosen = self.settle(self.states[FUSED, bits], mixed)
-            looks = describe(scores, chosen, asked, self.worth, self.taxonomy)
+            looks = describe(scores, chosen, asked, self.worth, self.taxonomy, self.kinds)
             parts.append((rows[ask], scores, chosen, np.ones(int(ask.sum()), bool), self._foresee(FUSED, looks, bits)))
         return parts
 
@@ -224,8 +226,3 @@ def count_files(table: pa.Table) -> np.ndarray:
     """Return how many pictures and clips each post names, int64 (posts,)."""
     counts = [pc.fill_null(pc.list_value_length(table[name]), 0).to_numpy() for name in ("images", "videos")]
     return np.asarray(np.sum(counts, axis=0, dtype=np.int64))
-
-
-def stages_of_words(kinds: Collection[str]) -> tuple[str, ...]:
-    """Return the stages whose kinds of wordings these are."""
-    return tuple(stage for stage, own in KINDS.items() if set(own) & set(kinds))

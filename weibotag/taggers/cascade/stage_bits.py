@@ -7,9 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from weibotag.core.arrays import list_parts
+from weibotag.vision.stage import stage_class
 
-# The kinds of wordings that a stage brings; vectors are those of embed.
-KINDS = {"embed": ("code", "clip"), "ocr": ("ocr",), "faces": ("face",), "detect": ("object",)}
 # Of a struct in the column `vectors`, what does not come from looking.
 PLAIN = ("media_id", "width", "height")
 
@@ -17,7 +16,7 @@ PLAIN = ("media_id", "width", "height")
 def limit(table: pa.Table, stages: Collection[str]) -> pa.Table:
     """Return a table of posts whose wordings and vectors are those of `stages` alone; absent columns stay absent."""
     if "wordings" in table.column_names:
-        kinds = [kind for stage in stages for kind in KINDS[stage]]
+        kinds = [kind for stage in stages for kind in stage_class(stage).kinds]
         table = _put(table, "wordings", _keep_kinds(table["wordings"].combine_chunks(), kinds))
     if "vectors" in table.column_names and "embed" not in stages:
         table = _put(table, "vectors", _blank(table["vectors"].combine_chunks()))
@@ -35,7 +34,9 @@ def given(table: pa.Table, stages: Sequence[str]) -> np.ndarray:
         return bits
     rows = np.repeat(np.arange(len(table)), np.diff(offsets))
     for place, stage in enumerate(stages):
-        kinds = pc.is_in(values.field("kind"), pa.array(KINDS[stage], pa.string())).to_numpy(zero_copy_only=False)
+        kinds = pc.is_in(values.field("kind"), pa.array(stage_class(stage).kinds, pa.string())).to_numpy(
+            zero_copy_only=False
+        )
         bits[rows[own & kinds]] |= 1 << place
     return bits
 
