@@ -84,7 +84,7 @@ def test_words_are_few_ordered_likely_and_of_their_picture_alone(zero_shot: Zero
     for number, vector in enumerate(vectors):
         alone = soft.words(embed_table([vector])).get("m0")
         assert alone == together.get(f"m{number}")
-        scores = [score for _, _, score in alone or ()]
+        scores = [one.score for one in alone or ()]
         assert len(scores) <= MOST_WORDS
         assert scores == sorted(scores, reverse=True)
         assert all(LEAST_PROBABILITY <= score <= 1 for score in scores)
