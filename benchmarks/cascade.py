@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from time import perf_counter, process_time
@@ -34,6 +35,7 @@ from weibotag.posts.reader import PostsSource, Rejects, read_posts
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring.thresholds import micro_f1
 from weibotag.taggers.answering import open_answerer
+from weibotag.taggers.tagger_ref import BudgetPlan
 from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.dataset import gold_matrix
 from weibotag.training.network_taggers import NetworkOptions
@@ -63,13 +65,13 @@ class Bench:
         self.groups = {"all": np.ones(len(table), bool), "pictures": pictured, "text and pictures": pictured & long}
         self.runs = 0
 
-    def run(self, route: str, store: Path, extra: dict[str, Any] | None = None) -> tuple[dict[str, float], dict[str, Any]]:
+    def run(self, route: str, store: Path, plan: BudgetPlan | None = None) -> tuple[dict[str, float], dict[str, Any]]:
         """Tag the posts; return micro-F1 by group, and the summary with `took` seconds."""
         self.runs += 1
         tagger, settings = choose_tagger(self.model, None, route, self.pipeline)
         out = self.folder / f"{self.runs}.parquet"
         begun = perf_counter()
-        summary = tag(self.source, str(out), tagger | (extra or {}), settings, store=store, quiet=True)
+        summary = tag(self.source, str(out), replace(tagger, plan=plan or BudgetPlan()), settings, store=store, quiet=True)
         summary["took"] = perf_counter() - begun
         told = pq.read_table(out, columns=["post_id", "tags"])
         place = {post_id: row for row, post_id in enumerate(told["post_id"].to_pylist())}
@@ -89,17 +91,17 @@ def curve(bench: Bench, plan: dict[str, Any], start: Path | None) -> list[list[s
             shutil.copytree(start, store)
         return store
 
-    keys = {key: plan[key] for key in ("prices", "loading", "network_rate", "floor")}
+    spent = BudgetPlan(network_rate=0.0, floor=plan["floor"], prices=plan["prices"], loading=plan["loading"])
     text, told = bench.run("text", bench.folder / "never")
     rows = [row("text alone", text, text, text, told["took"], None, told)]
     # What it takes to look at everything, and then what all taggers make of it.
     _, told = bench.run("fused", fresh())
     seconds = told["took"]
-    whole, _ = bench.run("cascade", bench.folder / "store", {"rate": -1e9})
+    whole, _ = bench.run("cascade", bench.folder / "store", BudgetPlan(rate=-1e9))
     for tenth in TENTHS:
         budget = seconds * tenth / 10
         rate = next((point["rate"] for point in plan["curve"] if point["seconds"] >= budget), plan["floor"])
-        quality, told = bench.run("cascade", fresh(), keys | {"rate": rate, "budget": budget, "network_rate": 0.0})
+        quality, told = bench.run("cascade", fresh(), replace(spent, rate=rate, budget=budget))
         rows.append(row(f"cascade, {tenth}0 %", quality, text, whole, told["took"], budget, told))
     knee, told = bench.run("cascade", fresh())
     rows.append(row("cascade, knee", knee, text, whole, told["took"], None, told))
@@ -139,11 +141,11 @@ def speed(bench: Bench, store: Path) -> list[list[str]]:
         link(run, parts, context.limits, True)
         coder = coder_of(tagger, context)
         tables = [table for part in parts for table in gather_part(run, part, context, coder, with_vectors=True)]
-    stages = {"stages": list(context.fingerprints)}
-    names: dict[str, dict[str, Any]] = {name: {"route": name} for name in ("text", "fast", "fused", "cascade")}
+    tagger = replace(tagger, stages=tuple(context.fingerprints))
+    taggers = {name: replace(tagger, route=name) for name in ("text", "fast", "fused", "cascade")}
     # Where all pictures are known the network is all that costs: higher rates ask it less.
-    names |= {f"cascade, rate {rate}": {"route": "cascade", "rate": rate} for rate in (1.0, 2.0, 4.0)}
-    answerers = {name: open_answerer(tagger | stages | extra) for name, extra in names.items()}
+    taggers |= {f"cascade, rate {rate}": replace(tagger, plan=BudgetPlan(rate=rate)) for rate in (1.0, 2.0, 4.0)}
+    answerers = {name: open_answerer(own) for name, own in taggers.items()}
     spent = dict.fromkeys(answerers, float("inf"))
     for _ in range(ROUNDS):
         for route, answer in answerers.items():

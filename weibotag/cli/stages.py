@@ -14,6 +14,7 @@ from weibotag.core.errors import RequestError
 
 if TYPE_CHECKING:
     from weibotag.extraction.settings import Pipeline
+    from weibotag.taggers.tagger_ref import TaggerRef
 
 OutOption = Annotated[str, typer.Option("--out", "-o", help="OUT.parquet, OUT.csv, OUT.jsonl, or - (JSONL to stdout).")]
 Backend = typer.Option(None, "--backend", help="Library that looks; see docs/backends.md.", show_default="the pipeline's")
@@ -158,7 +159,7 @@ def look_with(stage: str, shared: dict[str, Any], gallery: Path | None = None, *
     write_findings(stage, shared, settings.with_stage(stage, said))
 
 
-def write_findings(answer: str, shared: dict[str, Any], settings: "Pipeline", tagger: dict[str, Any] | None = None) -> None:
+def write_findings(answer: str, shared: dict[str, Any], settings: "Pipeline", tagger: "TaggerRef | None" = None) -> None:
     """Look at the pictures, write what `answer` found, and say what it took."""
     from weibotag.posts.reader import PostsSource
     from weibotag.workflows.run_stage import look_only

@@ -27,6 +27,7 @@ from weibotag.core.errors import RequestError
 
 if TYPE_CHECKING:
     from weibotag.extraction.settings import Pipeline, TagSettings, TrainSettings
+    from weibotag.taggers.tagger_ref import TaggerRef
 
 PostsArgument = Annotated[
     str, typer.Argument(metavar="POSTS", help="Posts: a file, a folder, a quoted glob, or - (CSV or JSONL).")
@@ -274,14 +275,16 @@ def status_command(
 
 def choose_tagger(
     model: Path | None, taxonomy: Path | None, route: str | None, settings: "Pipeline", plan: Path | None = None
-) -> tuple[dict[str, Any], "Pipeline"]:
-    """Return what tags (route, place, digest) and how pictures are looked at: as the model was trained.
+) -> tuple["TaggerRef", "Pipeline"]:
+    """Return what tags and how pictures are looked at: as the model was trained.
 
     Raises ModelError where `settings` say how to look and it is not how the model was trained.
     """
     import hashlib
+    from dataclasses import replace
 
     from weibotag.extraction.settings import check_looks, look_as_trained
+    from weibotag.taggers.tagger_ref import TaggerRef
 
     if (model is None) == (taxonomy is None):
         raise RequestError("give one of --model MODEL and --taxonomy TAXONOMY (in a pipeline: model and taxonomy of [tag])")
@@ -291,7 +294,7 @@ def choose_tagger(
         if route not in (None, "rules") or plan is not None:
             asked = "--plan" if plan is not None else f"--route {route}"
             raise RequestError(f"{asked} needs a trained model: give --model, or train one with: weibotag train")
-        return {"route": "rules", "place": str(taxonomy), "digest": load(taxonomy).digest}, settings.for_rules()
+        return TaggerRef("rules", str(taxonomy), load(taxonomy).digest), settings.for_rules()
     assert model is not None
     from weibotag.taggers.model_folder import ABOUT, check_route, read_about
 
@@ -299,11 +302,11 @@ def choose_tagger(
     route = route or about["tagger"]
     check_route(model, about, route)
     digest = hashlib.sha256((model / ABOUT).read_bytes()).hexdigest()
-    tagger: dict[str, Any] = {"route": route, "place": str(model), "digest": digest}
+    tagger = TaggerRef(route, str(model), digest)
     if plan is not None:
         from weibotag.workflows.plan import read_plan
 
-        tagger |= read_plan(plan, route, digest)
+        tagger = replace(tagger, plan=read_plan(plan, route, digest))
     settings = look_as_trained(settings, about)
     if route == "rules":
         return tagger, settings.for_rules()

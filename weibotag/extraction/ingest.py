@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ def open_run(
     out: str,
     context: ExtractionContext,
     folder: Path | None,
-    tagger: dict[str, Any] | None,
+    asked: Mapping[str, Any] | None,
 ) -> Run:
     """Take the run folder for a request that is all that the output depends on: `OUT.run` unless given; for stdout one
     in the store.
 
-    The folder of the output is made. Raises RequestError, before any work, when the output can't be written.
+    `asked` is, ready for JSON, what the output depends on besides posts and pictures. The folder of the output is made.
+    Raises RequestError, before any work, when the output can't be written.
     """
     find_format(Path(out))
     try:
@@ -43,7 +45,7 @@ def open_run(
         "command": command,
         "version": __version__,
         "input": describe_input(source),
-        "tagger": tagger,
+        "tagger": asked,
         **context.request(),
         "out": out,
     }

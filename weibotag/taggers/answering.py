@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from weibotag.taggers.cascade.simulation import pick
 from weibotag.taggers.cascade.stage_bits import stages_of, translate
 from weibotag.taggers.model_folder import ABOUT, TAXONOMY, Model, load_model
 from weibotag.taggers.rules import THRESHOLD, RulesTagger
+from weibotag.taggers.tagger_ref import TaggerRef
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.taxonomy.tree import load as load_taxonomy
 
@@ -32,43 +33,61 @@ GATHERED = ("wordings", "wordings_error", "vectors", "looked", "pictured")
 LATE = "+late"
 
 
+def open_model(tagger: TaggerRef) -> Model:
+    """Return what a route of a model needs; it is kept for the next call until its model.json changes."""
+    return _read_model(tagger.place, tagger.digest, tagger.route)
+
+
 @lru_cache(maxsize=2)
-def open_model(folder: str, digest: str, route: str = "fast") -> Model:
-    """Return what a route of a model needs; `digest` is that of its model.json, so that a new model is read anew."""
-    return load_model(Path(folder), route)
+def _read_model(place: str, digest: str, route: str) -> Model:
+    return load_model(Path(place), route)
+
+
+def open_taxonomy(tagger: TaggerRef) -> Taxonomy:
+    """Return the taxonomy of a model's folder, or that of a file."""
+    return _read_taxonomy(tagger.place, tagger.digest)
 
 
 @lru_cache(maxsize=1)
-def open_taxonomy(place: str, digest: str) -> Taxonomy:
-    """Return the taxonomy of a model's folder, or that of a file; `digest` is the model's or the taxonomy's own."""
+def _read_taxonomy(place: str, digest: str) -> Taxonomy:
     return load_taxonomy(Path(place) / TAXONOMY if (Path(place) / ABOUT).is_file() else Path(place))
+
+
+class TaggedPart(TypedDict):
+    """What a part came to: posts, those with tags, tags, posts with errors, posts by route."""
+
+    rows: int
+    tagged: int
+    tags: int
+    with_errors: int
+    routes: dict[str, int]
 
 
 # What answers for a table of posts: scores that reach their thresholds (posts x tags), and the route of each post.
 Answerer = Callable[[pa.Table], tuple[csr_matrix, list[str]]]
 
 
-@lru_cache(maxsize=1)
-def open_words(route: str, place: str, digest: str) -> tuple[Vocabulary, Taxonomy]:
+def open_words(tagger: TaggerRef) -> tuple[Vocabulary, Taxonomy]:
     """Return the vocabulary and the taxonomy of a route."""
+    return _read_words(tagger.route, tagger.place, tagger.digest)
+
+
+@lru_cache(maxsize=1)
+def _read_words(route: str, place: str, digest: str) -> tuple[Vocabulary, Taxonomy]:
     if not (Path(place) / ABOUT).is_file():
-        taxonomy = open_taxonomy(place, digest)
+        taxonomy = _read_taxonomy(place, digest)
         return Vocabulary(taxonomy), taxonomy
-    model = open_model(place, digest, route)
+    model = _read_model(place, digest, route)
     return Vocabulary(model.taxonomy, model.keywords), model.taxonomy
 
 
-def open_answerer(tagger: dict[str, Any]) -> Answerer:
-    """Return what answers by a route: `tagger` has route, place (model or taxonomy), digest.
-
-    For a cascade also `stages` (the order of the bits in the column `looked`), and where a plan says so `rate` and `prices`;
-    `late` tells that time ran out before all was looked at that should have been.
-    """
-    route, place, digest = tagger["route"], tagger["place"], tagger["digest"]
+def open_answerer(tagger: TaggerRef) -> Answerer:
+    """Return what answers by a route."""
+    route = tagger.route
     if route == "rules":
-        taxonomy = open_taxonomy(place, digest)
+        taxonomy = open_taxonomy(tagger)
         return _answer_alike(RulesTagger(taxonomy), np.full(len(taxonomy), THRESHOLD, np.float32), tagger)
-    model = open_model(place, digest, route)
+    model = open_model(tagger)
     if route == "fast":
         return _answer_alike(model.tagger, model.thresholds, tagger)
     if route == "cascade":
@@ -82,43 +101,44 @@ def open_answerer(tagger: dict[str, Any]) -> Answerer:
     return _answer_alike(alone, alone.thresholds, tagger)
 
 
-def open_cascade(tagger: dict[str, Any]) -> Cascade:
+def open_cascade(tagger: TaggerRef) -> Cascade:
     """Return the cascade of a model, at the rate and the prices of a plan where there is one."""
-    kept = open_model(tagger["place"], tagger["digest"], "cascade").cascade
+    kept = open_model(tagger).cascade
     assert kept is not None
     # The model stays as it is for the next run of this process.
-    cascade = copy(kept)
-    cascade.rate, cascade.network_rate = tagger.get("rate", kept.rate), tagger.get("network_rate", kept.network_rate)
-    cascade.prices = kept.prices | tagger.get("prices", {})
+    cascade, plan = copy(kept), tagger.plan
+    cascade.rate = kept.rate if plan.rate is None else plan.rate
+    cascade.network_rate = kept.network_rate if plan.network_rate is None else plan.network_rate
+    cascade.prices = kept.prices | dict(plan.prices)
     return cascade
 
 
-def _answer_alike(scorer: Tagger, cuts: np.ndarray, tagger: dict[str, Any]) -> Answerer:
+def _answer_alike(scorer: Tagger, cuts: np.ndarray, tagger: TaggerRef) -> Answerer:
     """Return the answerer of a tagger that has one answer for all posts."""
 
     def answer(table: pa.Table) -> tuple[csr_matrix, list[str]]:
         late = _is_late(table, tagger)
-        return decide(scorer.scores(table), cuts, scorer.taxonomy), [tagger["route"] + LATE * one for one in late]
+        return decide(scorer.scores(table), cuts, scorer.taxonomy), [tagger.route + LATE * one for one in late]
 
     return answer
 
 
-def _is_late(table: pa.Table, tagger: dict[str, Any]) -> list[bool]:
+def _is_late(table: pa.Table, tagger: TaggerRef) -> list[bool]:
     """Return, per post, whether time ran out before its pictures were looked at."""
-    if "late" not in tagger or "looked" not in table.column_names:
+    if not tagger.late or "looked" not in table.column_names:
         return [False] * len(table)
     bits, has = table["looked"].to_numpy(), table["pictured"].to_numpy()
-    return (has & (bits != (1 << len(tagger["stages"])) - 1)).tolist()
+    return (has & (bits != (1 << len(tagger.stages)) - 1)).tolist()
 
 
-def _answer_by_cascade(cascade: Cascade, tagger: dict[str, Any], table: pa.Table) -> tuple[csr_matrix, list[str]]:
+def _answer_by_cascade(cascade: Cascade, tagger: TaggerRef, table: pa.Table) -> tuple[csr_matrix, list[str]]:
     """Answer by a cascade; a route names the tagger and the stages that had looked."""
     bits, has = np.zeros(len(table), np.int64), np.zeros(len(table), bool)
     if "looked" in table.column_names:
-        bits, has = translate(table["looked"].to_numpy(), tagger["stages"], cascade.stages), table["pictured"].to_numpy()
+        bits, has = translate(table["looked"].to_numpy(), tagger.stages, cascade.stages), table["pictured"].to_numpy()
     answer = cascade.answer(table, bits)
     late = [False] * len(table)
-    if "late" in tagger:
+    if tagger.late:
         left = np.array([cascade.prices[stage] for stage in cascade.stages])
         late = (has & (pick(answer.gains[:, :-1], left, answer.bits, cascade.rate) >= 0)).tolist()
     names = {own: "".join(f"+{stage}" for stage in stages_of(own, cascade.stages)) for own in set(answer.bits.tolist())}
@@ -129,16 +149,16 @@ def _answer_by_cascade(cascade: Cascade, tagger: dict[str, Any], table: pa.Table
     return answer.chosen, routes
 
 
-def tag_posts(tables: Iterable[pa.Table], tagger: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+def tag_posts(tables: Iterable[pa.Table], tagger: TaggerRef) -> tuple[pa.Table, TaggedPart]:
     """Return the tags table of a part (schema "tags", then the columns that pass through) and its receipt.
 
     `tables` are posts with or without wordings; for `tagger` see `open_answerer`.
     """
-    vocabulary, taxonomy = open_words(tagger["route"], tagger["place"], tagger["digest"])
+    vocabulary, taxonomy = open_words(tagger)
     answerer = open_answerer(tagger)
     answer = pa.concat_tables([_tag_table(table, answerer, vocabulary, taxonomy, tagger) for table in tables])
     lengths = pc.list_value_length(answer["tags"])
-    receipt = {
+    receipt: TaggedPart = {
         "rows": len(answer),
         "tagged": pc.sum(pc.greater(lengths, 0)).as_py() or 0,
         "tags": pc.sum(lengths).as_py() or 0,
@@ -149,7 +169,7 @@ def tag_posts(tables: Iterable[pa.Table], tagger: dict[str, Any]) -> tuple[pa.Ta
 
 
 def _tag_table(
-    table: pa.Table, answerer: Answerer, vocabulary: Vocabulary, taxonomy: Taxonomy, tagger: dict[str, Any]
+    table: pa.Table, answerer: Answerer, vocabulary: Vocabulary, taxonomy: Taxonomy, tagger: TaggerRef
 ) -> pa.Table:
     chosen, routes = answerer(table)
     mentions = vocabulary.find(table)
@@ -173,13 +193,13 @@ def _tag_table(
 
 
 def _name_attended(
-    evidence: pa.Array, table: pa.Table, chosen: csr_matrix, routes: Sequence[str], tagger: dict[str, Any]
+    evidence: pa.Array, table: pa.Table, chosen: csr_matrix, routes: Sequence[str], tagger: TaggerRef
 ) -> pa.Array:
     """Return the evidence with what the network attended to, of posts that a network with attention answered."""
     rows = np.flatnonzero([route.startswith(FUSED) for route in routes] & (np.diff(chosen.indptr) > 0))
     if "wordings" not in table.column_names or not len(rows):
         return evidence
-    fused = open_model(tagger["place"], tagger["digest"], tagger["route"]).fused
+    fused = open_model(tagger).fused
     assert fused is not None
     if not fused.has_attention:
         return evidence
@@ -190,11 +210,11 @@ def _name_attended(
     return pa.concat_arrays([evidence, added]).take(pa.array(places))
 
 
-def _answer_tasks(table: pa.Table, tagger: dict[str, Any]) -> dict[str, pa.Array]:
+def _answer_tasks(table: pa.Table, tagger: TaggerRef) -> dict[str, pa.Array]:
     """Return what the network says of its further tasks: columns task_NAME (class) and task_NAME_score (probability)."""
-    if tagger["route"] not in ("fused", "cascade"):
+    if tagger.route not in ("fused", "cascade"):
         return {}
-    fused = open_model(tagger["place"], tagger["digest"], tagger["route"]).fused
+    fused = open_model(tagger).fused
     assert fused is not None
     columns: dict[str, pa.Array] = {}
     for name, (classes, scores) in fused.answers(table).items():

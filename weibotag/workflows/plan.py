@@ -1,7 +1,7 @@
 """What tagging would cost and be worth at any budget: steps are timed on a sample; the plan is for `tag --plan`."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,6 +27,7 @@ from weibotag.taggers.cascade.cost_curve import Curve, draw_up
 from weibotag.taggers.cascade.policy import Cascade
 from weibotag.taggers.cascade.simulation import CascadeSimulation
 from weibotag.taggers.cascade.stage_bits import given, translate
+from weibotag.taggers.tagger_ref import BudgetPlan, TaggerRef
 from weibotag.training.network_taggers import UNAFFORDABLE, price
 from weibotag.workflows.picture_words import coder_of
 from weibotag.workflows.spend_budget import LAST, PictureIndex
@@ -34,7 +35,6 @@ from weibotag.workflows.spend_budget import LAST, PictureIndex
 FORMAT = 1
 # Posts of the sample without pictures; those with pictures are as many as are asked for.
 PLAIN = 1_000
-KEYS = ("rate", "network_rate", "floor", "prices", "loading", "budget")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Budget:
 
 def plan_tagging(
     source: PostsSource,
-    tagger: dict[str, Any],
+    tagger: TaggerRef,
     pipeline: Pipeline,
     out: Path,
     *,
@@ -84,7 +84,7 @@ def plan_tagging(
     context = open_context(pipeline, store, workers, quiet)
     context.sparing = True
     request = {"command": "plan", "version": __version__, "input": describe_input(source), "sample": sample}
-    request |= {"tagger": tagger, **context.request()}
+    request |= {"tagger": tagger.request(), **context.request()}
     with Run.open(Path(f"{out}.run"), request) as run:
         begun = perf_counter()
         parts = ingest(run, source, None, quiet)
@@ -108,7 +108,7 @@ def plan_tagging(
         fixed += (1 + LAST) * gathering * posts
         plan = _write_down(curve, fixed, text_alone, budget, posts, outlook, cascade)
         plan["loading"] = {name: round(value, 3) for name, value in context.loading.items()}
-        plan |= {"model": tagger["digest"], "posts_with_pictures": board.count, "sample": len(survey.chosen)}
+        plan |= {"model": tagger.digest, "posts_with_pictures": board.count, "sample": len(survey.chosen)}
         run.finish(plan)
     write_json(plan, out)
     return plan
@@ -222,13 +222,13 @@ def _expect(curve: Curve, fixed: float, given: float | None, chosen: int) -> dic
     return {"seconds": round(fixed + seconds, 3), "quality": round(quality, 4)}
 
 
-def read_plan(path: Path, route: str, digest: str) -> dict[str, Any]:
+def read_plan(path: Path, route: str, digest: str) -> BudgetPlan:
     """Return what `tag` takes from a plan; raises RequestError for a file that is none, or one of another model or route."""
     if route != "cascade":
         raise RequestError(f"--plan is for route cascade, this is {route}: leave one of them out")
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
-        kept = {key: plan[key] for key in KEYS}
+        kept = BudgetPlan(**{field.name: plan[field.name] for field in fields(BudgetPlan)})
     except OSError as error:
         raise RequestError(f"{path}: can't be read ({error.strerror}); make a plan with: weibotag plan") from error
     except (ValueError, KeyError, TypeError) as error:

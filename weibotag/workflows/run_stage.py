@@ -1,6 +1,6 @@
 """What pictures say, without tagging: posts in, the findings of one stage, or wordings, out."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,7 @@ from weibotag.extraction.settings import Pipeline
 from weibotag.posts.reader import PostsSource
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.run_folder import Run
+from weibotag.taggers.tagger_ref import TaggerRef
 from weibotag.workflows.picture_words import coder_of
 
 # Pictures whose findings are in memory at once; a vector has some 4 KB.
@@ -35,7 +36,7 @@ def look_only(
     answer: str,
     pipeline: Pipeline,
     *,
-    tagger: dict[str, Any] | None = None,
+    tagger: TaggerRef | None = None,
     run_folder: Path | None = None,
     store: Path | None = None,
     workers: int | None = None,
@@ -53,7 +54,9 @@ def look_only(
         schema, list_rows = arrow_schema(WORDINGS), partial(list_wordings, context=context, coder=coder)
     else:
         schema, list_rows = pictures_schema(answer), partial(list_found, context=context, stage=answer)
-    return look_and_list(source, out, answer, context, list_rows, schema, run_folder, tagger)
+    return look_and_list(
+        source, out, answer, context, list_rows, schema, run_folder, None if tagger is None else tagger.request()
+    )
 
 
 def look_and_list(
@@ -64,7 +67,7 @@ def look_and_list(
     list_rows: Callable[[Run, str], Iterable[pa.Table]],
     schema: pa.Schema,
     run_folder: Path | None,
-    asked: dict[str, Any] | None,
+    asked: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Look at the pictures of posts and write the rows that `list_rows` gives for each part; return the run's summary.
 

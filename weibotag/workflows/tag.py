@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from weibotag.posts.writer import write_tables
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.run_folder import Run, reject_parts
 from weibotag.taggers.answering import LATE, open_cascade, tag_posts
+from weibotag.taggers.tagger_ref import TaggerRef
 from weibotag.workflows.picture_words import coder_of
 from weibotag.workflows.spend_budget import TimeBudget, escalate
 
@@ -50,7 +52,7 @@ def write_output(run: Run, parts: Iterable[str], out: str, quiet: bool) -> int:
 def tag(
     source: PostsSource,
     out: str,
-    tagger: dict[str, Any],
+    tagger: TaggerRef,
     pipeline: Pipeline,
     *,
     run_folder: Path | None = None,
@@ -62,30 +64,30 @@ def tag(
 ) -> dict[str, Any]:
     """Tag posts and write them to `out`; return the run's summary.
 
-    `tagger` says what `parts.open_answerer` asks with: route, and model or taxonomy with its digest; for a cascade what a
-    plan says (`budget` in seconds, rate, floor, prices, loading). The run folder is `OUT.run` unless given. After `deadline`
-    seconds no picture is looked at any more. Raises PartialError, after all else is written, when something was not done.
+    The run folder is `OUT.run` unless given. After `deadline` seconds no picture is looked at any more. Raises
+    PartialError, after all else is written, when something was not done.
     """
     context = open_context(pipeline, store, workers, quiet)
-    context.sparing = tagger["route"] in ("cascade", "text")
+    context.sparing = tagger.route in ("cascade", "text")
     clock = _Clock()
     started = perf_counter()
     context.deadline = None if deadline is None else started + deadline
-    with open_run("tag", source, out, context, run_folder, tagger) as run:
+    with open_run("tag", source, out, context, run_folder, tagger.request()) as run:
         parts = ingest(run, source, max_rejects, quiet)
         clock.lap("read")
         link(run, parts, context.limits, quiet)
         clock.lap("find")
-        answering = tagger | {"stages": list(context.fingerprints)}
+        answering = replace(tagger, stages=tuple(context.fingerprints))
         escalated: dict[str, Any] = {}
         faults: list[str] = []
-        if tagger["route"] == "cascade":
+        if tagger.route == "cascade":
             faults, escalated = _escalate(run, parts, context, answering, started)
-        elif tagger["route"] != "text":
+            answering = replace(answering, plan=replace(answering.plan, rate=escalated["rate"]))
+        elif tagger.route != "text":
             faults = look(run, parts, context)
         if context.late:
             log.warning("time is up: pictures that were not looked at by now are left out, and routes say %s", LATE)
-            answering["late"] = True
+            answering = replace(answering, late=True)
         clock.lap("look")
         failed = _tag_parts(run, parts, context, answering)
         clock.lap("tag")
@@ -99,7 +101,7 @@ def tag(
             "tagged": sum(receipt.get("tagged", 0) for receipt in receipts),
             "tags": sum(receipt.get("tags", 0) for receipt in receipts),
             "with_errors": sum(receipt.get("with_errors", 0) for receipt in receipts),
-            "route": tagger["route"],
+            "route": tagger.route,
             "routes": dict(sum((Counter(receipt.get("routes", {})) for receipt in receipts), Counter())),
             **({"cascade": escalated} if escalated else {}),
             **context.summary(),
@@ -118,21 +120,18 @@ def tag(
 
 
 def _escalate(
-    run: Run, parts: list[str], context: ExtractionContext, tagger: dict[str, Any], started: float
+    run: Run, parts: list[str], context: ExtractionContext, tagger: TaggerRef, started: float
 ) -> tuple[list[str], dict[str, Any]]:
-    """Look where it pays, as `tagger` plans; put down in it the rate that was reached, at which posts are then answered."""
-
+    """Look where it pays, as the plan of `tagger` says; what it came to has the rate at which posts are then answered."""
     if context.pipeline.reuse == "near":
         raise RequestError("--reuse near does not go with route cascade, which looks at pictures bit by bit: use exact")
     cascade = open_cascade(tagger)
-    context.loading |= tagger.get("loading", {})
-    purse = TimeBudget(started, tagger.get("budget"), tagger.get("floor", 0.0))
-    faults, told = escalate(run, parts, context, cascade, coder_of(tagger, context), purse)
-    tagger["rate"] = told["rate"]
-    return faults, told
+    context.loading |= dict(tagger.plan.loading)
+    purse = TimeBudget(started, tagger.plan.budget, tagger.plan.floor)
+    return escalate(run, parts, context, cascade, coder_of(tagger, context), purse)
 
 
-def _tag_parts(run: Run, parts: list[str], context: ExtractionContext, tagger: dict[str, Any]) -> dict[str, str]:
+def _tag_parts(run: Run, parts: list[str], context: ExtractionContext, tagger: TaggerRef) -> dict[str, str]:
     """Tag the parts that are not done yet; return the parts that failed, with reasons."""
 
     failed: dict[str, str] = {}
@@ -141,7 +140,7 @@ def _tag_parts(run: Run, parts: list[str], context: ExtractionContext, tagger: d
     open_parts = [part for part in parts if part not in settled or not run.done("tags", part)]
     rows = {part: pq.read_metadata(run.path("posts", part)).num_rows for part in parts}
     coder = coder_of(tagger, context)
-    with_vectors = tagger["route"] in ("fused", "cascade") or context.late
+    with_vectors = tagger.route in ("fused", "cascade") or context.late
     # Reading the next part and writing the last one go on beside the tagger.
     gathered = work_ahead(
         _try(lambda part: list(gather_part(run, part, context, coder, with_vectors)), part) for part in open_parts
@@ -159,10 +158,10 @@ def _tag_parts(run: Run, parts: list[str], context: ExtractionContext, tagger: d
                 continue
             tagged, receipt = answer
             unseen = _count_unseen(run, part, context)
-            receipt |= {"status": "ok", "seconds": perf_counter() - start, "unseen": unseen}
+            done = {**receipt, "status": "ok", "seconds": perf_counter() - start, "unseen": unseen}
             if written is not None:
                 written.result()
-            written = writer.submit(_keep_part, run, part, tagged, receipt)
+            written = writer.submit(_keep_part, run, part, tagged, done)
             progress.advance(rows[part])
         if written is not None:
             written.result()
