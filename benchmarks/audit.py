@@ -27,7 +27,9 @@ from weibotag.curation.tags.apply import apply, place_scores
 from weibotag.curation.tags.audit import audit
 from weibotag.curation.tags.label_doubts import most_specific
 from weibotag.curation.tags.proposals import PROPOSALS, Proposal, read_proposals
-from weibotag.posts.reader import PostsSource, Rejects, read_posts
+from weibotag.posts.reader import read_posts
+from weibotag.posts.rejects import Rejects
+from weibotag.posts.source import PostsSource
 from weibotag.scoring import thresholds
 from weibotag.taggers.linear import train_linear
 from weibotag.taxonomy.tree import Tag, Taxonomy, load, save_csv

@@ -31,7 +31,9 @@ from weibotag.extraction.ingest import ingest
 from weibotag.extraction.post_table import gather_part
 from weibotag.extraction.schedule import link
 from weibotag.extraction.settings import Pipeline, read_pipeline
-from weibotag.posts.reader import PostsSource, Rejects, read_posts
+from weibotag.posts.reader import read_posts
+from weibotag.posts.rejects import Rejects
+from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring.thresholds import micro_f1
 from weibotag.taggers.answering import open_answerer

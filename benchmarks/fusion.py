@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 
 from weibotag.extraction.settings import read_pipeline
-from weibotag.posts.reader import PostsSource
+from weibotag.posts.source import PostsSource
 from weibotag.taxonomy.tree import load
 from weibotag.training.network.architectures import NETWORKS
 from weibotag.workflows.compare import compare, write_markdown

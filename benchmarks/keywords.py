@@ -34,8 +34,9 @@ from sklearn.metrics import label_ranking_average_precision_score
 from weibotag.curation.keywords import semantic_codes
 from weibotag.curation.keywords.cluster import cluster_keywords, read_clusters
 from weibotag.curation.keywords.extract import KeywordIndex, extract_keywords, read_keywords
-from weibotag.posts.reader import PostsSource, read_posts
+from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
+from weibotag.posts.source import PostsSource
 from weibotag.posts.supplied_words import add_given
 from weibotag.taxonomy.tree import Tag, Taxonomy, load
 from weibotag.training.dataset import blake, gold_matrix

@@ -25,7 +25,7 @@ from scipy.sparse import csr_matrix, vstack
 from weibotag.core.schema import WORDING
 from weibotag.extraction.context import open_context
 from weibotag.extraction.settings import read_pipeline
-from weibotag.posts.reader import PostsSource
+from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring import thresholds
 from weibotag.taxonomy.tree import Taxonomy, load

@@ -22,7 +22,7 @@ from weibotag.extraction.post_table import gather_part
 from weibotag.extraction.schedule import link, look
 from weibotag.extraction.settings import read_pipeline
 from weibotag.features.post_batches import read
-from weibotag.posts.reader import PostsSource
+from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.match_model import MATCH, Matcher, find_pairs
 from weibotag.training.network.matching import OTHERS, SETTINGS, draw_partners, train_matching

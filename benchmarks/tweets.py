@@ -25,8 +25,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
-from weibotag.posts.reader import PostsSource, read_posts
+from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
+from weibotag.posts.source import PostsSource
 from weibotag.posts.supplied_words import add_given
 from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.blend import blend

@@ -111,7 +111,9 @@ def make_corpus(posts: int, tags: int, folder: Path) -> None:
 
 def take_hashtags(feed: Path, folder: Path) -> None:
     """Write the same files of the weibo rows of a posts file, whose hashtags are tags of one level."""
-    from weibotag.posts.reader import PostsSource, Rejects, read_posts
+    from weibotag.posts.reader import read_posts
+    from weibotag.posts.rejects import Rejects
+    from weibotag.posts.source import PostsSource
 
     with Rejects(folder / "rejects.csv") as rejects:
         posts = pa.concat_tables(read_posts(PostsSource(str(feed), where="source = 'weibo'"), rejects, 20_000))

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from weibotag.posts.reader import PostsSource, read_posts
+from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
+from weibotag.posts.source import PostsSource
 
 
 def read(path: Path | str, rejects: Rejects | None = None, batch_rows: int = 20_000, **options: object) -> pa.Table:

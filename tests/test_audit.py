@@ -22,7 +22,7 @@ from weibotag.curation.tags.proposals import PROPOSALS, Finding, Proposal, read_
 from weibotag.curation.tags.relabelling import propose
 from weibotag.curation.tags.restructure import Relabelling, restructure
 from weibotag.curation.tags.tag_similarity import compare_pairs, measure_likeness, part_in_two, tell_same, vectorise
-from weibotag.posts.reader import PostsSource
+from weibotag.posts.source import PostsSource
 from weibotag.taxonomy.tree import Tag, Taxonomy, load, save_csv
 
 

@@ -27,7 +27,7 @@ from weibotag.curation.keywords.cluster import (
     unit,
     weigh_tags,
 )
-from weibotag.posts.reader import PostsSource
+from weibotag.posts.source import PostsSource
 
 CHARACTERS = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]
 

@@ -13,7 +13,7 @@ from commands import ask, enter
 from PIL import Image
 
 from weibotag.extraction.ingest import ingest
-from weibotag.posts.reader import PostsSource
+from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.taxonomy.tree import load
 from weibotag.workflows.compare import Contender, draw_sides, time_taggers

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from weibotag.core import schema
 from weibotag.core.errors import RequestError
-from weibotag.posts.writer import convert, find_format, flatten, read_table, write_tables
+from weibotag.posts.tags_file import convert, read_table
+from weibotag.posts.writer import find_format, flatten, write_tables
 
 TAGS = schema.arrow_schema("tags")
 OTHERS = [("text", pa.string()), ("n", pa.int64()), ("images", pa.list_(pa.string()))]

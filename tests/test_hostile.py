@@ -106,7 +106,7 @@ def test_many_bad_pictures_of_one_post_are_counted(ordeal: Ordeal) -> None:
 def test_a_second_run_looks_at_nothing_and_says_the_same(ordeal: Ordeal, tmp_path: Path) -> None:
     from weibotag.cli.tagging import choose_tagger
     from weibotag.extraction.settings import Pipeline
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
     from weibotag.workflows.tag import tag
 
     choice, settings = choose_tagger(None, ROOT / "taxonomies" / "weibo.csv", None, Pipeline())

@@ -16,7 +16,8 @@ from weibotag.core.schema import WORDING
 from weibotag.curation.keywords.extract import KeywordIndex
 from weibotag.curation.keywords.picture_keywords import PictureMap, load_map, read_pictured
 from weibotag.curation.keywords.picture_learning import learn_map
-from weibotag.posts.reader import PostsSource, Rejects
+from weibotag.posts.rejects import Rejects
+from weibotag.posts.source import PostsSource
 
 POSTS = pa.schema([*schema.arrow_schema("posts"), ("wordings", pa.list_(WORDING))])
 NOTHING: list[dict[str, Any]] = []

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from reading import read, rejected, write
 
 from weibotag.core import schema
-from weibotag.posts.reader import PostsSource, read_posts
+from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects, SeenIds
+from weibotag.posts.source import PostsSource
 
 
 @pytest.mark.parametrize("seed", range(3))

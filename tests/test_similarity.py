@@ -245,7 +245,7 @@ def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from weibotag.extraction.post_table import gather_part
     from weibotag.extraction.schedule import link, look
     from weibotag.extraction.settings import read_pipeline
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
     from weibotag.runtime.run_folder import Run
     from weibotag.training.network.matching import train_matching
 

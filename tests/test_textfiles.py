@@ -14,8 +14,9 @@ from hostile_posts import MAKERS
 from reading import read, rejected, write
 
 from weibotag.core.errors import RequestError
-from weibotag.posts.reader import PostsSource, read_posts
+from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
+from weibotag.posts.source import PostsSource
 
 
 @pytest.mark.parametrize("encoding", MAKERS)

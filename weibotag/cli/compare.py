@@ -45,7 +45,7 @@ def compare_command(
     Example: weibotag compare posts.csv -t taxonomy.csv --taggers fast,concat,hma --test "split = 'test'" -o figures
     """
     from weibotag.extraction.settings import read_pipeline
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
     from weibotag.taxonomy.tree import load
     from weibotag.workflows.compare import compare, write_markdown
 

@@ -36,8 +36,10 @@ def evaluate_command(
     --train-where "split = 'train'"
     """
     from weibotag.core.errors import RequestError
-    from weibotag.posts.reader import PostsSource, Rejects, read_posts
-    from weibotag.posts.writer import read_table
+    from weibotag.posts.reader import read_posts
+    from weibotag.posts.rejects import Rejects
+    from weibotag.posts.source import PostsSource
+    from weibotag.posts.tags_file import read_table
     from weibotag.scoring.report import evaluate, render
     from weibotag.taxonomy.tree import load
 

@@ -17,7 +17,7 @@ def export_command(
 
     Example: weibotag export tags.parquet -o tags.csv
     """
-    from weibotag.posts.writer import convert
+    from weibotag.posts.tags_file import convert
 
     posts = convert(source, out)
     if not quiet:

@@ -51,7 +51,7 @@ def extract_command(
     Example: weibotag keywords extract posts.csv -o keywords.csv --earlier yesterday.csv
     """
     from weibotag.curation.keywords.extract import extract_keywords, foresee_extraction
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
 
     check_stdout(str(out), as_json)
     source = PostsSource(posts, parse_columns(column), where, limit)
@@ -90,7 +90,7 @@ def cluster_command(
     """
     from weibotag.curation.keywords.cluster import cluster_keywords, foresee_clustering
     from weibotag.curation.keywords.extract import read_keywords
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
 
     check_stdout(str(out), as_json)
     if sum(given is not None for given in (size, share, old)) > 1:

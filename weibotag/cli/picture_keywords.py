@@ -40,7 +40,7 @@ def map_command(
     Example: weibotag keywords map posts.csv --wordings wordings.parquet -m map -o keywords.parquet
     """
     from weibotag.curation.keywords.picture_keywords import foresee_mapping, map_posts
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
 
     check_stdout(out, as_json)
     source = PostsSource(posts, parse_columns(column), where, limit)
@@ -82,7 +82,7 @@ def train_command(
     Example: weibotag keywords map train posts.csv --wordings wordings.parquet -o map
     """
     from weibotag.curation.keywords.picture_learning import foresee_learning, train_map
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
 
     source = PostsSource(posts, parse_columns(column), where, limit)
     if not quiet:

@@ -45,7 +45,7 @@ def plan_command(
     Example: weibotag plan posts.csv -m model --budget 30m -o plan.json --plot curve.png
     """
     from weibotag.extraction.settings import read_pipeline
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
     from weibotag.workflows.plan import Budget, plan_tagging
 
     if plot is not None:

@@ -42,7 +42,7 @@ def pretrain_command(
     from importlib.util import find_spec
 
     from weibotag.extraction.settings import read_pipeline
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
 
     if find_spec("torch") is None:
         raise MissingExtraError("pretrain", "torch")

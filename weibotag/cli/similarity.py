@@ -24,7 +24,7 @@ def similarity_command(
     Example: weibotag similarity posts.csv -p clip.toml -o similarity.parquet
     """
     from weibotag.extraction.settings import read_pipeline
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
     from weibotag.workflows.similarity import measure_similarity
 
     check_stdout(shared["out"], shared["as_json"])

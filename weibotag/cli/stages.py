@@ -161,7 +161,7 @@ def look_with(stage: str, shared: dict[str, Any], gallery: Path | None = None, *
 
 def write_findings(answer: str, shared: dict[str, Any], settings: "Pipeline", tagger: "TaggerRef | None" = None) -> None:
     """Look at the pictures, write what `answer` found, and say what it took."""
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
     from weibotag.workflows.run_stage import look_only
 
     check_stdout(shared["out"], shared["as_json"])

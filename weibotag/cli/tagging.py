@@ -139,7 +139,7 @@ def train_command(
     Example: weibotag train posts.csv -t taxonomy.csv -o model --where "split = 'train'" --valid "split = 'valid'"
     """
     from weibotag.extraction.settings import read_pipeline
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
     from weibotag.taxonomy.tree import load
     from weibotag.training.network_taggers import NetworkOptions
     from weibotag.training.train import train_model
@@ -202,7 +202,7 @@ def tag_command(
     Example: weibotag tag posts.csv -t taxonomies/weibo.csv -o tags.csv
     """
     from weibotag.extraction.settings import read_pipeline
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
     from weibotag.workflows.tag import tag
 
     check_stdout(out, as_json)
@@ -333,7 +333,7 @@ def leave_out_what_can_not_run(settings: "Pipeline") -> "Pipeline":
 
 def run_training(settings: "Pipeline", train: "TrainSettings", base: Path, quiet: bool) -> dict[str, Any]:
     """Train as the [train] table says."""
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
     from weibotag.taxonomy.tree import load
     from weibotag.training.network_taggers import NetworkOptions
     from weibotag.training.train import train_model
@@ -358,7 +358,7 @@ def run_training(settings: "Pipeline", train: "TrainSettings", base: Path, quiet
 
 def run_tagging(settings: "Pipeline", table: "TagSettings", base: Path, quiet: bool) -> dict[str, Any]:
     """Tag as the [tag] table says."""
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
     from weibotag.workflows.tag import tag
 
     model = None if table.model is None else base / table.model

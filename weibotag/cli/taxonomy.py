@@ -63,7 +63,9 @@ def show_command(
     taxonomy = load(file)
     numbers: dict[str, tuple[int, int]] | None = None
     if posts is not None:
-        from weibotag.posts.reader import PostsSource, Rejects, read_posts
+        from weibotag.posts.reader import read_posts
+        from weibotag.posts.rejects import Rejects
+        from weibotag.posts.source import PostsSource
         from weibotag.taxonomy.labels import count_posts
 
         rejects = Rejects(None)
@@ -107,7 +109,7 @@ def audit_command(
     In proposals.csv a reviewer writes yes into the column accept; an empty cell means no. Then: weibotag taxonomy apply.
     """
     from weibotag.curation.tags.audit import audit
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
     from weibotag.taxonomy.tree import load
 
     source = PostsSource(posts, parse_columns(column), where, limit)
@@ -140,7 +142,7 @@ def apply_command(
 ) -> None:
     """Carry out the accepted proposals of an audit: a new taxonomy, relabelled posts, and micro-F1 before and after."""
     from weibotag.curation.tags.apply import apply, foresee_applying
-    from weibotag.posts.reader import PostsSource
+    from weibotag.posts.source import PostsSource
     from weibotag.taxonomy.tree import load
 
     source = PostsSource(posts, parse_columns(column))

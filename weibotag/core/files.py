@@ -31,13 +31,13 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
 
 
 @contextmanager
-def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic(path: Path, mode: str = "wb", writer: int | None = None) -> Iterator[IO[Any]]:
     """Give a file (`mode` "wb" or "w", UTF-8) that takes the place of `path` when the block ends without an error.
 
     Whoever looks at `path` sees the old file or the whole new one, also after a power cut. The temporary file lies in
-    the same folder, matches `TEMPORARY`, and is removed on an error.
+    the same folder, matches `TEMPORARY`, and is removed on an error; the number of a `writer`'s process stands in its name.
     """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{writer or uuid4().hex[:8]}.tmp")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
         with temporary.open(mode.replace("w", "x"), **text) as file:
@@ -89,6 +89,24 @@ def remove_temporary(folder: Path) -> None:
     """Remove what killed writers left in a folder; nobody may be writing there."""
     for path in folder.glob(TEMPORARY):
         path.unlink(missing_ok=True)
+
+
+def remove_orphans(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it: files that name a process that is no more, or this one."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        number = left.name.split(".")[-2]
+        if number.isdecimal() and (int(number) == os.getpid() or not _lives(int(number))):
+            left.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sync_folder(folder: Path) -> None:

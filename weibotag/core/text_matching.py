@@ -44,7 +44,8 @@ def spell_out(text: str) -> np.ndarray:
 def edge_kinds(codes: np.ndarray) -> np.ndarray:
     """Return the `edge_kind` of each code point, uint8."""
     kinds = _tables()[1]
-    return kinds[np.minimum(codes, len(kinds) - 1)]
+    found: np.ndarray = kinds[np.minimum(codes, len(kinds) - 1)]
+    return found
 
 
 def find_rows(texts: Sequence[str], places: np.ndarray) -> np.ndarray:

@@ -11,7 +11,9 @@ from weibotag import __version__
 from weibotag.core.errors import RequestError, TooManyRejectsError
 from weibotag.core.progress import bar
 from weibotag.extraction.context import ExtractionContext
-from weibotag.posts.reader import PostsSource, Rejects, describe_input, read_posts, refuse_outputs
+from weibotag.posts.reader import read_posts
+from weibotag.posts.rejects import Rejects
+from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
 from weibotag.posts.writer import find_format
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.run_folder import Run

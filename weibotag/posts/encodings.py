@@ -4,6 +4,7 @@ import codecs
 import csv
 import gzip
 import io
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
 
 from weibotag.core.errors import RequestError
 
@@ -58,9 +61,12 @@ def find_kind(path: Path) -> str | None:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn what the system says about a file that can't be read into a RequestError."""
+    """Turn what the system, or the reader of Parquet, says about a file that can't be read into a RequestError."""
     try:
         yield
+    except pa.ArrowException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RequestError(f"{path}: not a Parquet file that can be read ({reason}); make it again") from error
     except (OSError, EOFError, zlib.error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RequestError(f"{path}: can't be read ({why}); check the file, or make it again") from error
@@ -183,11 +189,42 @@ def read_records(file: TextFile, delimiter: str) -> Iterator[tuple[int, list[str
                 taken.clear()
 
 
+def read_sound_records(path: Path, kind: str, advice: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Return the names in the header of a CSV or TSV file, and give (line, fields) of each record below it.
+
+    Raises RequestError, which ends in `advice`, with the line of the first record that can't be used.
+    """
+    file = open_file(path, kind)
+    records = read_records(file, find_delimiter(file))
+    _, names, _ = next(records, (0, [], None))
+
+    def check() -> Iterator[tuple[int, list[str]]]:
+        for line, fields, problem in records:
+            if problem or len(fields) != len(names):
+                problem = problem or f"{len(fields)} fields; expected {len(names)}"
+                raise RequestError(f"{path}, line {line}: {problem}; {advice}")
+            yield line, fields
+
+    return [name.strip() for name in names], check()
+
+
+def parse_object(line: str) -> dict[str, Any] | str:
+    """Return the object of a JSONL line, or why there is none."""
+    try:
+        value = json.loads(line)
+        if "\\ud" in line or "\\uD" in line:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "half a character (a lone surrogate)"
+    except (ValueError, RecursionError):
+        return "not JSON; expected one object a line"
+    return value if isinstance(value, dict) else "not a JSON object"
+
+
 def _feed(lines: Iterable[str], again: deque[str], taken: list[str]) -> Iterator[str]:
     while again:
-        line = again.popleft()
-        taken.append(line)
-        yield line
+        taken.append(again.popleft())
+        yield taken[-1]
     for line in lines:
         taken.append(line)
         yield line

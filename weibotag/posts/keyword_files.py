@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import arrow_schema
-from weibotag.posts.encodings import find_delimiter, find_kind, open_file, read_records, readable
+from weibotag.posts.encodings import find_kind, read_sound_records, readable
 
 
 def read_listing(path: Path, table: str, needed: Sequence[str]) -> pa.Table:
@@ -44,33 +44,20 @@ def has_column(path: Path, name: str) -> bool:
             return name in pq.read_schema(path).names
         except pa.ArrowException:
             return False
-    if kind not in ("csv", "tsv"):
-        return False
-    file = open_file(path, kind)
-    return name in next(read_records(file, find_delimiter(file)), (0, [], None))[1]
+    return kind in ("csv", "tsv") and name in read_sound_records(path, kind, "mend it")[0]
 
 
 def _read_parquet(path: Path) -> dict[str, pa.ChunkedArray]:
-    try:
-        with readable(path):
-            table = pq.read_table(path)
-    except pa.ArrowException as error:
-        said = str(error).strip().splitlines()[0]
-        raise RequestError(f"{path}: not a Parquet file that can be read ({said}); make it again") from error
+    with readable(path):
+        table = pq.read_table(path)
     return dict(zip(table.column_names, table.columns, strict=True))
 
 
 def _read_text(path: Path, kind: str) -> dict[str, pa.Array]:
-    file = open_file(path, kind)
-    records = read_records(file, find_delimiter(file))
-    _, names, _ = next(records, (0, [], None))
-    rows = []
-    for line, fields, problem in records:
-        if problem or len(fields) != len(names):
-            raise RequestError(f"{path}, line {line}: {problem or f'{len(fields)} fields; expected {len(names)}'}; mend it")
-        rows.append(fields)
+    names, records = read_sound_records(path, kind, "mend it")
+    rows = [fields for _, fields in records]
     cells = zip(*rows, strict=True) if rows else ((),) * len(names)
-    return {name.strip(): pa.array(column, pa.string()) for name, column in zip(names, cells, strict=True)}
+    return {name: pa.array(column, pa.string()) for name, column in zip(names, cells, strict=True)}
 
 
 def _cast(cells: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:

@@ -1,16 +1,8 @@
-"""Files to posts tables: which files, which rows can be used, and what their cells mean."""
+"""Files to posts tables: which rows can be used, and what their cells mean."""
 
-import glob
-import hashlib
 import json
 import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,99 +10,17 @@ import pyarrow.compute as pc
 
 from weibotag.core.arrays import list_parts
 from weibotag.core.errors import RequestError
-from weibotag.posts.encodings import KINDS, NUL, STDIN, find_kind
+from weibotag.core.schema import STRINGS
+from weibotag.posts.encodings import NUL, STDIN
 from weibotag.posts.rejects import Rejects, SeenIds
-from weibotag.posts.table_files import EXACT_FLOAT, INEXACT_ID, POSTS, Bad, Chunk, Layout, lay_out, read_chunks
+from weibotag.posts.source import PostsSource, matches, resolve_files
+from weibotag.posts.table_files import INEXACT_ID, POSTS, Bad, Chunk, Layout, lay_out, read_chunks, write_exactly
 
-LIST = pa.list_(pa.string())
 ROUNDED_ID = r"^\s*\d(\.\d+)?[eE]\+\d+\s*$"
 LISTS = ("images", "videos", "tags", "keywords")
-# A packed file holds some three times its size.
-PACKED = 3
-
-
-@dataclass(frozen=True)
-class PostsSource:
-    """Where posts come from: a file, a folder, a glob or "-" (stdin), how its columns are called, and which rows count.
-
-    `columns` holds (canonical name, name in the file); `where` is a DuckDB expression, rows where it is not
-    true are left out; `limit` stops after that many accepted posts.
-    """
-
-    path: str
-    columns: tuple[tuple[str, str], ...] = ()
-    where: str | None = None
-    limit: int | None = None
-
-
-def resolve_files(path: str) -> list[Path]:
-    """Return the files that `path` means, sorted: one file, all known files below a folder, or those of a glob."""
-    if path == str(STDIN):
-        return [STDIN]
-    known = ", ".join(KINDS)
-    place = Path(path)
-    if place.is_file():
-        if find_kind(place) is None:
-            raise RequestError(f"{path}: unknown kind of file; expected one of {known} (.gz of the text ones too)")
-        return [place]
-    found = place.rglob("*") if place.is_dir() else map(Path, glob.glob(path, recursive=True))
-    files = sorted(
-        file
-        for file in found
-        if find_kind(file) and not any(part.startswith(".") for part in _below(file, place)) and file.is_file()
-    )
-    if files:
-        return files
-    if place.is_dir():
-        raise RequestError(f"{path}: no posts in this folder; expected files that end in {known}")
-    raise RequestError(f"{path}: no such file or folder; give a file, a folder, a quoted glob, or - for stdin")
-
-
-def _below(file: Path, folder: Path) -> tuple[str, ...]:
-    return file.relative_to(folder).parts if file.is_relative_to(folder) else (file.name,)
-
-
-def describe_input(source: PostsSource) -> dict[str, Any]:
-    """Return what tells this input from another: its files with size and time, or a digest of what stdin holds.
-
-    Standard input is read into a file that takes its place, because it can be read only once.
-    """
-    if source.path == str(STDIN):
-        spool = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process reads from it
-        shutil.copyfileobj(sys.stdin.buffer, spool)
-        spool.seek(0)
-        digest = hashlib.file_digest(spool, "sha256").hexdigest()
-        spool.seek(0)
-        os.dup2(spool.fileno(), 0)
-        files: list[Any] = [[source.path, digest]]
-    else:
-        files = [
-            [str(path.resolve()), (state := path.stat()).st_size, state.st_mtime_ns] for path in resolve_files(source.path)
-        ]
-    return {"files": files, **{key: value for key, value in asdict(source).items() if key != "path"}}
-
-
-def input_bytes(source: PostsSource) -> int:
-    """Return how many bytes the posts have, as text; 0 for stdin, of which it is not known."""
-    if source.path == str(STDIN):
-        return 0
-    sizes = {path: path.stat().st_size for path in resolve_files(source.path)}
-    return sum(size * (PACKED if path.suffix.lower() in (".gz", ".parquet") else 1) for path, size in sizes.items())
-
-
-def refuse_outputs(source: PostsSource, *outputs: Path) -> None:
-    """Raise RequestError for a file or folder to be written that would lie among the posts and be read as such."""
-    if source.path == str(STDIN):
-        return
-    posts = Path(source.path).absolute()
-    files = {path.resolve() for path in resolve_files(source.path)}
-    for output in outputs:
-        place = output.absolute()
-        inside = place.is_relative_to(posts) if posts.is_dir() else place.match(str(posts))
-        if inside or place.resolve() in files:
-            raise RequestError(
-                f"{output}: lies among the posts of {source.path}, where it would be read; choose another place"
-            )
+# Cells that splitting at `;` does not do justice: JSON arrays, other marks, and blanks, or nothing, beside a mark.
+BLANKS = r"\x09-\x0d\x1c-\x20\x85\pZ"
+ODD_LIST = rf"^\[|；|;[{BLANKS};]|[{BLANKS}];|^;|;$"
 
 
 def read_posts(source: PostsSource, rejects: Rejects, batch_rows: int = 20_000) -> Iterator[pa.Table]:
@@ -125,37 +35,6 @@ def read_posts(source: PostsSource, rejects: Rejects, batch_rows: int = 20_000) 
     if not layouts:
         raise RequestError(f"{source.path}: every file is empty; expected at least one with posts")
     return _full_batches(_accepted(source, layouts, rejects, batch_rows), batch_rows)
-
-
-def matches(table: pa.Table, expression: str) -> np.ndarray:
-    """Return a bool per row: where a DuckDB expression on the table's columns is true (null counts as false)."""
-    import duckdb
-
-    names = [name.lower() for name in table.column_names]
-    twins = [name for name in table.column_names if names.count(name.lower()) > 1 and name.lower() in expression.lower()]
-    if twins:
-        raise RequestError(f"expression {expression!r}: columns {', '.join(twins)} differ in case alone; rename one")
-    # Longer than every name, so that it hides none of them.
-    place = "#" * (max(map(len, table.column_names), default=0) + 1)
-    settings: dict[str, str | bool | int | float | list[str]] = {
-        "enable_external_access": "false",
-        "python_enable_replacements": "false",
-        "threads": "1",
-    }
-    with duckdb.connect(config=settings) as database:
-        database.register("posts", table.append_column(place, pa.array(np.arange(len(table)))))
-        try:
-            query = f'SELECT "{place}" FROM posts WHERE (\n{expression}\n)'
-            if len(database.extract_statements(query)) != 1:
-                raise RequestError(f"expression {expression!r}: more than one statement; expected one condition")
-            rows = database.execute(query).fetchnumpy()[place]
-        except duckdb.Error as error:
-            said = str(error).splitlines()[0]
-            columns = ", ".join(table.column_names)
-            raise RequestError(f"expression {expression!r}: {said}; columns: {columns}") from error
-    answer = np.zeros(len(table), dtype=bool)
-    answer[rows] = True
-    return answer
 
 
 def _accepted(source: PostsSource, layouts: list[Layout], rejects: Rejects, batch_rows: int) -> Iterator[pa.Table]:
@@ -185,28 +64,24 @@ def _accepted(source: PostsSource, layouts: list[Layout], rejects: Rejects, batc
 
 def _sort_out(table: pa.Table, chunk: Chunk, layout: Layout, seen: SeenIds) -> tuple[pa.Table, np.ndarray, list[Bad]]:
     """Return the rows that can be used with their lines, and why the others can't."""
-    ids = table["post_id"]
-    inexact = _inexact(chunk.rows[layout.taken["post_id"]])
-    blank = _flags(pc.equal(ids, ""))
-    nul = _flags(pc.or_(pc.match_substring(ids, "\0"), pc.match_substring(table["text"], "\0")))
-    wordless = _flags(pc.equal(pc.utf8_trim_whitespace(table["text"]), ""))
+    ids, text = table["post_id"], table["text"]
+    wordless = _flags(pc.equal(pc.utf8_trim_whitespace(text), ""))
     for name in ("images", "videos"):
         wordless &= _flags(pc.equal(pc.list_value_length(table[name]), 0))
-    usable = ~(inexact | blank | nul | wordless)
+    faults = {
+        INEXACT_ID: _inexact(chunk.rows[layout.taken["post_id"]]),
+        "no post_id": _flags(pc.equal(ids, "")),
+        NUL: _flags(pc.or_(pc.match_substring(ids, "\0"), pc.match_substring(text, "\0"))),
+        "none of text, images, videos": wordless,
+    }
+    usable = ~np.logical_or.reduce(list(faults.values()))
     again = np.zeros(len(table), dtype=bool)
     again[usable] = seen.add(ids.filter(pa.array(usable)).to_numpy())
-    reasons = (
-        (INEXACT_ID, inexact),
-        ("no post_id", blank),
-        (NUL, nul),
-        ("none of text, images, videos", wordless),
-        ("duplicate post_id, first one kept", again),
-    )
     bad, left = list(chunk.bad), np.ones(len(table), dtype=bool)
-    for reason, flags in reasons:
-        where = np.flatnonzero(flags & left)
-        bad += [(int(chunk.lines[row]), ids[int(row)].as_py() or None, reason) for row in where]
-        left[where] = False
+    for reason, flags in {**faults, "duplicate post_id, first one kept": again}.items():
+        rows = np.flatnonzero(flags & left).tolist()
+        bad += [(int(chunk.lines[row]), ids[row].as_py() or None, reason) for row in rows]
+        left[rows] = False
     if left.all():
         return table, chunk.lines, bad
     return table.filter(pa.array(left)), chunk.lines[left], bad
@@ -217,14 +92,14 @@ def _flags(array: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def _inexact(ids: pa.ChunkedArray) -> np.ndarray:
-    if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type):
+    if pa.types.is_string(ids.type):
         # 5.03E+18 is what a spreadsheet makes of a long id: its last digits are lost.
         return _flags(pc.match_substring_regex(ids, ROUNDED_ID).fill_null(False))
-    if not pa.types.is_floating(ids.type):
-        return np.zeros(len(ids), dtype=bool)
-    numbers = ids.cast(pa.float64()).to_numpy()
-    # Not a number is what pandas writes for none: that row has no post_id.
-    return ~np.isnan(numbers) & ~((np.abs(numbers) < EXACT_FLOAT) & (np.floor(numbers) == numbers))
+    if pa.types.is_floating(ids.type):
+        # Not a number is what pandas writes for none: that row has no post_id.
+        exact = [number is None or number != number or write_exactly(number) is not None for number in ids.to_pylist()]
+        return ~np.array(exact, bool)
+    return np.zeros(len(ids), dtype=bool)
 
 
 def _full_batches(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
@@ -261,107 +136,81 @@ def _extra_types(layouts: list[Layout]) -> dict[str, pa.DataType]:
 
 def _normalise(rows: pa.Table, layout: Layout, extras: dict[str, pa.DataType]) -> pa.Table:
     """Return the rows with the columns of "posts", then `extras`; post_id is empty where there is none."""
+    folder = os.getcwd() if layout.path == STDIN else os.path.dirname(os.path.abspath(layout.path))
     columns: list[pa.Array] = []
     for name in POSTS.names:
-        given = rows[layout.taken[name]] if name in layout.taken else pa.chunked_array([pa.nulls(len(rows))])
+        cells = rows[layout.taken[name]] if name in layout.taken else pa.chunked_array([pa.nulls(len(rows))])
         try:
             if name == "folder":
-                folder = os.getcwd() if layout.path == STDIN else os.path.dirname(os.path.abspath(layout.path))
                 columns.append(pa.repeat(folder, len(rows)))
             elif name == "post_id":
-                columns.append(pc.utf8_trim_whitespace(_ids(given)))
+                columns.append(pc.utf8_trim_whitespace(_ids(cells)))
             elif name in LISTS:
-                cells = _lists(given)
-                columns.append(_filled(cells) if name in ("images", "videos") else cells)
+                columns.append(pc.fill_null(_lists(cells), []) if name in ("images", "videos") else _lists(cells))
             else:
-                columns.append(pc.fill_null(_strings(given), ""))
+                columns.append(pc.fill_null(cells.cast(pa.string()), ""))
         except pa.ArrowException as error:
             expected = "text, or a list of texts" if name in LISTS else "text"
             raise RequestError(
-                f"{layout.path}: column {layout.taken[name]} is {given.type}; expected {expected}; convert it"
+                f"{layout.path}: column {layout.taken[name]} is {cells.type}; expected {expected}; convert it"
             ) from error
     for shown, kind in extras.items():
-        given = rows[layout.passed[shown]] if shown in layout.passed else pa.nulls(len(rows))
-        columns.append(_passed(given, kind))
+        cells = rows[layout.passed[shown]] if shown in layout.passed else pa.chunked_array([pa.nulls(len(rows))])
+        columns.append(_passed(cells, kind))
     return pa.table(columns, schema=pa.schema([*POSTS, *extras.items()]))
-
-
-def _strings(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    return cells if cells.type == pa.string() else cells.cast(pa.string())
 
 
 def _ids(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_floating(cells.type):
-        numbers = cells.cast(pa.float64()).to_numpy()
-        exact = ~np.isnan(numbers) & ~_inexact(cells)
-        whole = pa.array(np.where(exact, numbers, 0).astype(np.int64), mask=~exact)
-        cells = pa.chunked_array([pc.if_else(pa.array(exact), whole.cast(pa.string()), cells.cast(pa.string()))])
-        cells = pc.if_else(pc.is_nan(pa.array(numbers)), "", cells)
-    return pc.fill_null(_strings(cells), "")
+        numbers = cells.to_pylist()
+        texts = ["" if number is None or number != number else write_exactly(number) or str(number) for number in numbers]
+        return pa.chunked_array([pa.array(texts, pa.string())])
+    return pc.fill_null(cells.cast(pa.string()), "")
 
 
 def _passed(cells: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    if cells.type == kind:
-        return cells
+    """Return cells of a column that passes through; lists, objects and bytes are JSON where others of it are text."""
     if pa.types.is_string(kind) and (pa.types.is_nested(cells.type) or pa.types.is_binary(cells.type)):
         texts = [cell if cell is None else json.dumps(cell, ensure_ascii=False, default=str) for cell in cells.to_pylist()]
         return pa.chunked_array([pa.array(texts, pa.string())])
     return cells.cast(kind)
 
 
-def _whole(cells: pa.ChunkedArray) -> pa.Array:
-    return cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
-
-
 def _lists(cells: pa.ChunkedArray) -> pa.Array:
     """Return list<string>, null where there is nothing; text is a JSON array, or items between `;`."""
     if pa.types.is_null(cells.type):
-        return pa.nulls(len(cells), LIST)
-    if pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type) or pa.types.is_fixed_size_list(cells.type):
-        return _without_nulls(_whole(cells.cast(LIST)))
-    texts = _whole(pc.utf8_trim_whitespace(pc.fill_null(_strings(cells), "")))
-    split = _split(texts)
-    in_json = np.flatnonzero(_flags(pc.starts_with(texts, "[")))
-    items = [_json_items(texts[int(row)].as_py()) for row in in_json]
+        return pa.nulls(len(cells), STRINGS)
+    if pa.types.is_nested(cells.type):
+        return _without_nulls(cells.cast(STRINGS).combine_chunks())
+    texts = pc.utf8_trim_whitespace(pc.fill_null(cells.cast(pa.string()), "")).combine_chunks()
+    split = pc.split_pattern(pc.if_else(pc.equal(texts, ""), None, texts), ";")
+    odd = np.flatnonzero(_flags(pc.match_substring_regex(texts, ODD_LIST)))
+    if not len(odd):
+        return split
     order = np.arange(len(texts))
-    for place, (row, found) in enumerate(zip(in_json, items, strict=True)):
-        if found is not None:
-            order[row] = len(texts) + place
-    return pa.concat_arrays([split, pa.array(items, LIST)]).take(pa.array(order)) if items else split
+    order[odd] = len(texts) + np.arange(len(odd))
+    items = pa.array([_split_items(text) for text in texts.take(pa.array(odd)).to_pylist()], STRINGS)
+    return pa.concat_arrays([split, items]).take(pa.array(order))
 
 
-def _json_items(text: str) -> list[str] | None:
-    """Return the items of a JSON array that are not blank, None when it is none."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, list):
-        return None
-    texts = (item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in value if item is not None)
-    return [text.strip() for text in texts if text.strip()]
-
-
-def _split(texts: pa.Array) -> pa.ListArray:
-    offsets, values = list_parts(pc.split_pattern(pc.replace_substring(texts, "；", ";"), ";"))
-    values = pc.utf8_trim_whitespace(values)
-    lists = _kept(offsets, values, _flags(pc.not_equal(values, "")), np.zeros(len(texts), dtype=bool))
-    empty = pc.equal(pc.list_value_length(lists), 0)
-    return pa.ListArray.from_arrays(lists.offsets, lists.values, mask=empty)
+def _split_items(text: str) -> list[str] | None:
+    """Return the items of a cell that are not blank; a JSON array may be empty, any other list is None then."""
+    if text.startswith("["):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, list):
+            given = [item for item in value if item is not None]
+            texts = [item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in given]
+            return [item.strip() for item in texts if item.strip()]
+    return [item.strip() for item in text.replace("；", ";").split(";") if item.strip()] or None
 
 
 def _without_nulls(lists: pa.ListArray) -> pa.ListArray:
     offsets, values = list_parts(lists)
-    return _kept(offsets, values, _flags(values.is_valid()), _flags(lists.is_null()))
-
-
-def _kept(offsets: np.ndarray, values: pa.Array, keep: np.ndarray, missing: np.ndarray) -> pa.ListArray:
-    """Return lists of the values to keep, null where `missing`."""
-    ends = np.concatenate([[0], np.cumsum(keep)]).astype(np.int32)[offsets]
-    return pa.ListArray.from_arrays(pa.array(ends), values.filter(pa.array(keep)), mask=pa.array(missing))
-
-
-def _filled(lists: pa.ListArray) -> pa.ListArray:
-    """Return the lists with empty ones in the place of nulls, which hold no values."""
-    offsets, values = list_parts(lists)
-    return pa.ListArray.from_arrays(pa.array(offsets), values)
+    if not values.null_count:
+        return lists
+    kept = _flags(values.is_valid())
+    ends = np.concatenate([[0], np.cumsum(kept)]).astype(np.int32)[offsets]
+    return pa.ListArray.from_arrays(pa.array(ends), values.filter(pa.array(kept)), mask=lists.is_null())

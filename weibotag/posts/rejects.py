@@ -1,9 +1,8 @@
 """Rows that can't be used: where they stood and why; and the ids seen so far."""
 
 import csv
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from weibotag.core import schema
 ID_LENGTH = 100
 
 
-class Rejects:
+class Rejects(AbstractContextManager["Rejects"]):
     """Counts rejected rows and, given a path, writes them there as they come (schema "rejects", UTF-8 with BOM)."""
 
     def __init__(self, path: Path | None = None) -> None:
@@ -33,12 +32,7 @@ class Rejects:
         if self._file:
             self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

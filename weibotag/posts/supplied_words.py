@@ -61,20 +61,15 @@ def _append(table: pa.Table, kind: str, words: pa.ListArray) -> pa.Table:
     """Return the table with words of a kind after the wordings that it has."""
     offsets, values = list_parts(words)
     total = len(values)
-    columns = {
-        "word": values,
-        "kind": pa.repeat(kind, total),
-        "score": pa.repeat(pa.scalar(1.0, pa.float32()), total),
-        "count": pa.repeat(pa.scalar(1, pa.int32()), total),
-    }
-    fields = [columns.get(field.name, pa.nulls(total, field.type)) for field in WORDING]
+    known = {"word": values, "kind": pa.repeat(kind, total)}
+    known |= {name: pa.repeat(pa.scalar(1, WORDING.field(name).type), total) for name in ("score", "count")}
+    fields = [known.get(field.name, pa.nulls(total, field.type)) for field in WORDING]
     added = pa.StructArray.from_arrays(fields, fields=list(WORDING))
-    rows = np.repeat(np.arange(len(table)), np.diff(offsets))
     if "wordings" not in table.column_names:
         return table.append_column("wordings", pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), added))
     old_offsets, old = list_parts(table["wordings"].combine_chunks().cast(pa.list_(WORDING)))
-    both = np.concatenate([np.repeat(np.arange(len(table)), np.diff(old_offsets)), rows])
-    order = pa.array(np.argsort(both, kind="stable"))
-    joined = pa.concat_arrays([old, added]).take(order)
+    rows = np.concatenate([np.repeat(np.arange(len(table)), np.diff(ends)) for ends in (old_offsets, offsets)])
+    order = np.argsort(rows, kind="stable")
+    joined = pa.concat_arrays([old, added]).take(pa.array(order))
     wordings = pa.ListArray.from_arrays(pa.array(old_offsets + offsets, pa.int32()), joined)
     return table.set_column(table.column_names.index("wordings"), "wordings", wordings)

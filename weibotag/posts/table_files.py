@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from weibotag.core import schema
 from weibotag.core.errors import RequestError
@@ -25,6 +26,7 @@ from weibotag.posts.encodings import (
     open_file,
     open_lines,
     open_stdin,
+    parse_object,
     read_records,
     readable,
 )
@@ -121,7 +123,7 @@ def _json_names(file: TextFile) -> list[str]:
     with open_lines(file) as lines:
         for line in lines:
             empty = empty and not line.strip()
-            value = _parse_object(line)
+            value = parse_object(line)
             if isinstance(value, dict) and not find_problem(line, file.encoding):
                 names.update(dict.fromkeys(value))
     if not names and not empty:
@@ -130,20 +132,10 @@ def _json_names(file: TextFile) -> list[str]:
 
 
 def _parquet_types(path: Path) -> dict[str, pa.DataType]:
-    import pyarrow.parquet as pq
-
-    try:
-        with readable(path):
-            fields = list(pq.read_schema(path))
-    except pa.ArrowException as error:
-        raise _broken_parquet(path, error) from error
+    with readable(path):
+        fields = list(pq.read_schema(path))
     _refuse_twins(path, [field.name for field in fields])
     return {field.name: _plain(field.type) for field in fields}
-
-
-def _broken_parquet(path: Path, error: Exception) -> RequestError:
-    said = str(error).strip().splitlines()[0]
-    return RequestError(f"{path}: not a Parquet file that can be read ({said}); make it again, or check its suffix")
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -225,7 +217,7 @@ def _json_records(layout: Layout, file: TextFile) -> Iterator[tuple[int, list[An
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            value = _parse_object(line)
+            value = parse_object(line)
             problem = find_problem(line, file.encoding)
             if isinstance(value, str):
                 yield number, [], problem or value
@@ -234,28 +226,19 @@ def _json_records(layout: Layout, file: TextFile) -> Iterator[tuple[int, list[An
             yield number, [_cell(value.get(name)) for name in names], problem or unsafe
 
 
-def _parse_object(line: str) -> dict[str, Any] | str:
-    """Return the object of a JSONL line, or why there is none."""
-    try:
-        value = json.loads(line)
-        if "\\ud" in line or "\\uD" in line:
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return "half a character (a lone surrogate)"
-    except (ValueError, RecursionError):
-        return "not JSON; expected one object a line"
-    return value if isinstance(value, dict) else "not a JSON object"
-
-
 def _json_id(value: Any) -> tuple[str | None, str | None]:
     """Return the id as text, and why it can't be one."""
     if value is None or isinstance(value, str):
         return value, None
-    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT_FLOAT:
-        return str(int(value)), None
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value), None
-    return _cell(value), INEXACT_ID
+    exact = write_exactly(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return (exact, None) if exact else (_cell(value), INEXACT_ID)
+
+
+def write_exactly(number: float) -> str | None:
+    """Return a number as an id, None for a float that may have been rounded on its way."""
+    if isinstance(number, float) and not (number.is_integer() and abs(number) < EXACT_FLOAT):
+        return None
+    return str(int(number))
 
 
 def _cell(value: Any) -> str | None:
@@ -263,21 +246,16 @@ def _cell(value: Any) -> str | None:
 
 
 def _parquet_chunks(layout: Layout, rows: int) -> Iterator[Chunk]:
-    import pyarrow.parquet as pq
-
     first = 1
-    try:
-        # Read through a small buffer: a row group may be the whole file.
-        with readable(layout.path), pq.ParquetFile(layout.path, buffer_size=1 << 20, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=rows):
-                table = pa.Table.from_batches([batch])
-                lines = np.arange(first, first + len(table))
-                first += len(table)
-                broken = _undecodable(table)
-                bad: list[Bad] = [(int(line), None, UNDECODABLE.format(encoding="UTF-8")) for line in lines[broken]]
-                yield Chunk(table.filter(pa.array(~broken)) if bad else table, lines[~broken], bad)
-    except pa.ArrowException as error:
-        raise _broken_parquet(layout.path, error) from error
+    # Read through a small buffer: a row group may be the whole file.
+    with readable(layout.path), pq.ParquetFile(layout.path, buffer_size=1 << 20, pre_buffer=False) as file:
+        for batch in file.iter_batches(batch_size=rows):
+            table = pa.Table.from_batches([batch])
+            lines = np.arange(first, first + len(table))
+            first += len(table)
+            broken = _undecodable(table)
+            bad: list[Bad] = [(int(line), None, UNDECODABLE.format(encoding="UTF-8")) for line in lines[broken]]
+            yield Chunk(table.filter(pa.array(~broken)) if bad else table, lines[~broken], bad)
 
 
 def _undecodable(table: pa.Table) -> np.ndarray:

@@ -26,7 +26,7 @@ from weibotag.extraction.settings import Pipeline
 from weibotag.features import visual_codes
 from weibotag.features.keywords import learn_keywords
 from weibotag.features.vocabulary import Vocabulary
-from weibotag.posts.reader import PostsSource, describe_input, refuse_outputs
+from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.blend import blend

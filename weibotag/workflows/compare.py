@@ -25,7 +25,7 @@ from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest
 from weibotag.extraction.schedule import link, look
 from weibotag.extraction.settings import Pipeline
-from weibotag.posts.reader import PostsSource, describe_input, matches, refuse_outputs
+from weibotag.posts.source import PostsSource, describe_input, matches, refuse_outputs
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.report import MODALITIES, evaluate, find_modality

@@ -19,7 +19,7 @@ from weibotag.extraction.ingest import ingest
 from weibotag.extraction.queue import PictureQueue
 from weibotag.extraction.schedule import link, read_links
 from weibotag.extraction.settings import Pipeline
-from weibotag.posts.reader import PostsSource, describe_input
+from weibotag.posts.source import PostsSource, describe_input
 from weibotag.posts.supplied_words import add_given
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.answering import open_cascade

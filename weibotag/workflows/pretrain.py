@@ -16,7 +16,7 @@ from weibotag.extraction.ingest import ingest
 from weibotag.extraction.post_table import gather_part
 from weibotag.extraction.schedule import link, look
 from weibotag.extraction.settings import Pipeline
-from weibotag.posts.reader import PostsSource, describe_input, refuse_outputs
+from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.match_model import CALIBRATION
 from weibotag.training.dataset import draw_valid

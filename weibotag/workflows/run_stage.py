@@ -19,7 +19,7 @@ from weibotag.extraction.picture_table import list_pictures, pictures_schema
 from weibotag.extraction.post_table import Coder, gather_part, read_found
 from weibotag.extraction.schedule import link, look, read_links
 from weibotag.extraction.settings import Pipeline
-from weibotag.posts.reader import PostsSource
+from weibotag.posts.source import PostsSource
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.tagger_ref import TaggerRef

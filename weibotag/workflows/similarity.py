@@ -19,7 +19,7 @@ from weibotag.extraction.post_table import gather_part
 from weibotag.extraction.settings import Pipeline, check_looks, look_as_trained
 from weibotag.features.joint_space import Encode
 from weibotag.features.post_batches import read
-from weibotag.posts.reader import PostsSource
+from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.match_model import CALIBRATION, MATCH, Matcher
 from weibotag.workflows.run_stage import look_and_list

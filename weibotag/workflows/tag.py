@@ -21,7 +21,7 @@ from weibotag.extraction.ingest import ingest, open_run
 from weibotag.extraction.post_table import gather_part
 from weibotag.extraction.schedule import link, look, read_links
 from weibotag.extraction.settings import Pipeline
-from weibotag.posts.reader import PostsSource
+from weibotag.posts.source import PostsSource
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.run_folder import Run, reject_parts

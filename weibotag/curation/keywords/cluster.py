@@ -25,8 +25,8 @@ from weibotag.core.text_matching import fold
 from weibotag.curation.keywords.extract import KeywordIndex, read_some
 from weibotag.curation.keywords.phrases import mix
 from weibotag.posts.keyword_files import read_listing
-from weibotag.posts.reader import PostsSource, input_bytes, refuse_outputs
 from weibotag.posts.rejects import Rejects
+from weibotag.posts.source import PostsSource, input_bytes, refuse_outputs
 from weibotag.posts.writer import find_format, write_tables
 
 CLUSTERS = arrow_schema("clusters")

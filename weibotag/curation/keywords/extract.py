@@ -23,8 +23,9 @@ from weibotag.features.keywords import MARKED
 from weibotag.features.vocabulary import SOURCES
 from weibotag.posts.encodings import open_file, open_lines
 from weibotag.posts.keyword_files import has_column, read_listing
-from weibotag.posts.reader import PostsSource, input_bytes, read_posts, refuse_outputs, resolve_files
+from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
+from weibotag.posts.source import PostsSource, input_bytes, refuse_outputs, resolve_files
 from weibotag.posts.supplied_words import add_given
 from weibotag.posts.writer import find_format, write_tables
 

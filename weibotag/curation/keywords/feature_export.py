@@ -20,7 +20,7 @@ from weibotag.core.errors import LockedError, RequestError
 from weibotag.core.files import atomic, write_parquet
 from weibotag.core.text_matching import fold
 from weibotag.posts.keyword_files import read_listing
-from weibotag.posts.writer import read_table
+from weibotag.posts.tags_file import read_table
 from weibotag.taxonomy.tree import Taxonomy
 
 FORMATS = (".libsvm", ".libffm", ".vw", ".parquet")

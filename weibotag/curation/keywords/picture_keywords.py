@@ -22,7 +22,9 @@ from weibotag.core.text_matching import fold
 from weibotag.curation.keywords.lines import join_wordings
 from weibotag.features.hashed_ngrams import BITS, hash_features
 from weibotag.features.keywords import MOST_KEYWORDS
-from weibotag.posts.reader import PostsSource, Rejects, read_posts, refuse_outputs
+from weibotag.posts.reader import read_posts
+from weibotag.posts.rejects import Rejects
+from weibotag.posts.source import PostsSource, refuse_outputs
 from weibotag.posts.supplied_words import add_given
 from weibotag.posts.writer import write_tables
 from weibotag.scoring.calibration import Calibration

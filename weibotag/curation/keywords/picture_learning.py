@@ -26,7 +26,8 @@ from weibotag.curation.keywords.picture_keywords import (
 )
 from weibotag.features.hashed_ngrams import BITS
 from weibotag.posts.encodings import STDIN
-from weibotag.posts.reader import PostsSource, Rejects, refuse_outputs, resolve_files
+from weibotag.posts.rejects import Rejects
+from weibotag.posts.source import PostsSource, refuse_outputs, resolve_files
 from weibotag.scoring.calibration import fit
 from weibotag.scoring.metrics import divide
 from weibotag.scoring.tagger import collect_highest, mark_right

@@ -20,7 +20,9 @@ from weibotag.curation.tags.restructure import Relabelling, _place, restructure
 from weibotag.curation.tags.tag_similarity import can_learn, vectorise
 from weibotag.features.hashed_ngrams import READ
 from weibotag.posts.encodings import STDIN, find_kind
-from weibotag.posts.reader import PostsSource, Rejects, input_bytes, read_posts, refuse_outputs, resolve_files
+from weibotag.posts.reader import read_posts
+from weibotag.posts.rejects import Rejects
+from weibotag.posts.source import PostsSource, input_bytes, refuse_outputs, resolve_files
 from weibotag.posts.table_files import lay_out
 from weibotag.posts.writer import write_tables
 from weibotag.scoring import thresholds

@@ -30,7 +30,7 @@ from weibotag.curation.tags.proposals import (
 )
 from weibotag.curation.tags.relabelling import FOLDS, LEAST_SURE, find_faults
 from weibotag.curation.tags.tag_counts import Found, members
-from weibotag.posts.reader import PostsSource, refuse_outputs
+from weibotag.posts.source import PostsSource, refuse_outputs
 from weibotag.taggers.linear import PAIRS_A_SECOND
 from weibotag.taxonomy.tree import Taxonomy
 

@@ -10,7 +10,9 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.errors import RequestError
 from weibotag.features.hashed_ngrams import READ
-from weibotag.posts.reader import PostsSource, Rejects, read_posts
+from weibotag.posts.reader import read_posts
+from weibotag.posts.rejects import Rejects
+from weibotag.posts.source import PostsSource
 from weibotag.taxonomy.labels import count_unknown, label_matrix
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.dataset import gold_matrix

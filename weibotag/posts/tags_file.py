@@ -1,0 +1,162 @@
+"""Files of tags, also those that people have edited, back to tables."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weibotag.core import schema
+from weibotag.core.errors import RequestError
+from weibotag.posts.encodings import open_file, open_lines, parse_object, read_sound_records, readable
+from weibotag.posts.writer import FORMATS, find_format, write_tables
+
+TAGS = schema.arrow_schema("tags")
+READ_ROWS = 20_000
+NUMBER = re.compile(r"(\d+(\.\d+)?(e[+-]?\d+)?)?")
+# What a JSON value is as a column; a column of anything else, or of several of these, is text.
+JSON_TYPES: dict[frozenset[type], pa.DataType] = {
+    frozenset({bool}): pa.bool_(),
+    frozenset({int}): pa.int64(),
+    frozenset({float}): pa.float64(),
+    frozenset({int, float}): pa.float64(),
+}
+
+
+def convert(source: Path, out: Path) -> int:
+    """Write a tags file in another format, and return the number of rows."""
+    find_format(out)
+    tables = read_table(source)
+    first = next(tables)
+    return write_tables(chain([first], tables), out, first.schema)
+
+
+def read_table(path: Path) -> Iterator[pa.Table]:
+    """Give a tags file as tables: the columns of "tags", then all others; at least one table, which may be empty.
+
+    A tag or keyword without a score has 1.0. Other columns of a CSV are text, so are those of a JSONL that hold lists
+    or objects. Raises RequestError with the line where the file can't be read.
+    """
+    if not path.is_file():
+        raise RequestError(f"{path}: no such file; expected tags as {', '.join(FORMATS)}")
+    form = find_format(path)
+    if form == "parquet":
+        return _read_parquet(path)
+    return _read_csv(path) if form == "csv" else _read_json(path)
+
+
+def _complete(path: Path, found: Mapping[str, pa.DataType]) -> pa.Schema:
+    """Return the columns of "tags", then all others that the file has; raises RequestError when it has no tags."""
+    for name in ("post_id", "tags"):
+        if name not in found:
+            raise RequestError(f"{path} has no column {name}; found {', '.join(found) or 'none'}; expected a file of tags")
+    return pa.schema([*TAGS, *((name, kind) for name, kind in found.items() if name not in TAGS.names)])
+
+
+def _read_parquet(path: Path) -> Iterator[pa.Table]:
+    with readable(path), pq.ParquetFile(path) as file:
+        found = file.schema_arrow
+        complete = _complete(path, dict(zip(found.names, found.types, strict=True)))
+        batches = chain(file.iter_batches(batch_size=READ_ROWS), [pa.RecordBatch.from_pylist([], found)])
+        for place, batch in enumerate(batches):
+            if len(batch) or not place:
+                columns = [_read_column(batch, field) for field in complete]
+                yield pa.table(columns, schema=complete)
+
+
+def _read_column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    if field.name not in batch.schema.names:
+        return pa.nulls(len(batch), field.type)
+    cells = batch[field.name]
+    if field.name in ("tags", "keywords") and not pa.types.is_struct(cells.type.value_type):
+        return pa.array([_items(field.name, cell) for cell in cells.to_pylist()], field.type)
+    return cells.cast(field.type)
+
+
+def _read_csv(path: Path) -> Iterator[pa.Table]:
+    names, records = read_sound_records(path, "csv", "write the file again with `weibotag export`")
+    complete = _complete(path, dict.fromkeys(names, pa.string()))
+    yielded = False
+    while part := [fields for _, fields in islice(records, READ_ROWS)]:
+        yield _from_cells(dict(zip(names, zip(*part, strict=True), strict=True)), complete, len(part))
+        yielded = True
+    if not yielded:
+        yield complete.empty_table()
+
+
+def _read_json(path: Path) -> Iterator[pa.Table]:
+    kinds: dict[str, set[type]] = {}
+    for row in _read_objects(path):
+        for name, value in row.items():
+            kinds.setdefault(name, set()).update(_kind(value))
+    if not kinds:
+        yield TAGS.empty_table()
+        return
+    complete = _complete(path, {name: JSON_TYPES.get(frozenset(found), pa.string()) for name, found in kinds.items()})
+    rows = _read_objects(path)
+    while part := list(islice(rows, READ_ROWS)):
+        yield _from_cells({name: [row.get(name) for row in part] for name in kinds}, complete, len(part))
+
+
+def _read_objects(path: Path) -> Iterator[dict[str, Any]]:
+    with open_lines(open_file(path, "jsonl")) as lines:
+        for number, line in enumerate(lines, 1):
+            row = parse_object(line) if line.strip() else {}
+            if isinstance(row, str):
+                raise RequestError(f"{path}, line {number}: {row}; expected one object a line")
+            if row:
+                yield row
+
+
+def _kind(value: Any) -> set[type]:
+    if value is None:
+        return set()
+    return {object} if isinstance(value, int) and abs(value) >= 2**63 else {type(value)}
+
+
+def _from_cells(columns: Mapping[str, Sequence[Any]], complete: pa.Schema, rows: int) -> pa.Table:
+    """Return a table of cells that are text (CSV) or what JSON makes of them."""
+    arrays = []
+    for field in complete:
+        cells: Sequence[Any] = columns.get(field.name, [None] * rows)
+        if field.name in TAGS.names and pa.types.is_list(field.type):
+            cells = [_items(field.name, cell) for cell in cells]
+        elif field.name in TAGS.names and field.name != "post_id":
+            cells = [cell or None for cell in cells]
+        elif pa.types.is_string(field.type):
+            cells = [
+                cell if cell is None or isinstance(cell, str) else json.dumps(cell, ensure_ascii=False) for cell in cells
+            ]
+        arrays.append(pa.array(cells, field.type))
+    return pa.table(arrays, schema=complete)
+
+
+def _items(name: str, cell: Any) -> list[dict[str, Any]] | None:
+    if cell is None:
+        return None
+    return [_item(name, part) for part in (cell.split(";") if isinstance(cell, str) else cell) if part]
+
+
+def _item(name: str, item: Any) -> dict[str, Any]:
+    """Return one tag, keyword or piece of evidence from its text or its JSON object."""
+    if isinstance(item, dict):
+        return item if name == "evidence" or item.get("score") is not None else {**item, "score": 1.0}
+    parts = item.split(":")
+    if name == "evidence":
+        return dict(zip(("tag_id", "kind", "word"), map(_unescape, parts), strict=False))
+    source = None
+    if name == "keywords" and len(parts) > 2 and NUMBER.fullmatch(parts[-2]):
+        source = _unescape(parts.pop()) or None
+    score = parts.pop() if len(parts) > 1 and NUMBER.fullmatch(parts[-1]) else ""
+    found: dict[str, Any] = {"score": float(score or 1.0)}
+    if name == "tags":
+        return found | {"id": _unescape(":".join(parts))}
+    return found | {"keyword": _unescape(":".join(parts)), "source": source}
+
+
+def _unescape(text: str) -> str:
+    return text.replace("%3B", ";").replace("%3A", ":").replace("%25", "%")
