@@ -312,6 +312,7 @@ def test_a_cascade_does_without_a_stage_that_can_not_run_here(
     assert refused.exit_code == 2
 
 
+@pytest.mark.slow
 def test_given_words_are_read_for_nothing(world: Path, tmp_path: Path) -> None:
     """Posts of which the platform knows the print already need no look for it, and a column that is gone is named."""
     text = (world / "posts.csv").read_text(encoding="utf-8").splitlines()
@@ -331,6 +332,7 @@ def test_given_words_are_read_for_nothing(world: Path, tmp_path: Path) -> None:
     assert "have no column 'print'" in str(answer.exception) + answer.output
 
 
+@pytest.mark.slow
 def test_a_network_begins_from_pretraining_and_tells_similarity(world: Path, tmp_path: Path) -> None:
     looks = ("-p", str(world / "pipeline.toml"), "--store", str(world / "store"), "--quiet")
     posts, body = str(world / "posts.csv"), str(tmp_path / "body")
@@ -351,6 +353,7 @@ def test_a_network_begins_from_pretraining_and_tells_similarity(world: Path, tmp
     assert "give --tagger fused or cascade" in str(answer.exception) + answer.output
 
 
+@pytest.mark.slow
 def test_damaged_pictures_cost_the_cascade_only_themselves(world: Path, tmp_path: Path) -> None:
     folder = tmp_path / "posts"
     (folder / "media").mkdir(parents=True)

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import typer
-from commands import POSTS, add_pictures, ask, draw, enter, shell
+from commands import POSTS, ask, draw, shell
 
 from weibotag.cli.main import app
 from weibotag.cli.stages import StageGroup
@@ -28,16 +28,6 @@ HEAVY = [
     "PIL", "torch", "ultralytics", "paddleocr", "transformers",
 ]
 # fmt: on
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return enter(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def pictures(folder: Path) -> Path:
-    return add_pictures(folder)
 
 
 def list_commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -319,6 +309,7 @@ def test_a_folder_that_another_run_holds(folder: Path, words: str) -> None:
 # Exit 1: done in part, and 130: interrupted; the same command goes on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["tag seen.csv -t tree.csv -o out.csv", "faces seen.csv -o out.csv"])
 def test_pictures_that_take_too_long_are_done_by_the_same_command_later(pictures: Path, words: str) -> None:
     words += " -p looks.toml --workers 1"
@@ -342,6 +333,7 @@ def test_pictures_that_take_too_long_are_done_by_the_same_command_later(pictures
     assert without != (pictures / "out.csv").read_bytes() == (pictures / "clean.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(folder: Path) -> None:
     rows = ["post_id,text,images"]
     for number in range(16):

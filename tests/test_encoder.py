@@ -210,6 +210,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_model_with_a_trained_encoder_tags_without_torch_or_the_encoder(bert: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="adds low-rank matrices")
     encoder = tmp_path / "encoder"

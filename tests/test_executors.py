@@ -148,6 +148,7 @@ def test_chatter_on_stdout_does_not_spoil_the_receipts(capfd: pytest.CaptureFixt
         assert said.err.count(words) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "exit", "hang"])
 def test_a_part_that_kills_its_worker_once_is_done_by_a_fresh_one(tmp_path: Path, how: str) -> None:
     mixed = [{**job, "how": how, "marks": str(tmp_path), "deaths": int(job["n"] == 1)} for job in jobs(3)]
@@ -163,6 +164,7 @@ def test_a_part_that_kills_its_worker_once_is_done_by_a_fresh_one(tmp_path: Path
     assert not lives(int(first))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -186,6 +188,7 @@ def test_a_slow_job_that_gives_signs_of_life_is_left_alone() -> None:
     assert receipt["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_worker_that_eats_memory_is_killed_before_the_machine_suffers() -> None:
     hungry = [{**job, "megabytes": 400} for job in jobs(3)]
     receipts = {r["part"]: r for r in run_parts("chores:eat", hungry, 1, Limits(memory=300 * 2**20, lives=1))}
@@ -268,6 +271,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals, code: int) -> None:
     # A session of its own: the signal goes to all of it, as Ctrl-C does in a terminal.

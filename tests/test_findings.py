@@ -6,20 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import add_pictures, ask, draw, enter
+from commands import ask, draw
 
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction.picture_table import list_pictures, pictures_schema
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return enter(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def pictures(folder: Path) -> Path:
-    return add_pictures(folder)
 
 
 @pytest.mark.parametrize(("stage", "column"), [("ocr", "ocr_lines"), ("faces", "faces_found"), ("embed", "embed_vector")])

@@ -242,6 +242,7 @@ t.teach("concat", Path(sys.argv[1]), t.draw_posts(240, seed=5), epochs=8, missin
 """
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
     from safetensors.numpy import load_file

@@ -19,6 +19,8 @@ from kill import disturb, finish, start  # noqa: E402
 # What a shell starts in the background ignores SIGINT, and so would the children that it is sent to here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+pytestmark = pytest.mark.slow
+
 POSTS = ROOT / "examples" / "posts.csv"
 TAXONOMY = ROOT / "taxonomies" / "weibo.csv"
 LIMIT = 50

@@ -54,6 +54,7 @@ def are_right(folder: Path, fresh: Any) -> np.ndarray:
     return scores[:, leaves].argmax(axis=1) == gold[:, leaves].argmax(axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ("two-stream", "early"))
 def test_each_network_learns_what_only_one_modality_or_both_together_say(network: str, tmp_path: Path) -> None:
     teach(network, tmp_path, draw_posts(480, seed=1), epochs=7)

@@ -17,7 +17,7 @@ from weibotag.extraction.jobs import link_files, look_at_files, media_fingerprin
 from weibotag.features.wordings import Findings, collect_wordings
 from weibotag.runtime.findings_store import Store
 from weibotag.taggers.answering import list_tags
-from weibotag.taxonomy.tree import Taxonomy, load
+from weibotag.taxonomy.tree import Taxonomy
 from weibotag.vision.faces import Faces
 from weibotag.vision.media.pictures import MediaLimits, hash_file
 
@@ -198,24 +198,19 @@ def test_a_picture_that_a_post_names_twice_speaks_once(tmp_path: Path) -> None:
         assert row["wordings_error"] is None
 
 
-@pytest.fixture(scope="module")
-def taxonomy() -> Taxonomy:
-    return load(ROOT / "taxonomies" / "weibo.csv")
-
-
 @given(
     cells=st.lists(st.lists(st.tuples(st.integers(0, 29), st.integers(1, 3)), max_size=8), min_size=1, max_size=5),
 )
-def test_tags_come_highest_first_and_parents_before_children(taxonomy: Taxonomy, cells: list[list[tuple[int, int]]]) -> None:
-    dense = np.zeros((len(cells), len(taxonomy)), np.float32)
+def test_tags_come_highest_first_and_parents_before_children(weibo: Taxonomy, cells: list[list[tuple[int, int]]]) -> None:
+    dense = np.zeros((len(cells), len(weibo)), np.float32)
     for post, own in enumerate(cells):
         for tag, score in own:
             dense[post, tag] = score / 4
-    listed = list_tags(csr_matrix(dense), taxonomy).to_pylist()
-    place = {name: number for number, name in enumerate(taxonomy.ids)}
+    listed = list_tags(csr_matrix(dense), weibo).to_pylist()
+    place = {name: number for number, name in enumerate(weibo.ids)}
     for post, tags in enumerate(listed):
         assert {tag["id"]: tag["score"] for tag in tags} == {
             name: dense[post, number] for name, number in place.items() if dense[post, number]
         }
-        keys = [(-tag["score"], taxonomy.depth[place[tag["id"]]], place[tag["id"]]) for tag in tags]
+        keys = [(-tag["score"], weibo.depth[place[tag["id"]]], place[tag["id"]]) for tag in tags]
         assert keys == sorted(keys)

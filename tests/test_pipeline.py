@@ -47,16 +47,13 @@ def look_at_files(job):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
+def store(example_store: Path) -> Path:
+    return example_store
 
 
 @pytest.fixture(scope="module")
-def model(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model trained on the examples, all of whose pictures the store then knows."""
-    out = tmp_path_factory.mktemp("models") / "model"
-    train(PostsSource(str(POSTS), where="split <> 'test'"), out, store, valid="split = 'valid'")
-    return out
+def model(example_model: Path) -> Path:
+    return example_model
 
 
 def train(source: PostsSource, out: Path, store: Path, valid: str | None = None) -> dict[str, Any]:
@@ -315,6 +312,7 @@ def test_a_part_that_fails_costs_only_itself_and_is_tried_again(
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said"),
     [

@@ -254,6 +254,7 @@ t.rehearse("single-stream", Path(sys.argv[1]), epochs=6, patience=6)
 """
 
 
+@pytest.mark.slow
 def test_a_pretraining_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     whole = rehearse("single-stream", tmp_path / "whole", epochs=6, patience=6)
     command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(ROOT / "tests")]

@@ -201,6 +201,7 @@ with Run.open(Path(sys.argv[1]), {"a": 1}) as run:
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
     before: set[str] = set()
     chance = random.Random(7)

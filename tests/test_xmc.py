@@ -233,6 +233,7 @@ def test_scores_below_every_cut_change_no_shared_threshold(seed: int) -> None:
     assert thresholds.shared_f1(scores, right, TREE) == best
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_benchmark_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", [str(BENCHMARK), "--posts", "400", "--tags", "60", "--rows", "tree"])

@@ -1,0 +1,56 @@
+"""What many tests share. What takes long to make is made once for all of them, when the first test asks for it."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from commands import add_pictures, ask, enter
+from reading import read
+
+from weibotag.taxonomy.tree import Taxonomy, load
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+WEIBO = ROOT / "taxonomies" / "weibo.csv"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go to a folder with a small taxonomy (tree.csv), three posts of text (posts.csv) and a store of its own."""
+    return enter(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def pictures(folder: Path) -> Path:
+    """Go to such a folder, which has posts with pictures, too (seen.csv): sound, damaged and absent ones, and a clip."""
+    return add_pictures(folder)
+
+
+@pytest.fixture(scope="session")
+def weibo() -> Taxonomy:
+    """The taxonomy weibo.csv."""
+    return load(WEIBO)
+
+
+@pytest.fixture(scope="session")
+def example_posts() -> pa.Table:
+    """The labelled posts of examples/ as a table of posts."""
+    return read(EXAMPLES / "posts.csv")
+
+
+@pytest.fixture(scope="session")
+def example_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store for pictures of examples/; once `example_model` is made, it knows those of the labelled posts."""
+    return tmp_path_factory.mktemp("example-store")
+
+
+@pytest.fixture(scope="session")
+def example_model(example_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model (fast, first settings) trained on the labelled posts of examples/; not to be changed."""
+    out = tmp_path_factory.mktemp("example-model") / "model"
+    done = ask(
+        *("train", str(EXAMPLES / "posts.csv"), "-t", str(WEIBO), "-o", str(out), "--store", str(example_store)),
+        *("--where", "split <> 'test'", "--valid", "split = 'valid'", "--tagger", "fast", "--tune-seconds", "0", "-q"),
+    )
+    assert done.exit_code == 0, done.output
+    return out
