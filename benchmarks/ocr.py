@@ -16,10 +16,7 @@ import csv
 import json
 import os
 import platform
-import random
 import resource
-import shutil
-import subprocess
 import tempfile
 import time
 import unicodedata
@@ -33,7 +30,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageStat
+from printed_pictures import KINDS, Press, Sample
 
 from weibotag.core.errors import WeibotagError
 
@@ -41,174 +38,6 @@ ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 4
 BATCH = 16
 MIN_SCORE = 0.5
-LATIN = "SALE NEW iPhone Wi-Fi Pro Max VIP OPEN Coffee TODAY Best Price Summer Live Tour Hello World Studio GB Free"
-NUMBERS = ("¥{}", "{}元", "{}%", "{}-{}-{}", "{}:{}", "第{}名", "{}年{}月{}日", "满{}减{}", "{}.{}折", "0{}-{}{}")
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Pictures of one sort: ranges of width, height, columns, lines a column and letter height, in pixels."""
-
-    share: float
-    width: tuple[int, int]
-    height: tuple[int, int]
-    columns: tuple[int, int]
-    lines: tuple[int, int]
-    letters: tuple[tuple[int, int], ...]
-
-
-KINDS = {
-    "sticker": Kind(0.15, (80, 200), (80, 200), (1, 1), (1, 2), ((14, 36),)),
-    "meme": Kind(0.35, (200, 480), (160, 480), (1, 1), (1, 3), ((16, 26), (22, 48))),
-    "poster": Kind(0.2, (640, 640), (960, 960), (1, 2), (4, 14), ((12, 17), (18, 30), (24, 44), (50, 110))),
-    "ad": Kind(0.08, (700, 1200), (800, 1400), (2, 3), (6, 16), ((13, 20), (18, 34), (36, 80))),
-    "screenshot": Kind(0.07, (720, 1080), (1280, 2000), (1, 1), (12, 32), ((26, 32), (30, 42))),
-    "long": Kind(0.05, (600, 600), (2000, 2000), (1, 1), (18, 50), ((15, 24), (22, 40), (40, 80))),
-    "no text": Kind(0.1, (120, 1000), (120, 1000), (1, 1), (0, 0), ((20, 20),)),
-}
-
-
-@dataclass
-class Sample:
-    """A picture file and what is written in it; of an `open` one more is written than is known."""
-
-    path: Path
-    text: str
-    open: bool = False
-
-
-class Press:
-    """Draws pictures with known text, from a seed."""
-
-    def __init__(self, photos: Path | None, seed: int) -> None:
-        self.draw = random.Random(seed)
-        self.faces = find_faces()
-        with (ROOT / "taxonomies" / "weibo.csv").open(encoding="utf-8") as file:
-            cells = [f"{row['name']};{row['aliases']};{row['keywords']}" for row in csv.DictReader(file)]
-        self.words = sorted({word for cell in cells for word in cell.split(";") if word})
-        found = (path for path in (photos.rglob("*") if photos else ()) if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        self.photos = sorted(found)
-
-    def print_sample(self, kind: Kind, stem: Path) -> Sample:
-        """Write one picture of a kind beside `stem` and return it with its text."""
-        width, height = self.draw.randint(*kind.width), self.draw.randint(*kind.height)
-        photo = bool(self.photos) and self.draw.random() < 0.6
-        image = self.crop_photo(width, height) if photo else self.plain_ground(width, height)
-        texts: list[str] = []
-        columns = self.draw.randint(*kind.columns)
-        for column in range(columns):
-            left, right = width * column // columns, width * (column + 1) // columns
-            texts += self.fill_column(image, kind, (left, right), photo)
-        if self.draw.random() < 0.7:
-            path = stem.with_suffix(".jpg")
-            image.save(path, quality=self.draw.randint(60, 95))
-        else:
-            path = stem.with_suffix(".png")
-            image.save(path)
-        return Sample(path, "\n".join(texts))
-
-    def fill_column(self, image: Image.Image, kind: Kind, span: tuple[int, int], photo: bool) -> list[str]:
-        """Write lines between two x into `image`, from top to bottom, and return them."""
-        count = self.draw.randint(*kind.lines)
-        sizes = [self.draw.randint(*self.draw.choice(kind.letters)) for _ in range(count)]
-        face, margin = self.draw.choice(self.faces), max(3, (span[1] - span[0]) // 25)
-        spare = image.height - 2 * margin - sum(round(1.5 * size) for size in sizes)
-        top, texts = margin + max(0, self.draw.randint(0, max(0, spare)) // 2), []
-        if count <= 3 and self.draw.random() < 0.6:
-            top = max(margin, margin + spare)
-        for size in sizes:
-            if self.draw.random() < 0.2:
-                face = self.draw.choice(self.faces)
-            font = ImageFont.truetype(face[0], size, index=face[1])
-            text = self.compose(font, span[1] - span[0] - 2 * margin)
-            if not text or top + round(1.3 * size) > image.height - margin:
-                continue
-            height = self.write(image, text, font, (span[0] + margin, span[1] - margin, top), photo)
-            texts.append(text)
-            top += max(height, round(size * self.draw.uniform(1.35, 1.8))) + max(0, spare) // (2 * count + 1)
-        return texts
-
-    def compose(self, font: ImageFont.FreeTypeFont, room: int) -> str:
-        """Return words, names and numbers that fill a random part of `room` pixels; empty when none fits."""
-        text, goal = "", room * self.draw.uniform(0.35, 1)
-        for _ in range(60):
-            lot = self.draw.random()
-            if lot < 0.12:
-                word = self.draw.choice(NUMBERS).format(*(self.draw.randint(1, 99) for _ in range(3)))
-            elif lot < 0.25:
-                word = f" {self.draw.choice(LATIN.split())} "
-            else:
-                word = self.draw.choice(self.words) + self.draw.choice(("", "", "", "，", "！", "的", "了"))
-            if font.getlength(text + word) > room:
-                break
-            text += word
-            if font.getlength(text) > goal:
-                break
-        return text.strip()
-
-    def write(
-        self, image: Image.Image, text: str, font: ImageFont.FreeTypeFont, place: tuple[int, int, int], photo: bool
-    ) -> int:
-        """Draw one line, sometimes turned a little, in a colour that stands out; return how high it is, pixels."""
-        left, right, top = place
-        size = font.size
-        outline = max(1, round(size / 14)) if photo and self.draw.random() < 0.7 else 0
-        length = round(font.getlength(text)) + 2 * outline
-        layer = Image.new("RGBA", (length + 4, round(1.45 * size) + 2 * outline))
-        x = round(left + self.draw.choice((0, 0.5, 0.5, 1)) * max(0, right - left - layer.width))
-        patch = image.crop((x, top, min(image.width, x + layer.width), min(image.height, top + layer.height)))
-        ground = ImageStat.Stat(patch.convert("L")).mean[0]
-        ink = self.pick_ink(ground, 110 if photo else 80)
-        if photo and not outline:
-            bar = Image.new("RGB", patch.size, self.pick_ink(luminance(ink), 110))
-            image.paste(Image.blend(patch, bar, self.draw.uniform(0.6, 1)), (x, top))
-        edge = (0, 0, 0) if luminance(ink) > 128 else (255, 255, 255)
-        ImageDraw.Draw(layer).text((outline, 0), text, ink, font, stroke_width=outline, stroke_fill=edge)
-        if self.draw.random() < 0.15 and top + layer.height + length // 14 < image.height:
-            layer = layer.rotate(self.draw.uniform(-4, 4), Image.Resampling.BICUBIC, expand=True)
-        image.paste(layer, (x, top), layer)
-        return layer.height
-
-    def pick_ink(self, ground: float, contrast: float) -> tuple[int, int, int]:
-        """Return a colour whose luminance differs from `ground` by `contrast` or more (0 to 255)."""
-        for _ in range(100):
-            red, green, blue = (self.draw.choice((0, 255, self.draw.randint(0, 255))) for _ in range(3))
-            ink = red, green, blue
-            if abs(luminance(ink) - ground) >= contrast:
-                return ink
-        return (0, 0, 0) if ground > 128 else (255, 255, 255)
-
-    def plain_ground(self, width: int, height: int) -> Image.Image:
-        """Return one colour, or a gradient of two."""
-        one, two = (tuple(self.draw.choice((255, self.draw.randint(0, 255))) for _ in range(3)) for _ in range(2))
-        if self.draw.random() < 0.6:
-            return Image.new("RGB", (width, height), one)
-        ramp = Image.linear_gradient("L").resize((width, height))
-        return ImageOps.colorize(ramp, one, tuple((a * 2 + b) // 3 for a, b in zip(one, two, strict=True)))
-
-    def crop_photo(self, width: int, height: int) -> Image.Image:
-        """Return a photo, cut to the size."""
-        with Image.open(self.draw.choice(self.photos)) as photo:
-            return ImageOps.fit(photo.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
-
-
-def luminance(ink: tuple[int, ...]) -> float:
-    """Return the luminance of an RGB colour, 0 to 255."""
-    return 0.299 * ink[0] + 0.587 * ink[1] + 0.114 * ink[2]
-
-
-def find_faces() -> list[tuple[str, int]]:
-    """Return (file, index) of the installed faces that have Chinese letters."""
-    listed = ""
-    if shutil.which("fc-list"):
-        command = ["fc-list", "-f", "%{file}|%{index}|%{family}\n", ":lang=zh-cn"]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rows = [line.split("|") for line in listed.splitlines()]
-    # An index above 16 bits is a named instance of a variable font, which FreeType does not count as a face.
-    faces = {(path, int(index)) for path, index, family in rows if int(index) < 2**16 and "Mono" not in family}
-    if not faces:
-        raise SystemExit("no Chinese fonts: apt-get install fontconfig fonts-noto-cjk fonts-wqy-microhei fonts-wqy-zenhei")
-    return sorted(faces)
 
 
 def read_truth(path: Path) -> list[Sample]:
