@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from weibotag.core.errors import RequestError
+from weibotag.vision.backend import DetectedObject
 from weibotag.vision.backends import detect_transformers
-from weibotag.vision.backends.detect_objects import DetectedObject
 from weibotag.vision.backends.detect_transformers import (
     Transformers,
-    list_objects,
-    load_detector,
+    cut_objects,
     read_prompts,
     score_prompts,
     to_tensor,
@@ -294,7 +293,7 @@ def test_boxes_are_cut_to_the_picture_and_sorted() -> None:
         "labels": torch.tensor([1, 0, 1, 0]),
         "boxes": torch.tensor([[-5.0, -5, 4, 3], [1, 2, 50, 60], [0.126, 0, 5, 5], [10, 0, 14, 5]]),
     }
-    assert list_objects(np.zeros((20, 10, 3), np.uint8), answer, {0: "杯子", 1: "猫"}) == [
+    assert cut_objects(np.zeros((20, 10, 3), np.uint8), answer, {0: "杯子", 1: "猫"}) == [
         DetectedObject("杯子", 0.9, (1.0, 2.0, 9.0, 18.0)),
         DetectedObject("猫", 0.7, (0.13, 0.0, 4.87, 5.0)),
         DetectedObject("猫", 0.5, (0.0, 0.0, 4.0, 3.0)),
@@ -363,17 +362,3 @@ def test_what_cannot_be_a_detector(folder: Path, tmp_path: Path) -> None:
     assert "can't load this model" in said(tmp_path / "bert")
     (bare / "config.json").write_text("{")
     assert "no settings of a model" in said(bare)
-
-
-def test_other_labels_start_from_the_same_network(folder: Path) -> None:
-    """A network for other labels keeps everything but what names them."""
-    _, model = load_detector(folder / "rt_detr_v2", "rt_detr_v2")
-    _, other = load_detector(folder / "rt_detr_v2", "rt_detr_v2", ignore_mismatched_sizes=True, **name_labels(("船", "花")))
-    assert other.config.id2label == {0: "船", 1: "花"}
-    weights, others = model.state_dict(), other.state_dict()
-    changed = {name for name in weights if weights[name].shape != others[name].shape}
-    assert changed and all("class_embed" in name or "score_head" in name for name in changed)
-    assert all(torch.equal(weights[name], others[name]) for name in weights if name not in changed)
-    for name in changed:
-        if name.endswith("bias"):
-            assert torch.allclose(others[name], torch.tensor(-np.log(2.0)).float())

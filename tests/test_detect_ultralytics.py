@@ -17,9 +17,9 @@ from PIL import Image
 
 from weibotag.core.errors import RequestError
 from weibotag.core.files import sha256_of
+from weibotag.vision.backend import DetectedObject, list_objects
 from weibotag.vision.backends import detect_ultralytics
-from weibotag.vision.backends.detect_objects import DetectedObject
-from weibotag.vision.backends.detect_ultralytics import Ultralytics, import_library, list_objects
+from weibotag.vision.backends.detect_ultralytics import Ultralytics, import_library
 from weibotag.vision.object_names import chinese_name
 
 for library in ("ultralytics", "torch", "torchvision"):
@@ -99,7 +99,9 @@ def assert_predicted(
     for picture, objects in zip(pictures, found, strict=True):
         boxes = model.predict(picture[..., ::-1], conf=min_score, imgsz=size, verbose=False, device="cpu")[0].boxes
         assert objects
-        assert_alike(objects, list_objects(boxes.data.numpy(), model.names))
+        assert_alike(
+            objects, list_objects(boxes.xyxy.numpy(), boxes.conf.numpy(), [model.names[int(one)] for one in boxes.cls])
+        )
 
 
 def assert_alike(found: list[DetectedObject], expected: list[DetectedObject]) -> None:
@@ -172,10 +174,10 @@ def test_no_pictures(detector: Ultralytics) -> None:
 
 def test_a_batch_that_is_too_much_for_the_memory_is_halved_for_the_next(checkpoint: Path) -> None:
     backend = opened(checkpoint, size=SIDE)
-    network = backend._network
-    assert network is not None
-    run, network.batch, network.trims = network.run, 4, False
-    backend._fit.auto = False
+    find: Any = backend._find
+    network, fit, *_ = find.args
+    run, backend._batch = network.run, 4
+    fit.auto = False
 
     def run_out(stack: np.ndarray) -> torch.Tensor:
         if len(stack) > 2:
@@ -185,7 +187,7 @@ def test_a_batch_that_is_too_much_for_the_memory_is_halved_for_the_next(checkpoi
     expected = backend.look(PICTURES)
     network.run = run_out
     found = backend.look(PICTURES)
-    assert network.batch == 2
+    assert backend._batch == 2
     for one, other in zip(found, expected, strict=True):
         assert_alike(one, other)
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from weibotag.core.errors import RequestError
+from weibotag.vision.backend import PictureVector
 from weibotag.vision.embed import Embed
 from weibotag.vision.media.pictures import Frame, frames_table
 
@@ -41,9 +42,9 @@ def test_a_vector_is_a_function_of_its_picture_alone(stage: Embed, sizes: list[t
     pictures = [picture(*size, seed) for seed, size in enumerate(sizes)]
     order = list(range(len(pictures)))
     draw.shuffle(order)
-    together = np.stack(stage._backend.look(pictures))
-    alone = np.stack([stage._backend.look([one])[0] for one in pictures])
-    shuffled = np.stack(stage._backend.look([pictures[place] for place in order]))
+    together = np.stack([one.vector for one in stage._backend.look(pictures)])
+    alone = np.stack([stage._backend.look([one])[0].vector for one in pictures])
+    shuffled = np.stack([one.vector for one in stage._backend.look([pictures[place] for place in order])])
     assert np.array_equal(together, alone)
     assert np.array_equal(together[order], shuffled)
 
@@ -68,14 +69,14 @@ def test_colours_tell_red_from_blue(stage: Embed) -> None:
 def test_a_picture_that_the_library_refuses_is_a_reason_in_its_row_only(
     stage: Embed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embed = stage._backend._embed
+    embed = stage._backend._look_at
 
-    def refuse_small(rgb: np.ndarray) -> np.ndarray:
+    def refuse_small(rgb: np.ndarray) -> PictureVector:
         if len(rgb) < 10:
             raise ValueError("no such picture")
         return embed(rgb)
 
-    monkeypatch.setattr(stage._backend, "_embed", refuse_small)
+    monkeypatch.setattr(stage._backend, "_look_at", refuse_small)
     table = stage.process(frames_table([Frame("a", picture(9, 9)), Frame("b", picture(20, 20))]))
     assert table["embed_vector"].is_valid().to_pylist() == [False, True]
     assert "no such picture" in table["embed_error"][0].as_py()
@@ -98,6 +99,10 @@ def test_a_grid_gives_patches_in_order_and_leaves_the_vector_as_it_is(stage: Emb
     assert np.allclose(colours.diagonal(), 0, atol=0.01)
     assert np.allclose([colours[0, 1], colours[1, 0], colours[2, 3], colours[3, 2]], 1, atol=0.01)
     assert len({Embed(Embed.Config(grid=grid)).fingerprint() for grid in (0, 2, 3)}) == 3
+    # A size that the network's stage is no multiple of.
+    thirds = Embed(Embed.Config(grid=3))
+    thirds.open()
+    assert [len(cells) for cells in thirds.process(frames)["embed_patches"].to_pylist()] == [9, 9, 9]
     with pytest.raises(ValidationError, match="less than or equal to 4"):
         Embed.Config(grid=5)
 

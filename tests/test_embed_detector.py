@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from weibotag.core.errors import RequestError
-from weibotag.vision.backends.embed_detector import find_stages, fit
+from weibotag.vision.backends.embed_onnxruntime import find_stages, fit
 from weibotag.vision.embed import Embed
 from weibotag.vision.media.pictures import Frame, frames_table
 

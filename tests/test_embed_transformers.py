@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from weibotag.core.errors import RequestError
 from weibotag.features.joint_space import open_zero_shot
 from weibotag.taxonomy.tree import Tag, Taxonomy
-from weibotag.vision.backends.embed_chineseclip import ChineseClip
+from weibotag.vision.backend import PictureVector
 from weibotag.vision.backends.embed_transformers import (
     WIDEST,
+    ChineseClip,
     TransformersVision,
     choose_precision,
     pool_cells,
@@ -140,6 +141,10 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return pixels
 
 
+def vectors_of(answers: list[PictureVector]) -> np.ndarray:
+    return np.stack([answer.vector for answer in answers])
+
+
 SIZES = ((1, 1), (3, 50), (50, 3), (60, 90), (400, 1), (90, 60), (60, 90))
 PICTURES = [picture(*size, seed) for seed, size in enumerate(SIZES)]
 
@@ -150,12 +155,12 @@ def test_a_vector_has_unit_length_and_is_of_its_picture_alone(folders: Any, save
     backend = opened(folders(saver))
     # What a GPU does: as many at a time, whatever is asked for.
     backend._batch = batch
-    together = np.stack(backend.look(PICTURES))
+    together = vectors_of(backend.look(PICTURES))
     assert together.dtype == np.float16
     assert together.shape == (len(PICTURES), WIDTHS[saver])
     assert np.allclose(np.linalg.norm(together.astype(np.float32), axis=1), 1, atol=2e-3)
-    assert np.array_equal(together, np.stack([backend.look([one])[0] for one in PICTURES]))
-    assert np.array_equal(together[::-1], np.stack(backend.look(PICTURES[::-1])))
+    assert np.array_equal(together, np.stack([backend.look([one])[0].vector for one in PICTURES]))
+    assert np.array_equal(together[::-1], vectors_of(backend.look(PICTURES[::-1])))
     assert len(np.unique(together[[3, 5, 6]], axis=0)) == 3
 
 
@@ -166,8 +171,8 @@ def test_a_grid_gives_patches_and_leaves_the_vector_as_it_is(folders: Any, saver
     backend = TransformersVision(str(folders(saver)), "float32", "cpu", grid=2)
     backend.open()
     found = backend.look(PICTURES)
-    assert np.array_equal(np.stack([vector for vector, _ in found]), np.stack(opened(folders(saver)).look(PICTURES)))
-    patches = np.stack([cells for _, cells in found]).astype(np.float32)
+    assert np.array_equal(vectors_of(found), vectors_of(opened(folders(saver)).look(PICTURES)))
+    patches = np.stack([one.patches for one in found]).astype(np.float32)
     assert patches.shape[:2] == (len(PICTURES), 4)
     assert np.allclose(np.linalg.norm(patches, axis=2), 1, atol=2e-3)
 
@@ -189,14 +194,14 @@ def test_a_model_whose_patches_are_no_square_has_no_grid(folders: Any) -> None:
 def test_extremes_have_vectors_too(folders: Any, saver: Callable) -> None:
     backend = opened(folders(saver))
     extremes = [np.zeros(size, np.uint8) for size in ((1, 1, 3), (30, 9000, 3), (20_000, 1, 3), (4096, 4096, 3))]
-    vectors = backend.look([*extremes, np.full((40, 40, 3), 255, np.uint8)])
-    assert np.isfinite(np.stack(vectors)).all()
+    vectors = vectors_of(backend.look([*extremes, np.full((40, 40, 3), 255, np.uint8)]))
+    assert np.isfinite(vectors).all()
 
 
 @pytest.mark.parametrize("saver", [save_vit, save_timm, save_chinese_clip], ids=lambda saver: saver.__name__)
 def test_bfloat16_says_nearly_the_same(folders: Any, saver: Callable) -> None:
     exact, rough = (
-        np.stack(opened(folders(saver), precision).look(PICTURES)).astype(np.float32)
+        vectors_of(opened(folders(saver), precision).look(PICTURES)).astype(np.float32)
         for precision in ("float32", "bfloat16")
     )
     assert not np.array_equal(exact, rough)
@@ -216,7 +221,7 @@ def test_a_vector_of_timm_is_what_timm_gives(folders: Any) -> None:
     with torch.inference_mode():
         expected = model.eval()(cut(Image.fromarray(PICTURES[3]))[None])[0].numpy()
     (found,) = opened(folder).look([PICTURES[3]])
-    assert found.astype(np.float32) @ expected / np.linalg.norm(expected) > 0.9999
+    assert found.vector.astype(np.float32) @ expected / np.linalg.norm(expected) > 0.9999
 
 
 def test_clip_answers_with_the_vector_that_lies_beside_texts(folders: Any) -> None:
@@ -226,29 +231,29 @@ def test_clip_answers_with_the_vector_that_lies_beside_texts(folders: Any) -> No
     with torch.inference_mode():
         expected = model.get_image_features(**pixels).pooler_output[0].numpy()
     (found,) = opened(folder).look([PICTURES[3]])
-    assert found.astype(np.float32) @ expected / np.linalg.norm(expected) > 0.9999
+    assert found.vector.astype(np.float32) @ expected / np.linalg.norm(expected) > 0.9999
 
 
 def test_a_pooler_without_weights_is_passed_over(folders: Any) -> None:
     torch.manual_seed(1)
     first = opened(folders(save_classifier)).look(PICTURES)
     torch.manual_seed(2)
-    assert np.array_equal(np.stack(opened(folders(save_classifier)).look(PICTURES)), np.stack(first))
+    assert np.array_equal(vectors_of(opened(folders(save_classifier)).look(PICTURES)), vectors_of(first))
 
 
 def test_a_gpu_without_memory_gets_fewer_pictures_at_a_time(folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = opened(folders(save_vit))
-    expected = np.stack(backend.look(PICTURES))
+    expected = vectors_of(backend.look(PICTURES))
     embed, sizes = backend._find, []
 
-    def embed_few(pictures: Any) -> list[np.ndarray]:
+    def embed_few(pictures: Any) -> list[PictureVector]:
         sizes.append(len(pictures))
         if len(pictures) > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return embed(pictures)
 
     backend._batch, backend._find = 16, embed_few
-    assert np.allclose(np.stack(backend.look(PICTURES)).astype(np.float32), expected.astype(np.float32), atol=2e-3)
+    assert np.allclose(vectors_of(backend.look(PICTURES)).astype(np.float32), expected.astype(np.float32), atol=2e-3)
     assert sizes == [16, 8, 4, 2, 2, 2, 2]
     backend._batch, backend._find = 1, lambda pictures: embed_few([*pictures] * 3)
     with pytest.raises(backend.errors, match="out of memory"):
@@ -265,7 +270,8 @@ def test_on_a_gpu_only_inputs_of_one_shape_go_together(
 
     def open_on_gpu(folder: Path) -> Any:
         backend = TransformersVision(str(folder), "float32")
-        monkeypatch.setattr(backend, "_start", lambda threads: Cuda)
+        monkeypatch.setattr("weibotag.vision.backends.embed_transformers.choose_device", lambda asked: Cuda)
+        monkeypatch.setattr(backend, "_start", lambda threads: None)
         backend.errors = (RuntimeError,)
         backend.open()
         return backend
@@ -346,7 +352,7 @@ def test_texts_lie_in_the_space_of_pictures(folders: Any) -> None:
     pixels = transformers.ChineseCLIPImageProcessor.from_pretrained(folder)(PICTURES[3].copy(), return_tensors="pt")
     with torch.inference_mode():
         expected = model(**tokens, **pixels)
-    cosine = backend.look([PICTURES[3]])[0].astype(np.float32) @ vectors[0]
+    cosine = backend.look([PICTURES[3]])[0].vector.astype(np.float32) @ vectors[0]
     assert backend.scale * cosine == pytest.approx(float(expected.logits_per_image[0, 0]), abs=0.05)
 
 

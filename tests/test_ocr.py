@@ -17,18 +17,19 @@ from pydantic import ValidationError
 
 from weibotag.core.errors import MissingExtraError, RequestError
 from weibotag.core.schema import arrow_schema
-from weibotag.vision.backends.ocr_lines import Line, drop_doubles, order_lines
-from weibotag.vision.backends.ocr_rapidocr import (
+from weibotag.vision.backend import Line
+from weibotag.vision.backends.ocr_layout import (
     CLOSER,
     ENLARGE,
-    GPU_BATCHES,
     PAGE,
     SMALL,
     SMALLEST,
-    RapidOcr,
+    drop_doubles,
+    order_lines,
     plan_views,
     tile_rows,
 )
+from weibotag.vision.backends.ocr_rapidocr import GPU_BATCHES, RapidOcr
 from weibotag.vision.media.pictures import Frame, frames_table
 from weibotag.vision.ocr import Ocr
 from weibotag.vision.stage import fingerprint
@@ -148,7 +149,7 @@ def test_a_picture_that_breaks_the_networks_is_a_reason(stage: Ocr, monkeypatch:
     def fail(batch: np.ndarray) -> list[np.ndarray]:
         raise backend.errors[0]("one\ntwo: the last line")
 
-    monkeypatch.setitem(backend._networks, "find", fail)
+    monkeypatch.setitem(backend._model, "find", fail)
     row = stage.process(frames_table([Frame("a", np.full((100, 100, 3), 255, np.uint8))])).to_pylist()[0]
     assert row["ocr_lines"] is None
     assert row["ocr_error"].endswith("two: the last line")
@@ -217,7 +218,7 @@ def test_openvino_reads_the_same() -> None:
 
 
 def test_an_engine_that_is_absent_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weibotag.vision.backends.ocr_networks.find_spec", lambda name: None)
+    monkeypatch.setattr("weibotag.vision.backends.ocr_rapidocr.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"weibotag\[openvino\]"):
         RapidOcr(engine="openvino").weights()
 

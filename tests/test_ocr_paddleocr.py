@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from weibotag.core.errors import RequestError
-from weibotag.vision.backends.ocr_lines import Line
+from weibotag.vision.backend import Line
 from weibotag.vision.backends.ocr_paddleocr import DETECTOR, RECOGNISER, PaddleOcr, find_folders, lay_out
 from weibotag.vision.backends.ocr_rapidocr import RapidOcr
 

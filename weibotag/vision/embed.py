@@ -8,6 +8,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from weibotag.core.schema import arrow_schema
+from weibotag.vision.backend import PictureVector
 from weibotag.vision.backends.embed_transformers import choose_precision
 from weibotag.vision.stage import PictureStage, StageConfig
 
@@ -47,12 +48,10 @@ class Embed(PictureStage):
         """Tell whether the backend gives texts vectors in the space of its pictures' vectors."""
         return hasattr(self._backend_class(), "encode_texts")
 
-    def fill(self, answers: Sequence[Any]) -> dict[str, list[Any]]:
+    def fill(self, answers: Sequence[PictureVector | None]) -> dict[str, list[Any]]:
         """Return the vectors, and the patches where there is a grid."""
-        if not self.config.grid:
-            return {"embed_vector": list(answers), "embed_patches": [None] * len(answers)}
-        vectors, patches = zip(*(answer or (None, None) for answer in answers), strict=True)
-        return {"embed_vector": list(vectors), "embed_patches": [own if own is None else list(own) for own in patches]}
+        patches = [None if answer is None or answer.patches is None else list(answer.patches) for answer in answers]
+        return {"embed_vector": [answer and answer.vector for answer in answers], "embed_patches": patches}
 
     def _settings(self) -> dict[str, Any]:
         # A picture that is not cut has the answers, and the fingerprint, of those from before there were grids.

@@ -42,10 +42,13 @@ REGISTRY: dict[tuple[str, str], Entry] = {
         "weibotag.vision.backends.faces_opencv:YuNet", ("cv2", "onnxruntime", "onnx"), None, "Apache-2.0 (weights MIT)"
     ),
     ("embed", "ppocr"): Entry(
-        "weibotag.vision.backends.embed_ppocr:PpocrBackbone", ("rapidocr", "onnxruntime", "onnx", "cv2"), None, "Apache-2.0"
+        "weibotag.vision.backends.embed_onnxruntime:PpocrBackbone",
+        ("rapidocr", "onnxruntime", "onnx", "cv2"),
+        None,
+        "Apache-2.0",
     ),
     ("embed", "detector"): Entry(
-        "weibotag.vision.backends.embed_detector:DetectorBackbone",
+        "weibotag.vision.backends.embed_onnxruntime:DetectorBackbone",
         ("rapidocr", "onnxruntime", "onnx", "cv2"),
         None,
         "Apache-2.0",
@@ -54,7 +57,7 @@ REGISTRY: dict[tuple[str, str], Entry] = {
         "weibotag.vision.backends.embed_transformers:TransformersVision", ("transformers", "torch"), "hf", "Apache-2.0"
     ),
     ("embed", "chineseclip"): Entry(
-        "weibotag.vision.backends.embed_chineseclip:ChineseClip", ("transformers", "torch"), "hf", "Apache-2.0"
+        "weibotag.vision.backends.embed_transformers:ChineseClip", ("transformers", "torch"), "hf", "Apache-2.0"
     ),
     ("stage", "ocr"): Entry("weibotag.vision.ocr:Ocr", (), None, "Apache-2.0"),
     ("stage", "detect"): Entry("weibotag.vision.detect:Detect", (), None, "Apache-2.0"),

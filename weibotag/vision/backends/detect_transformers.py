@@ -4,7 +4,8 @@ RT-DETRv2: https://arxiv.org/abs/2407.17140, D-FINE: https://arxiv.org/abs/2410.
 https://arxiv.org/abs/2303.05499, OWLv2: https://arxiv.org/abs/2306.09683. No pickled weights, no code from model folders.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weibotag.core.errors import RequestError
-from weibotag.vision.backends.detect_objects import DetectedObject
-from weibotag.vision.backends.torch_device import choose_precision
-from weibotag.vision.backends.transformers_model import GPU_BATCH, Pretrained, first_line, load_pretrained
-from weibotag.vision.backends.transformers_model import find_folder as find_detector
+from weibotag.vision.backend import DetectedObject, list_objects
+from weibotag.vision.backends.torch_device import GPU_BATCH, choose_device, choose_precision
+from weibotag.vision.backends.transformers_model import Pretrained, find_folder, first_line, load_pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -30,23 +30,22 @@ LONGEST = 2048
 OVERLAP = 0.7
 
 
-class Transformers(Pretrained):
+@dataclass
+class Transformers(Pretrained[list[DetectedObject]]):
     """Objects by a model folder of transformers.
 
-    `model`: a folder or a name that `find_model` knows (None: RT-DETRv2 with 80 classes of COCO); `min_score`: 0 to 1;
-    `classes`: what a model of an open vocabulary looks for, each "prompt" or "prompt=label", best in English.
+    `model`: a folder or a name that `find_model` knows; `min_score`: 0 to 1; `classes`: what a model of an open vocabulary
+    looks for, each "prompt" or "prompt=label", best in English.
     """
 
-    def __init__(
-        self, model: str | None = None, min_score: float = 0.4, classes: Sequence[str] = (), device: str = "auto"
-    ) -> None:
-        super().__init__(model or DEFAULT_MODEL, device)
-        self.min_score = min_score
-        self.classes = tuple(classes)
+    model: str = DEFAULT_MODEL
+    min_score: float = 0.4
+    classes: Sequence[str] = ()
+    device: str = "auto"
 
     def weights(self) -> list[Path]:
         """Return the files of the model folder; RequestError when they, or the classes to look for, are not there."""
-        _, kind = find_detector(self.model)
+        _, kind = find_folder(self.model)
         if kind in PROMPTED and not self.classes:
             raise RequestError(f"{self.model}: a {kind} looks for what classes name, and there are none: set classes")
         if kind not in PROMPTED and self.classes:
@@ -58,9 +57,13 @@ class Transformers(Pretrained):
     def open(self, threads: int = 1) -> None:
         """Load the model onto its device: half precision on a GPU."""
         self.weights()
-        folder, kind = find_detector(self.model)
-        device = self._start(threads)
-        processor, model = load_detector(folder, kind)
+        folder, kind = find_folder(self.model)
+        self._start(threads)
+        device = choose_device(self.device)
+        names = ("AutoImageProcessor", "AutoModelForObjectDetection")
+        if kind in PROMPTED:
+            names = ("AutoProcessor", "AutoModelForZeroShotObjectDetection")
+        processor, model, _ = load_pretrained(folder, *names, dtype="float32")
         model = model.to(device, choose_precision(device)).eval()
         if kind in PROMPTED:
             self._find = partial(find_prompted, model, processor, read_prompts(self.classes), self.min_score)
@@ -75,22 +78,13 @@ class Transformers(Pretrained):
             raise RequestError(f"{self.model}: can't look at a picture with these settings: {first_line(error)}") from error
 
 
-def load_detector(folder: Path, kind: str, **changes: Any) -> tuple[Any, Any]:
-    """Return the processor and the model of a folder, float32 on the CPU; `changes` are those of its configuration."""
-    names = ("AutoImageProcessor", "AutoModelForObjectDetection")
-    if kind in PROMPTED:
-        names = ("AutoProcessor", "AutoModelForZeroShotObjectDetection")
-    processor, model, _ = load_pretrained(folder, *names, dtype="float32", **changes)
-    return processor, model
-
-
 def find_objects(model: Any, processor: Any, min_score: float, pictures: Sequence[np.ndarray]) -> list[list[DetectedObject]]:
     """Return the objects of pictures that a model of closed classes finds, best first."""
     tensors = [to_tensor(picture) for picture in pictures]
     inputs = processor(images=tensors, return_tensors="pt", input_data_format="channels_first", device=model.device)
     sizes = [tuple(tensor.shape[1:]) for tensor in tensors]
     answers = processor.post_process_object_detection(run_model(model, inputs), threshold=min_score, target_sizes=sizes)
-    return [list_objects(picture, answer, model.config.id2label) for picture, answer in zip(pictures, answers, strict=True)]
+    return [cut_objects(picture, answer, model.config.id2label) for picture, answer in zip(pictures, answers, strict=True)]
 
 
 def find_prompted(
@@ -123,7 +117,7 @@ def find_prompted(
     # These kinds, OWLv2 above all, find one thing several times.
     kept = batched_nms(answers[0]["boxes"], answers[0]["scores"], answers[0]["labels"], OVERLAP)
     answer = {name: values[kept] for name, values in answers[0].items()}
-    return [list_objects(picture, answer, dict(enumerate(labels.values())))]
+    return [cut_objects(picture, answer, dict(enumerate(labels.values())))]
 
 
 def read_prompts(classes: Sequence[str]) -> dict[str, str]:
@@ -167,15 +161,8 @@ def score_prompts(logits: "torch.Tensor", ids: "torch.Tensor", tokenizer: Any, c
     return torch.stack([logits[..., torch.nonzero(words & (ends.cumsum(0) == n))[:, 0]].amax(-1) for n in range(count)], -1)
 
 
-def list_objects(picture: np.ndarray, answer: dict[str, Any], names: dict[int, str]) -> list[DetectedObject]:
+def cut_objects(picture: np.ndarray, answer: dict[str, "torch.Tensor"], names: Mapping[int, str]) -> list[DetectedObject]:
     """Return what a processor found as objects, best first, boxes cut to the picture; what lies outside is left out."""
     height, width = picture.shape[:2]
-    found = []
-    for score, number, corners in zip(
-        answer["scores"].tolist(), answer["labels"].tolist(), answer["boxes"].tolist(), strict=True
-    ):
-        left, top, right, bottom = np.clip(corners, 0, (width, height, width, height)).round(2).tolist()
-        if right > left and bottom > top:
-            box = (left, top, round(right - left, 2), round(bottom - top, 2))
-            found.append(DetectedObject(names[number], round(score, 4), box))
-    return sorted(found, key=lambda one: (-one.score, one.label, one.box))
+    corners = np.clip(np.reshape(answer["boxes"].tolist(), (-1, 4)), 0, (width, height, width, height))
+    return list_objects(corners, answer["scores"].tolist(), [names[number] for number in answer["labels"].tolist()])

@@ -6,6 +6,7 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weibotag.core.errors import RequestError
-from weibotag.vision.backends.detect_objects import DetectedObject
+from weibotag.vision.backend import DetectedObject, list_objects
 from weibotag.vision.backends.onnx_session import open_session, session_errors
-from weibotag.vision.backends.torch_device import choose_device, choose_precision, limit_threads, torch_errors
+from weibotag.vision.backends.torch_device import GPU_BATCH, TorchBackend, choose_device, choose_precision
 from weibotag.vision.weights.catalogue import find_model, split_hash
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ DEFAULT_MODEL = "yolo11n.onnx"
 OVERLAP = 0.7
 MOST_OBJECTS = 300
 BOX_TASKS = ("detect", "segment", "pose")
-# On a GPU every batch is filled up to so many: half-precision answers change a little with the shape of the batch.
-GPU_BATCH = 16
 # Which text encoder reads the classes of a checkpoint, by what its pickle names; the first that fits.
 ENCODERS = (
     (b"WorldModel", "ViT-B-32.pt"),
@@ -56,7 +55,8 @@ class Network:
     agnostic: bool
 
 
-class Ultralytics:
+@dataclass
+class Ultralytics(TorchBackend[list[DetectedObject]]):
     """Objects by a YOLO of Ultralytics (AGPL-3.0).
 
     `model`: a .onnx or .pt by a name that `find_model` knows; a .pt, a pickle, only with `allow_pickle` and a known hash.
@@ -64,24 +64,12 @@ class Ultralytics:
     look for, each "prompt=label", or a prompt that is its own label.
     """
 
-    def __init__(
-        self,
-        model: str | None = None,
-        min_score: float = 0.25,
-        size: int | None = None,
-        classes: Sequence[str] = (),
-        allow_pickle: bool = False,
-        device: str = "auto",
-    ) -> None:
-        self.model = model or DEFAULT_MODEL
-        self.min_score = min_score
-        self.size = size
-        self.classes = tuple(classes)
-        self.allow_pickle = allow_pickle
-        self.device = device
-        self.errors: tuple[type[Exception], ...] = ()
-        self._network: Network | None = None
-        self._fit: Any = None
+    model: str = DEFAULT_MODEL
+    min_score: float = 0.25
+    size: int | None = None
+    classes: Sequence[str] = ()
+    allow_pickle: bool = False
+    device: str = "auto"
 
     def weights(self) -> list[Path]:
         """Return the detector's file and, where `classes` are given, the file of its text encoder.
@@ -119,63 +107,48 @@ class Ultralytics:
         import torchvision  # noqa: F401 - the library's NMS is several times as fast where this is loaded
         from ultralytics.data.augment import LetterBox
 
-        limit_threads(threads)
         cv2.setNumThreads(threads)
+        self._start(threads)
+        self.errors = (*session_errors(), *self.errors, cv2.error)
         path, *encoder = self.weights()
         if path.suffix == ".onnx":
-            self._network = open_onnx(path, self.size, threads, self.device)
+            network = open_onnx(path, self.size, threads, self.device)
         else:
-            self._network = open_checkpoint(path, self.size, self.device, self.classes, encoder)
-        self._fit = LetterBox(self._network.size, auto=self._network.trims, stride=self._network.stride)
-        self.errors = (*session_errors(), *torch_errors(), cv2.error)
-        self.look([np.zeros((*self._network.size, 3), np.uint8)])
+            network = open_checkpoint(path, self.size, self.device, self.classes, encoder)
+        self._batch = network.batch
+        fit: Any = LetterBox(network.size, auto=network.trims, stride=network.stride)
+        self._find = partial(find_objects, network, fit, self.min_score)
+        self.look([np.zeros((*network.size, 3), np.uint8)])
 
-    def look(self, pictures: Sequence[np.ndarray]) -> list[list[DetectedObject]]:
-        """Return the objects of each picture, best first; the pictures are uint8 RGB (height, width, 3) of any sizes."""
-        import torch
 
-        network = self._network
-        assert network is not None
-        found: list[list[DetectedObject]] = []
-        while len(found) < len(pictures):
-            try:
-                found += self._look_together(network, pictures[len(found) : len(found) + network.batch])
-            except torch.cuda.OutOfMemoryError:
-                # Fewer pictures from outside would be filled up again to as many.
-                if network.batch == 1:
-                    raise
-                network.batch //= 2
-        return found
+def find_objects(
+    network: Network, fit: Callable[..., np.ndarray], min_score: float, pictures: Sequence[np.ndarray]
+) -> list[list[DetectedObject]]:
+    """Return the objects of each picture, best first; `fit`: the library's, brings pictures to the network's size."""
+    import torch
+    from ultralytics.utils import ops
+    from ultralytics.utils.nms import non_max_suppression
 
-    def close(self) -> None:
-        """Let the network go."""
-        self._network = None
-
-    def _look_together(self, network: Network, pictures: Sequence[np.ndarray]) -> list[list[DetectedObject]]:
-        import torch
-        from ultralytics.utils import ops
-        from ultralytics.utils.nms import non_max_suppression
-
-        fitted = [self._fit(image=picture) for picture in pictures]
-        blank = [np.zeros_like(fitted[0])] * (network.batch - len(fitted))
-        with torch.inference_mode():
-            rows_of = non_max_suppression(
-                network.run(np.stack(fitted + blank))[: len(fitted)],
-                self.min_score,
-                OVERLAP,
-                agnostic=network.agnostic,
-                max_det=MOST_OBJECTS,
-                nc=0 if network.task == "detect" else len(network.names),
-                # The library would stop half-way through on a machine that is busy.
-                max_time_img=math.inf,
-                end2end=network.end2end,
-            )
-        found = []
-        for picture, small, rows in zip(pictures, fitted, rows_of, strict=True):
-            table = rows.cpu().numpy()
-            ops.scale_boxes(small.shape[:2], table[:, :4], picture.shape[:2])
-            found.append(list_objects(table, network.names))
-        return found
+    fitted = [fit(image=picture) for picture in pictures]
+    with torch.inference_mode():
+        rows_of = non_max_suppression(
+            network.run(np.stack(fitted)),
+            min_score,
+            OVERLAP,
+            agnostic=network.agnostic,
+            max_det=MOST_OBJECTS,
+            nc=0 if network.task == "detect" else len(network.names),
+            # The library would stop half-way through on a machine that is busy.
+            max_time_img=math.inf,
+            end2end=network.end2end,
+        )
+    found = []
+    for picture, small, rows in zip(pictures, fitted, rows_of, strict=True):
+        table = rows.cpu().numpy()
+        ops.scale_boxes(small.shape[:2], table[:, :4], picture.shape[:2])
+        labels = [network.names[int(number)] for number in table[:, 5]]
+        found.append(list_objects(table[:, :4], table[:, 4], labels))
+    return found
 
 
 def import_library() -> None:
@@ -253,8 +226,9 @@ def open_checkpoint(path: Path, size: int | None, device: str, classes: Sequence
     from ultralytics.nn.tasks import YOLOEModel, load_checkpoint
 
     place = choose_device(device)
+    load: Any = load_checkpoint
     try:
-        model: Any = load_checkpoint(str(path))[0]
+        model: Any = load(str(path))[0]
     except (TypeError, ImportError, OSError, RuntimeError, ValueError) as error:
         raise RequestError(f"{path}: ultralytics can't load it: {' '.join(str(error).split())[:200]}") from error
     check_task(path, model.task, type(model).__name__)
@@ -321,15 +295,3 @@ def fit_size(size: int | Sequence[int], stride: int) -> tuple[int, int]:
     """Return height and width, each a multiple of the stride, for one side or two."""
     height, width = (size, size) if isinstance(size, int) else size
     return math.ceil(height / stride) * stride, math.ceil(width / stride) * stride
-
-
-def list_objects(rows: np.ndarray, names: Mapping[int, str]) -> list[DetectedObject]:
-    """Return the objects of rows x1 y1 x2 y2 score class (n, 6 or more), best first; those without area are left out."""
-    corners = np.round(rows[:, :4].astype(np.float64), 2).tolist()
-    boxes = [(left, top, round(right - left, 2), round(bottom - top, 2)) for left, top, right, bottom in corners]
-    found = [
-        DetectedObject(names[int(number)], round(float(score), 4), box)
-        for box, score, number in zip(boxes, rows[:, 4], rows[:, 5], strict=True)
-        if box[2] > 0 and box[3] > 0
-    ]
-    return sorted(found, key=lambda one: (-one.score, one.label, one.box))

@@ -1,21 +1,20 @@
-"""Picture vectors by any vision model that transformers loads, those of timm included."""
+"""Picture vectors by any vision model that transformers loads, those of timm included, and by Chinese-CLIP.
+
+Chinese-CLIP (Yang et al., 2022, https://arxiv.org/abs/2211.01335) gives pictures and Chinese texts vectors in one space.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isqrt
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from weibotag.core.errors import RequestError
-from weibotag.vision.backends.torch_device import choose_device
-from weibotag.vision.backends.transformers_model import (
-    BLANK,
-    GPU_BATCH,
-    Pretrained,
-    find_folder,
-    first_line,
-    load_pretrained,
-)
+from weibotag.vision.backend import PictureVector
+from weibotag.vision.backends.torch_device import BLANK, GPU_BATCH, choose_device
+from weibotag.vision.backends.transformers_model import Pretrained, find_folder, first_line, load_pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -23,27 +22,31 @@ if TYPE_CHECKING:
 # A picture is cut to its middle when one side is more than so many times the other: models that scale the short side to 224
 # pixels would blow up a strip of 1 x 4096 to two hundred million.
 WIDEST = 16
+# The hub's own conversion: the main branch has the weights as a pickle only.
+CHINESE_CLIP = "hf:OFA-Sys/chinese-clip-vit-base-patch16@refs/pr/1"
+# Tokens that it was trained with.
+LONGEST_TEXT = 52
+TEXTS_TOGETHER = 64
 
 
-class TransformersVision(Pretrained):
+@dataclass
+class TransformersVision(Pretrained[PictureVector]):
     """Pictures to vectors of unit length, float16 of the model's width; with a `grid`, also the means of its cells."""
 
-    default_model: ClassVar[str] = ""
-
-    def __init__(self, model: str | None = None, precision: str = "auto", device: str = "auto", grid: int = 0) -> None:
-        super().__init__(model or self.default_model, device)
-        self.grid = grid
-        self.precision = precision
-        self._model: Any = None
+    model: str = ""
+    precision: str = "auto"
+    device: str = "auto"
+    grid: int = 0
 
     def open(self, threads: int = 1) -> None:
         """Load the model; RequestError where it can't be, or gives no vectors, or another one for the same picture."""
         import torch
 
         folder, _ = find_folder(self.model)
-        self._device = self._start(threads)
+        self._start(threads)
+        self._device = choose_device(self.device)
         precision = choose_precision(self.device) if self.precision == "auto" else self.precision
-        self._type: torch.dtype = getattr(torch, precision)
+        self._type = getattr(torch, precision)
         # Checkpoints of classifiers have no weights for a pooler: it would start at random, otherwise in each process.
         self._processor, model, self._has_pooler = load_pretrained(
             folder, "AutoImageProcessor", "AutoModel", dtype=self._type
@@ -55,7 +58,7 @@ class TransformersVision(Pretrained):
             shapes = [[tensor.shape for tensor in self._prepare(one).values()] for one in (picture, BLANK)]
             if self._device.type == "cuda" and shapes[0] == shapes[1]:
                 self._batch = GPU_BATCH
-            first, second = (np.concatenate(self.look([picture])[0], axis=None) for _ in range(2))
+            first, second = (self.look([picture])[0].vector for _ in range(2))
         except Exception as error:
             raise RequestError(f"{folder}: this model gives no picture vectors: {first_line(error)}") from error
         if not np.array_equal(first, second):
@@ -63,18 +66,13 @@ class TransformersVision(Pretrained):
                 f"{folder}: this model gives the same picture two vectors: choose one that draws nothing at random"
             )
 
-    def close(self) -> None:
-        """Let the model go."""
-        super().close()
-        self._model = None
-
     def _prepare(self, picture: np.ndarray) -> dict[str, "torch.Tensor"]:
         from PIL import Image
 
         # As a picture of Pillow: of an array of three rows or columns the processors guess which side is colour.
         return dict(self._processor(images=Image.fromarray(trim_picture(picture)), return_tensors="pt"))
 
-    def _embed(self, pictures: Sequence[np.ndarray]) -> list[Any]:
+    def _embed(self, pictures: Sequence[np.ndarray]) -> list[PictureVector]:
         import torch
 
         prepared = [self._prepare(picture) for picture in pictures]
@@ -85,14 +83,14 @@ class TransformersVision(Pretrained):
             vectors = torch.nn.functional.normalize(pooled.float().flatten(1))
         if not bool(torch.isfinite(vectors).all()):
             raise ValueError("the model gave numbers that are not finite: choose precision float32")
-        answers = list(vectors.cpu().numpy().astype(np.float16))
+        halves = vectors.cpu().numpy().astype(np.float16)
         if not self.grid:
-            return answers
+            return [PictureVector(vector) for vector in halves]
         pixels = inputs["pixel_values"].shape
         if places is None or (places.ndim == 3 and (len(pixels) != 4 or pixels[2] != pixels[3])):
             raise ValueError("it has no patches, or not those of a square: leave grid at 0")
         patches = torch.nn.functional.normalize(pool_cells(places.float(), self.grid), dim=2)
-        return list(zip(answers, patches.cpu().numpy().astype(np.float16), strict=True))
+        return [PictureVector(*pair) for pair in zip(halves, patches.cpu().numpy().astype(np.float16), strict=True)]
 
     def _pool(self, inputs: dict[str, "torch.Tensor"]) -> tuple["torch.Tensor", "torch.Tensor | None"]:
         """Return a vector per picture: in the space of texts if the model reads these, else pooled, else the mean of all.
@@ -110,6 +108,43 @@ class TransformersVision(Pretrained):
         return pooled, places
 
 
+@dataclass
+class ChineseClip(TransformersVision):
+    """Pictures and texts to vectors of unit length; alike ones have a high cosine."""
+
+    model: str = CHINESE_CLIP
+
+    def weights(self) -> list[Path]:
+        """Return the files of weights, configuration and vocabulary; RequestError when there is no Chinese-CLIP."""
+        folder, kind = find_folder(self.model)
+        if kind != "chinese_clip":
+            raise RequestError(
+                f"{folder}: expected a Chinese-CLIP, found {kind!r}: for other models choose backend transformers"
+            )
+        return super().weights()
+
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied with before a softmax."""
+        return float(self._model.logit_scale.detach().float().exp())
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return a vector per text, float32 (n, d) of unit length; texts are cut after 52 tokens."""
+        import torch
+        from transformers import AutoTokenizer
+
+        folder, _ = find_folder(self.model)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        vectors: list[np.ndarray] = []
+        for start in range(0, len(texts), TEXTS_TOGETHER):
+            some = list(texts[start : start + TEXTS_TOGETHER])
+            tokens = tokenizer(some, padding=True, truncation=True, max_length=LONGEST_TEXT, return_tensors="pt")
+            with torch.inference_mode():
+                found = self._model.get_text_features(**tokens.to(self._device)).pooler_output.float()
+            vectors.append(torch.nn.functional.normalize(found).cpu().numpy())
+        return np.concatenate(vectors)
+
+
 def pool_cells(places: "torch.Tensor", grid: int) -> "torch.Tensor":
     """Return the means of pictures' cells (n, grid * grid, d), row by row, from tokens (n, t, d) or a map (n, d, h, w).
 
@@ -119,7 +154,7 @@ def pool_cells(places: "torch.Tensor", grid: int) -> "torch.Tensor":
 
     if places.ndim == 3:
         side = isqrt(places.shape[1])
-        places = places[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+        places = places[:, -side * side :].transpose(1, 2).reshape(len(places), -1, side, side)
     return torch.nn.functional.adaptive_avg_pool2d(places, grid).flatten(2).transpose(1, 2)
 
 

@@ -7,7 +7,7 @@ torch and paddlepaddle clash. With paddlepaddle its memory is known to grow, so 
 import logging
 import os
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import copyfile
@@ -17,9 +17,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from weibotag.core.errors import RequestError
-from weibotag.vision.backends.ocr_lines import Line, drop_doubles, order_lines
-from weibotag.vision.backends.ocr_rapidocr import LOW, LOW_SHARE, View, is_cut, plan_views, side_lengths
-from weibotag.vision.backends.onnx_session import choose_providers, session_errors
+from weibotag.vision.backend import Backend, Line
+from weibotag.vision.backends.ocr_layout import (
+    LOW,
+    LOW_SHARE,
+    View,
+    drop_doubles,
+    is_cut,
+    order_lines,
+    plan_views,
+    side_lengths,
+)
+from weibotag.vision.backends.onnx_session import GPU, choose_providers, session_errors
 from weibotag.vision.weights.catalogue import at_hand, find_model
 
 DETECTOR = "PP-OCRv6_det_small.onnx"
@@ -31,8 +40,9 @@ ENGINES = {"onnxruntime": ("inference.onnx",), "paddle": ("inference.json", "inf
 OFFICIAL = "PP-OCR"
 
 
-class PaddleOcr:
-    """Text lines by PaddleOCR.
+@dataclass
+class PaddleOcr(Backend[list[Line]]):
+    """Text lines by PaddleOCR, picture by picture: the library searches them one by one, whatever it is given.
 
     `model` is None for the weights of the rapidocr wheel, or a folder with the model folders det and rec, or "DET,REC", one
     model folder of each. These are paths, or names like hf:PaddlePaddle/PP-OCRv5_mobile_det_onnx; what lies in them says
@@ -41,12 +51,9 @@ class PaddleOcr:
 
     alone: ClassVar[bool] = True
 
-    def __init__(self, max_side: int = 800, model: str | None = None, device: str = "auto") -> None:
-        self.max_side = max_side
-        self.model = model
-        self.device = device
-        self.errors: tuple[type[Exception], ...] = ()
-        self._engine: Any = None
+    max_side: int = 800
+    model: str | None = None
+    device: str = "auto"
 
     def weights(self) -> list[Path]:
         """Return the files of the detector and of the recogniser; RequestError when one is absent."""
@@ -67,23 +74,12 @@ class PaddleOcr:
             detector, recogniser = lay_out(Path(scratch)) if self.model is None else find_folders(self.model)
             # It makes its cache when it is imported, in a home that may not be writable, and then has no use for it.
             os.environ.setdefault("PADDLE_PDX_CACHE_HOME", scratch)
-            self._engine = load(detector, recogniser, self.device, threads)
+            self._model = load(detector, recogniser, self.device, threads)
         cv2.setNumThreads(threads)
         self.errors = (cv2.error, *session_errors(), RuntimeError, ValueError, IndexError, ArithmeticError, MemoryError)
         self.look([np.full((48, 96, 3), 255, np.uint8)])
 
-    def look(self, pictures: Sequence[np.ndarray]) -> list[list[Line]]:
-        """Return the lines of each picture, (height, width, 3) uint8 RGB, in reading order; may raise what `errors` names.
-
-        One by one: the library searches them one by one, whatever it is given.
-        """
-        return [self._read(picture) for picture in pictures]
-
-    def close(self) -> None:
-        """Let the models go."""
-        self._engine = None
-
-    def _read(self, rgb: np.ndarray) -> list[Line]:
+    def _look_at(self, rgb: np.ndarray) -> list[Line]:
         height, width = rgb.shape[:2]
         views = plan_views(width, height, self.max_side)
         lines = [line for view in views for line in self._view(rgb, view)]
@@ -110,7 +106,7 @@ class PaddleOcr:
         if scale > 1:
             bgr = cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         side = round(scale * max(part.shape))
-        found = self._engine.predict(bgr, text_det_limit_side_len=side, text_det_limit_type="max")[0]
+        found = self._model.predict(bgr, text_det_limit_side_len=side, text_det_limit_type="max")[0]
         read = zip(found["rec_polys"], found["rec_texts"], found["rec_scores"], strict=True)
         larger = max(1.0, scale)
         return [
@@ -134,7 +130,7 @@ def load(detector: Path, recogniser: Path, device: str, threads: int) -> Any:
     threads = min(threads, os.cpu_count() or 1)
     place: str | None
     if engine == "onnxruntime":
-        place = "gpu" if "CUDAExecutionProvider" in choose_providers(device) else "cpu"
+        place = "gpu" if GPU in choose_providers(device) else "cpu"
     else:
         # None: a GPU where paddlepaddle has one.
         place = None if device == "auto" else device.replace("cuda", "gpu")

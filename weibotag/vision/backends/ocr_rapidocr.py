@@ -4,25 +4,34 @@ The steps and their constants are those of PP-OCR (arXiv:2009.09941) and of diff
 where nothing else is said.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, prod, sqrt
+from importlib.util import find_spec
+from math import ceil, prod
 from pathlib import Path
 
 import numpy as np
 
-from weibotag.vision.backends.ocr_lines import Line, drop_doubles, order_lines
-from weibotag.vision.backends.ocr_networks import (
-    Network,
-    best_path,
-    check_engine,
-    in_batches,
-    load_recogniser,
-    network_errors,
-    normalise,
-    open_network,
+from weibotag.core.errors import MissingExtraError
+from weibotag.vision.backend import Backend, Line
+from weibotag.vision.backends.ocr_layout import (
+    LOW,
+    LOW_SHARE,
+    WIDEST,
+    drop_doubles,
+    is_cut,
+    order_lines,
+    plan_views,
+    side_lengths,
 )
-from weibotag.vision.backends.onnx_session import choose_providers
+from weibotag.vision.backends.onnx_session import (
+    GPU,
+    Network,
+    choose_providers,
+    open_network,
+    session_errors,
+    set_outputs,
+)
 from weibotag.vision.weights.catalogue import find_model
 
 DETECTOR = "PP-OCRv6_det_small.onnx"
@@ -32,22 +41,10 @@ TURNER = "ch_ppocr_mobile_v2.0_cls_mobile.onnx"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
-# Planning
-SMALLEST = 8
-SMALL = 400
-ENLARGE = 2.0
-PAGE = 1.5
-LONG = 2.5
-TILE = 2.0
-CLOSER = 1.35
-WIDEST = 30_000
 # Finding
 SMALLEST_BOX = 6
 TEXT, SURE_BOX, GROW = 0.3, 0.5, 1.6
 MOST_BOXES = 1000
-# Boxes lower than this, in the pixels that are searched, hold letters of ten pixels: the least that is found reliably.
-LOW = 13.0
-LOW_SHARE = 0.05
 # Reading
 HIGH = 48
 SQUEEZE = 0.625
@@ -61,20 +58,6 @@ GPU_BATCHES = (8 * 640 * 960, 64 * HIGH * 320)
 
 
 @dataclass(frozen=True)
-class View:
-    """One look at a picture: rows `top` to `bottom`, times `scale`, searched at `side` pixels on the long side at most.
-
-    `near`: the scale of a second search, for where the first finds small text; 0 where that would not show more.
-    """
-
-    top: int
-    bottom: int
-    scale: float
-    side: int
-    near: float
-
-
-@dataclass(frozen=True)
 class Found:
     """Text found in a picture: corners (n, 4, 2), clockwise from top left, in its pixels; whether much of it is small."""
 
@@ -82,26 +65,23 @@ class Found:
     small: bool
 
 
-class RapidOcr:
+@dataclass
+class RapidOcr(Backend[list[Line]]):
     """Text lines of many pictures at a time.
 
     `max_side`: long side that a 3:2 page is first searched at, pixels; `engine`: onnxruntime, openvino, or auto, which is
     onnxruntime; `angle`: lines that stand on their heads are turned; `device`: auto, cpu or cuda.
     """
 
-    def __init__(self, max_side: int = 800, engine: str = "auto", angle: bool = False, device: str = "auto") -> None:
-        self.max_side = max_side
-        self.engine = engine
-        self.angle = angle
-        self.device = device
-        self.errors: tuple[type[Exception], ...] = ()
-        self._networks: dict[str, Network] = {}
-        self._letters: list[str] = []
-        self._batches = CPU_BATCHES
+    max_side: int = 800
+    engine: str = "auto"
+    angle: bool = False
+    device: str = "auto"
 
     def weights(self) -> list[Path]:
-        """Return the files of the networks; RequestError when one, or the engine, is absent."""
-        check_engine(self.engine)
+        """Return the files of the networks; RequestError when one is absent, MissingExtraError when the engine is."""
+        if self.engine == "openvino" and find_spec("openvino") is None:
+            raise MissingExtraError("ocr with engine openvino", "openvino")
         return [find_model(name) for name in ((DETECTOR, RECOGNISER, TURNER) if self.angle else (DETECTOR, RECOGNISER))]
 
     def open(self, threads: int = 1) -> None:
@@ -112,27 +92,23 @@ class RapidOcr:
         finder, reader, *turner = self.weights()
         recogniser, self._letters = load_recogniser(reader)
         models: dict[str, Path | bytes] = dict(zip(("find", "read", "turn"), (finder, recogniser, *turner), strict=False))
-        self._networks = {name: open_network(model, self.engine, threads, self.device) for name, model in models.items()}
-        on_gpu = self.engine != "openvino" and "CUDAExecutionProvider" in choose_providers(self.device)
+        self._model = {name: open_engine(model, self.engine, threads, self.device) for name, model in models.items()}
+        on_gpu = self.engine != "openvino" and GPU in choose_providers(self.device)
         self._batches = GPU_BATCHES if on_gpu else CPU_BATCHES
-        self.errors = (cv2.error, *network_errors(self.engine))
+        broken = (RuntimeError,) if self.engine == "openvino" else session_errors()
+        self.errors = (cv2.error, *broken, MemoryError)
         self.look([np.full((48, 96, 3), 255, np.uint8)])
 
     def look(self, pictures: Sequence[np.ndarray]) -> list[list[Line]]:
         """Return the lines of each picture, uint8 RGB (height, width, 3), in reading order; may raise `errors`."""
         found = self._find(pictures)
-        read = iter(
-            self._read([(rgb, start_at_text(box)) for rgb, boxes in zip(pictures, found, strict=True) for box in boxes])
-        )
+        spots = [(rgb, start_at_text(box)) for rgb, boxes in zip(pictures, found, strict=True) for box in boxes]
+        read = iter(self._read(spots))
         answers = []
         for boxes in found:
             lines = [(box.round(2).ravel().tolist(), *next(read)) for box in boxes]
             answers.append(order_lines([Line(text, round(score, 4), tuple(box)) for box, text, score in lines if text]))
         return answers
-
-    def close(self) -> None:
-        """Let the networks go."""
-        self._networks = {}
 
     def _find(self, pictures: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
         """Return the corners (4, 2) of each line of text in each picture."""
@@ -189,49 +165,10 @@ class RapidOcr:
         outputs: list[list[np.ndarray]] = [[] for _ in pictures]
         for places in in_batches(pictures, pixels):
             batch = normalise([pictures[place] for place in places], mean, deviation)
-            for whole in self._networks[network](batch):
+            for whole in self._model[network](batch):
                 for place, output in zip(places, whole, strict=True):
                     outputs[place].append(output)
         return outputs
-
-
-def plan_views(width: int, height: int, max_side: int) -> list[View]:
-    """Return how a picture is looked at: whole, or where it is tall (a poster, a long screenshot) in overlapping tiles.
-
-    A small one is enlarged; none is searched at more pixels than a 3:2 page with a long side of `max_side` has, unless small
-    text asks for a nearer look. One that is too thin for text is not looked at.
-    """
-    if min(width, height) < SMALLEST:
-        return []
-    tall = height > LONG * width and height > max_side
-    rows = tile_rows(height, max(max_side, round(TILE * width))) if tall else [(0, height)]
-    return [plan_view(width, top, bottom, max_side) for top, bottom in rows]
-
-
-def plan_view(width: int, top: int, bottom: int, max_side: int) -> View:
-    """Return how the rows `top` to `bottom` of a picture are looked at."""
-    longest = max(width, bottom - top)
-    page = max_side / sqrt(PAGE * width * (bottom - top))
-    first = min(page, max(1.0, min(ENLARGE, SMALL / longest)), WIDEST / longest)
-    near = min(2 * first, max(1.0, page), WIDEST / longest)
-    return View(top, bottom, max(1.0, first), round(first * longest), near if near >= CLOSER * first else 0.0)
-
-
-def tile_rows(height: int, tile: int) -> list[tuple[int, int]]:
-    """Return (top, bottom) of tiles of `tile` rows that cover `height` rows and overlap by an eighth or more."""
-    if height <= tile:
-        return [(0, height)]
-    step = tile - tile // 8
-    count = -(-(height - tile) // step) + 1
-    tops = [round(index * (height - tile) / (count - 1)) for index in range(count)]
-    return [(top, top + tile) for top in tops]
-
-
-def is_cut(ys: np.ndarray, view: View, height: int) -> bool:
-    """Say whether a box touches an edge where the picture goes on: the next tile has that line whole."""
-    cut_above = view.top > 0 and ys.min() <= view.top + 2
-    cut_below = view.bottom < height and ys.max() >= view.bottom - 3
-    return bool(cut_above or cut_below)
 
 
 def drop_smaller(boxes: list[np.ndarray]) -> list[np.ndarray]:
@@ -300,12 +237,6 @@ def start_at_text(corners: np.ndarray) -> np.ndarray:
     return np.roll(corners, -1, 0) if down >= 1.5 * across else corners
 
 
-def side_lengths(corners: np.ndarray) -> tuple[float, float]:
-    """Return how long and how high a line with these corners (4, 2) is."""
-    sides = np.linalg.norm(corners - np.roll(corners, -1, 0), axis=1)
-    return float(max(sides[0], sides[2])), float(max(sides[1], sides[3]))
-
-
 def cut_line(picture: np.ndarray, corners: np.ndarray, squeeze: float, room: int | None = None) -> np.ndarray:
     """Return a line of a picture as uint8 (48, width, 3), set straight, its width times `squeeze`, grey to its right.
 
@@ -331,3 +262,74 @@ def cut_line(picture: np.ndarray, corners: np.ndarray, squeeze: float, room: int
     strip = np.full((HIGH, room or ceil(width / BUCKET) * BUCKET, 3), 127, np.uint8)
     strip[:, :width] = line if times == 1 else cv2.resize(line, (width, HIGH), interpolation=cv2.INTER_AREA)
     return strip
+
+
+def open_engine(model: Path | bytes, engine: str, threads: int, device: str) -> Network:
+    """Return a call that takes a float32 batch (n, 3, height, width) and gives the network's outputs.
+
+    `engine`: openvino (CPU only, always in float32), or auto or onnxruntime, whose CUDA is used where `device` allows.
+    """
+    if engine != "openvino":
+        return open_network(model, threads, device)
+    import openvino
+
+    core = openvino.Core()
+    # Where a CPU has bfloat16 it would be the default, and answers would depend on the machine.
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
+
+    def run(batch: np.ndarray) -> list[np.ndarray]:
+        request.infer([batch])
+        # The next call writes over the tensors.
+        return [tensor.data.copy() for tensor in request.output_tensors]
+
+    return run
+
+
+def load_recogniser(path: Path) -> tuple[bytes, list[str]]:
+    """Return a recogniser that gives the likeliest letter of each step, and the letters, of which the first is none.
+
+    Its outputs are probabilities and numbers of letters, (n, steps, 1) each: of the whole alphabet's probabilities, 18,710
+    a step, nothing else is used, and a GPU would take longer to hand them over than to reckon them.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    graph = model.graph
+    letters = next(entry.value for entry in model.metadata_props if entry.key == "character").splitlines()
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([1], np.int64), "one"))
+    graph.node.append(onnx.helper.make_node("TopK", [graph.output[0].name, "one"], ["probability", "letter"], axis=2))
+    set_outputs(graph, {"probability": int(onnx.TensorProto.FLOAT), "letter": int(onnx.TensorProto.INT64)})
+    return model.SerializeToString(), ["", *letters, " "]
+
+
+def in_batches(pictures: Sequence[np.ndarray], most_pixels: int) -> Iterator[list[int]]:
+    """Yield the places of pictures of one shape, together no more than `most_pixels` unless one alone has more."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for place, picture in enumerate(pictures):
+        alike.setdefault(picture.shape, []).append(place)
+    for (height, width, _), places in alike.items():
+        step = max(1, most_pixels // (height * width))
+        for start in range(0, len(places), step):
+            yield places[start : start + step]
+
+
+def normalise(pictures: Sequence[np.ndarray], mean: Sequence[float], deviation: Sequence[float]) -> np.ndarray:
+    """Return uint8 RGB pictures of one shape as a float32 batch (n, 3, height, width), channels BGR.
+
+    `mean` and `deviation` are of B, G and R, 0 to 1.
+    """
+    batch = np.empty((len(pictures), 3, *pictures[0].shape[:2]), np.float32)
+    for picture, planes in zip(pictures, batch, strict=True):
+        for channel, plane in enumerate(planes):
+            np.multiply(picture[:, :, 2 - channel], np.float32(1 / 255 / deviation[channel]), out=plane)
+            plane -= np.float32(mean[channel] / deviation[channel])
+    return batch
+
+
+def best_path(probabilities: np.ndarray, numbers: np.ndarray, letters: Sequence[str]) -> tuple[str, float]:
+    """Return the text of one line's steps and the mean probability of its letters (greedy CTC decoding; Graves 2006)."""
+    probabilities, numbers = probabilities.ravel(), numbers.ravel()
+    fresh = (numbers != 0) & np.append(True, numbers[1:] != numbers[:-1])
+    text = "".join(letters[number] for number in numbers[fresh])
+    return text.strip(), float(probabilities[fresh].mean()) if fresh.any() else 0.0

@@ -1,12 +1,20 @@
-"""ONNX files on onnxruntime: one way to open them for every backend."""
+"""ONNX networks on onnxruntime: one way to open them for every backend, and to take other outputs than they have."""
 
 import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from weibotag.core.errors import RequestError
 
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto
+
 GPU = "CUDAExecutionProvider"
+# A batch in, the network's outputs out.
+Network = Callable[[np.ndarray], list[np.ndarray]]
 
 
 def open_session(model: Path | bytes, threads: int = 1, device: str = "auto") -> Any:
@@ -34,6 +42,32 @@ def open_session(model: Path | bytes, threads: int = 1, device: str = "auto") ->
             "CUDA and cuDNN: pip install 'onnxruntime-gpu[cuda,cudnn]'; or choose auto or cpu"
         )
     return session
+
+
+def open_network(model: Path | bytes, threads: int = 1, device: str = "auto") -> Network:
+    """Return a network of one input as a call; `open_session` has the rest."""
+    session = open_session(model, threads, device)
+    name = session.get_inputs()[0].name
+    return lambda batch: session.run(None, {name: batch})
+
+
+def cut_network(model: "ModelProto", outputs: Iterable[str]) -> bytes:
+    """Return the part of a network that leads from its first input to inner outputs, float32, as the bytes of a file."""
+    from onnx import TensorProto
+    from onnx.utils import Extractor
+
+    kinds = dict.fromkeys(outputs, int(TensorProto.FLOAT))
+    set_outputs(model.graph, kinds)
+    inner: ModelProto = Extractor(model).extract_model([model.graph.input[0].name], list(kinds))
+    return inner.SerializeToString()
+
+
+def set_outputs(graph: "GraphProto", kinds: Mapping[str, int]) -> None:
+    """Give a graph the outputs of these names and element types in place of its own."""
+    from onnx.helper import make_tensor_value_info
+
+    del graph.output[:]
+    graph.output.extend(make_tensor_value_info(name, kind, None) for name, kind in kinds.items())
 
 
 def choose_providers(device: str) -> list[str]:

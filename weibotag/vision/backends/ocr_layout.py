@@ -1,0 +1,120 @@
+"""How pictures are searched for text, whole or in overlapping tiles, and how the lines found there are put in order."""
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from weibotag.vision.backend import Line
+
+SMALLEST = 8
+SMALL = 400
+ENLARGE = 2.0
+PAGE = 1.5
+LONG = 2.5
+TILE = 2.0
+CLOSER = 1.35
+WIDEST = 30_000
+# Boxes lower than this, in the pixels that are searched, hold letters of ten pixels: the least that is found reliably.
+LOW = 13.0
+LOW_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class View:
+    """One look at a picture: rows `top` to `bottom`, times `scale`, searched at `side` pixels on the long side at most.
+
+    `near`: the scale of a second search, for where the first finds small text; 0 where that would not show more.
+    """
+
+    top: int
+    bottom: int
+    scale: float
+    side: int
+    near: float
+
+
+def plan_views(width: int, height: int, max_side: int) -> list[View]:
+    """Return how a picture is looked at: whole, or where it is tall (a poster, a long screenshot) in overlapping tiles.
+
+    A small one is enlarged; none is searched at more pixels than a 3:2 page with a long side of `max_side` has, unless small
+    text asks for a nearer look. One that is too thin for text is not looked at.
+    """
+    if min(width, height) < SMALLEST:
+        return []
+    tall = height > LONG * width and height > max_side
+    rows = tile_rows(height, max(max_side, round(TILE * width))) if tall else [(0, height)]
+    return [plan_view(width, top, bottom, max_side) for top, bottom in rows]
+
+
+def plan_view(width: int, top: int, bottom: int, max_side: int) -> View:
+    """Return how the rows `top` to `bottom` of a picture are looked at."""
+    longest = max(width, bottom - top)
+    page = max_side / sqrt(PAGE * width * (bottom - top))
+    first = min(page, max(1.0, min(ENLARGE, SMALL / longest)), WIDEST / longest)
+    near = min(2 * first, max(1.0, page), WIDEST / longest)
+    return View(top, bottom, max(1.0, first), round(first * longest), near if near >= CLOSER * first else 0.0)
+
+
+def tile_rows(height: int, tile: int) -> list[tuple[int, int]]:
+    """Return (top, bottom) of tiles of `tile` rows that cover `height` rows and overlap by an eighth or more."""
+    if height <= tile:
+        return [(0, height)]
+    step = tile - tile // 8
+    count = -(-(height - tile) // step) + 1
+    tops = [round(index * (height - tile) / (count - 1)) for index in range(count)]
+    return [(top, top + tile) for top in tops]
+
+
+def is_cut(ys: np.ndarray, view: View, height: int) -> bool:
+    """Say whether a box touches an edge where the picture goes on: the next tile has that line whole."""
+    cut_above = view.top > 0 and ys.min() <= view.top + 2
+    cut_below = view.bottom < height and ys.max() >= view.bottom - 3
+    return bool(cut_above or cut_below)
+
+
+def side_lengths(corners: np.ndarray) -> tuple[float, float]:
+    """Return how long and how high a line with these corners (4, 2) is."""
+    sides = np.linalg.norm(corners - np.roll(corners, -1, 0), axis=1)
+    return float(max(sides[0], sides[2])), float(max(sides[1], sides[3]))
+
+
+def drop_doubles(lines: list[Line]) -> list[Line]:
+    """Return the lines without those that two tiles both saw; of two, the one with the higher score stays."""
+    kept: list[Line] = []
+    for line in sorted(lines, key=lambda line: (-line.score, line.box)):
+        if all(share_area(line, other) < 0.5 for other in kept):
+            kept.append(line)
+    return kept
+
+
+def share_area(one: Line, other: Line) -> float:
+    """Return the shared area of two lines' upright rectangles over the smaller of both, 0 to 1."""
+    left, top, right, bottom = bounds(one)
+    left2, top2, right2, bottom2 = bounds(other)
+    across = min(right, right2) - max(left, left2)
+    down = min(bottom, bottom2) - max(top, top2)
+    smaller = min((right - left) * (bottom - top), (right2 - left2) * (bottom2 - top2))
+    return across * down / smaller if across > 0 and down > 0 and smaller > 0 else 0.0
+
+
+def bounds(line: Line) -> tuple[float, float, float, float]:
+    """Return left, top, right, bottom of a line's box."""
+    xs, ys = line.box[0::2], line.box[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def order_lines(lines: list[Line]) -> list[Line]:
+    """Return the lines from top to bottom; those that stand side by side from left to right."""
+    rows: list[list[tuple[float, float, float, Line]]] = []
+    placed = [(top, bottom, left, line) for line in lines for left, top, _, bottom in [bounds(line)]]
+    for top, bottom, left, line in sorted(placed, key=lambda place: (place[0] + place[1], place[2])):
+        middle = (top + bottom) / 2
+        if rows:
+            first_top, first_bottom, _, _ = rows[-1][0]
+            reach = min(bottom - top, first_bottom - first_top) / 2
+            if middle - (first_top + first_bottom) / 2 < reach:
+                rows[-1].append((top, bottom, left, line))
+                continue
+        rows.append([(top, bottom, left, line)])
+    return [line for row in rows for _, _, _, line in sorted(row, key=lambda place: place[2])]
