@@ -1,22 +1,16 @@
 """`weibotag doctor`: what is installed, and what is missing."""
 
-import json
-import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from weibotag.cli.options import Json
+from weibotag.cli.answer import Answer, make_table, yes_no
+from weibotag.cli.command import command
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Columns of the tables where stdout is no terminal.
-FILE_WIDTH = 200
 
-
-def doctor_command(as_json: bool = Json) -> None:
+@command("doctor")
+def doctor() -> Answer:
     """Say what is installed and what is missing; exit 2 when the pipeline lite can't run.
 
     Example: weibotag doctor
@@ -24,21 +18,12 @@ def doctor_command(as_json: bool = Json) -> None:
     from weibotag.workflows.doctor import examine
 
     state = examine()
-    if as_json:
-        typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
-    else:
-        from rich.console import Console
-
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
-        for table in draw(state):
-            console.print(table)
-        console.print(f"{state['cores']} cores, Python {state['python']}, weibotag {state['weibotag']}")
-    fault = state["lite"]["fault"]
+    fault, seconds = state["lite"]["fault"], state["lite"]["seconds"]
+    shown: list[Any] = [*draw(state), f"{state['cores']} cores, Python {state['python']}, weibotag {state['weibotag']}"]
     if fault is not None:
-        typer.echo(f"error: the pipeline lite can't run: {fault}", err=True)
-        raise typer.Exit(2)
-    if not as_json:
-        typer.echo(f"the pipeline lite runs: it looked at a picture in {state['lite']['seconds']:.1f} s, loading included")
+        return Answer(state, shown=shown, fault=f"the pipeline lite can't run: {fault}", code=2)
+    shown.append(f"the pipeline lite runs: it looked at a picture in {seconds:.1f} s, loading included")
+    return Answer(state, shown=shown)
 
 
 def draw(state: dict[str, Any]) -> list["Table"]:
@@ -64,21 +49,3 @@ def draw(state: dict[str, Any]) -> list["Table"]:
         make_table("Extras", ("extra", "libraries", "installed", "what to do"), extras),
         make_table(f"Store {state['store']['folder']}: {held}", ("stage", "rows", "parts", "size"), folders),
     ]
-
-
-def make_table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str | None, ...]]) -> "Table":
-    """Return a table of texts, which nothing cuts off."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell or "") for cell in row))
-    return table
-
-
-def yes_no(ready: bool) -> str:
-    """Return yes or no."""
-    return "yes" if ready else "no"

@@ -1,30 +1,28 @@
-"""`weibotag evaluate`: compare predicted tags and keywords with gold ones."""
+"""`weibotag evaluate`, `compare`: what predicted tags are worth, and what each tagger brings and costs."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from annotated_types import Ge
 
-from weibotag.cli.options import Columns, Json, Where, parse_columns
+from weibotag.cli.answer import Answer, say
+from weibotag.cli.command import command
+from weibotag.core.errors import RequestError
+from weibotag.core.option import Argument, Option
+from weibotag.extraction.requests import PicturesRequest, PostsRequest, Valid
+
+TAGGERS = "rules,fast,text"
 
 
-def evaluate_command(
-    out: Annotated[Path, typer.Argument(help="Predicted tags: what `weibotag tag` wrote.")],
-    posts: Annotated[str, typer.Argument(help="Posts with gold tags or keywords: file, folder, quoted glob, or -.")],
-    taxonomy: Annotated[Path, typer.Option("--taxonomy", "-t", help="The taxonomy that OUT was tagged with.")],
-    where: str | None = Where,
-    train: Annotated[
-        str | None,
-        typer.Option("--train", metavar="POSTS", help="Posts that count how frequent tags are.", show_default="POSTS"),
-    ] = None,
-    train_where: Annotated[
-        str | None, typer.Option("--train-where", metavar="EXPR", help="A DuckDB expression that picks rows of --train.")
-    ] = None,
-    column: list[str] | None = Columns,
-    per_tag: Annotated[int, typer.Option("--per-tag", min=0, help="Tags in the table, lowest f1 first.")] = 20,
-    as_json: bool = Json,
-) -> None:
+@command("evaluate")
+def evaluate(
+    request: PostsRequest,
+    out: Annotated[Path, Argument("Predicted tags: what `weibotag tag` wrote.", place=0)],
+    taxonomy: Annotated[Path, Option("The taxonomy that OUT was tagged with.", short="-t")],
+    train: Annotated[str | None, Option("Posts that say how frequent tags are.", metavar="POSTS", shown="POSTS")] = None,
+    train_where: Annotated[str | None, Option("Rows of --train, a DuckDB expression.", metavar="EXPR")] = None,
+    per_tag: Annotated[int, Ge(0), Option("Tags in the table, lowest f1 first.")] = 20,
+) -> Answer:
     """Measure predicted tags and keywords against gold ones, over all levels and per level, tag, route and what posts have.
 
     How well rare tags are found (head, torso, tail; PSP@k) depends on how frequent tags were in training: name those posts
@@ -35,26 +33,56 @@ def evaluate_command(
     Example: weibotag evaluate out.parquet posts.csv -t taxonomy.csv --where "split = 'test'" --train posts.csv
     --train-where "split = 'train'"
     """
-    from weibotag.core.errors import RequestError
-    from weibotag.posts.reader import read_posts
-    from weibotag.posts.rejects import Rejects
-    from weibotag.posts.source import PostsSource
-    from weibotag.posts.tags_file import read_table
+    from dataclasses import replace
+
+    from weibotag.posts.reader import Rejects, read_posts
+    from weibotag.posts.writer import read_table
     from weibotag.scoring.report import evaluate, render
     from weibotag.taxonomy.tree import load
 
     if train is None and train_where is not None:
         raise RequestError("--train-where picks rows of --train, which is not given; name the training posts with it")
-    rejects = Rejects(None)
-    columns = parse_columns(column)
-    gold = read_posts(PostsSource(path=posts, where=where, columns=columns), rejects)
-    trained = train and read_posts(PostsSource(path=train, where=train_where, columns=columns), Rejects(None))
-    report = evaluate(read_table(out), gold, load(taxonomy), trained or None)
+    rejects, trained = Rejects(None), None
+    gold = read_posts(request.source, rejects)
+    if train is not None:
+        trained = read_posts(replace(request.source, path=train, where=train_where), Rejects(None))
+    report = evaluate(read_table(out), gold, load(taxonomy), trained)
     if rejects.count:
-        typer.echo(f"rows of {posts} that could not be used, left out: {rejects.count}", err=True)
-    if as_json:
-        typer.echo(json.dumps(report, ensure_ascii=False, indent=1))
-        return
-    from rich.console import Console
+        say(f"rows of {request.posts} that could not be used, left out: {rejects.count}", request.quiet)
+    return Answer(report, shown=render(report, per_tag))
 
-    Console(highlight=False, soft_wrap=True).print(render(report, per_tag))
+
+@command("compare")
+def compare(
+    request: PicturesRequest,
+    taxonomy: Annotated[Path, Option("The tag tree: CSV, JSON or YAML.", short="-t")],
+    taggers: Annotated[
+        str, Option("Names joined by commas: rules, fast, linear, text, networks (concat …).")
+    ] = TAGGERS,
+    valid: Valid = None,
+    test: Annotated[str | None, Option("Rows that taggers are scored on.", metavar="EXPR", shown="a fifth")] = None,
+    minutes: Annotated[float | None, Ge(0), Option("Training time of each tagger.", shown="as it needs")] = None,
+    seed: Annotated[int, Ge(0), Option("Random seed of the networks.")] = 0,
+    out: Annotated[Path | None, Option("Folder for the table (Markdown, CSV) and plot (PNG, SVG).", short="-o")] = None,
+) -> Answer:
+    """Train taggers on the same rows, score and time them on others: what each brings, and what it costs.
+
+    Example: weibotag compare posts.csv -t taxonomy.csv --taggers fast,concat,hma --test "split = 'test'" -o figures
+    """
+    from weibotag.extraction.pipeline_files import choose_pipeline
+    from weibotag.taxonomy.tree import load
+    from weibotag.workflows.compare import compare, write_markdown
+
+    report = compare(
+        request.source,
+        load(taxonomy),
+        list(dict.fromkeys(filter(None, map(str.strip, taggers.split(","))))),
+        choose_pipeline(request),
+        valid=valid,
+        test=test,
+        minutes=minutes,
+        seed=seed,
+        folder=out,
+        quiet=request.quiet,
+    )
+    return Answer(report, shown=write_markdown(report).removesuffix("\n"))

@@ -1,29 +1,27 @@
 """`weibotag faces gallery`: names for faces, from a folder of photos per name."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from weibotag.cli.answer import Answer
+from weibotag.cli.command import Group, Quiet, command
+from weibotag.core.errors import RequestError
+from weibotag.core.option import Argument, Option
+from weibotag.extraction.requests import PIPELINE
 
-from weibotag.cli.options import Json, Quiet
-from weibotag.cli.tagging import PipelineOption, report, say
-
-app = typer.Typer(help="Give faces names: build, show or cut a gallery of known faces.", no_args_is_help=True)
 # Warnings and photos left out that are written out; the rest is counted, and all are in the JSON.
 SHOWN = 20
 
-GalleryArgument = Annotated[Path, typer.Argument(help="Gallery that `weibotag faces gallery build` made.")]
+Gallery = Annotated[Path, Argument("Gallery that `weibotag faces gallery build` made.")]
 
 
-@app.command("build")
-def build_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that holds a folder of photos for each name.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Gallery to write; an older one at that place is replaced.")],
-    pipeline: PipelineOption = None,
-    quiet: bool = Quiet,
-    as_json: bool = Json,
-) -> None:
+@command("build")
+def build(
+    folder: Annotated[Path, Argument("Folder that holds a folder of photos for each name.", "DIR")],
+    out: Annotated[Path, Option("Gallery to write; an older one at that place is replaced.", short="-o")],
+    pipeline: Annotated[str | None, PIPELINE] = None,
+    quiet: Quiet = False,
+) -> Answer:
     """Make a gallery from a folder of photos per name: the largest face of each photo, and the threshold for a name.
 
     The threshold is chosen so that one face in a thousand of people who are not in the gallery gets a name. Names that were
@@ -31,8 +29,7 @@ def build_command(
 
     Example: weibotag faces gallery build stars/ -o stars.gallery
     """
-    from weibotag.core.errors import RequestError
-    from weibotag.extraction.settings import read_pipeline
+    from weibotag.extraction.pipeline_files import read_pipeline
     from weibotag.vision.face_gallery import assess, build_gallery, list_removed
 
     if not out.absolute().parent.is_dir():
@@ -48,11 +45,11 @@ def build_command(
     lines = [f"{out}: {line}" for line in describe(worth)]
     lines += shorten([f"{odd['photo']} looks more like {odd['looks_like']} ({odd['score']:.2f})" for odd in worth["odd"]])
     lines += shorten([f"{photo['photo']}: left out: {photo['reason']}" for photo in left_out])
-    report({"gallery": str(out), **worth, "left_out": left_out}, "\n".join(lines), as_json, quiet)
+    return Answer({"gallery": str(out), **worth, "left_out": left_out}, "\n".join(lines))
 
 
-@app.command("show")
-def show_command(gallery: GalleryArgument, as_json: bool = Json) -> None:
+@command("show")
+def show(gallery: Gallery) -> Answer:
     """Print the names of a gallery, and how well its own faces are recognised.
 
     Example: weibotag faces gallery show stars.gallery
@@ -60,19 +57,15 @@ def show_command(gallery: GalleryArgument, as_json: bool = Json) -> None:
     from weibotag.vision.face_gallery import assess, read_gallery
 
     worth = assess(read_gallery(gallery))
-    if as_json:
-        typer.echo(json.dumps({"gallery": str(gallery), **worth}, ensure_ascii=False, indent=1))
-        return
-    typer.echo("\n".join(describe(worth)))
+    lines = describe(worth)
     for name in worth["names"]:
         seen = "" if name["recognised"] is None else f", {name['recognised']} recognised"
-        typer.echo(f"{name['name']}: {name['faces']} faces{seen}")
+        lines.append(f"{name['name']}: {name['faces']} faces{seen}")
+    return Answer({"gallery": str(gallery), **worth}, shown="\n".join(lines))
 
 
-@app.command("remove")
-def remove_command(
-    gallery: GalleryArgument, name: Annotated[str, typer.Argument(help="Name to remove.")], quiet: bool = Quiet
-) -> None:
+@command("remove")
+def remove(gallery: Gallery, name: Annotated[str, Argument("Name to remove.")]) -> Answer:
     """Remove a name and its faces from a gallery, for good: the log beside it keeps the name out of later builds.
 
     The log says when, how many faces, and the sha256 of the name.
@@ -81,8 +74,9 @@ def remove_command(
     """
     from weibotag.vision.face_gallery import log_of, remove_name
 
-    removed = remove_name(gallery, name)
-    say(f"{gallery}: {name} and {removed} faces removed, see {log_of(gallery)}", quiet)
+    removed, log = remove_name(gallery, name), str(log_of(gallery))
+    line = f"{gallery}: {name} and {removed} faces removed, see {log}"
+    return Answer({"gallery": str(gallery), "name": name, "removed": removed, "log": log}, line)
 
 
 def describe(worth: dict[str, Any]) -> list[str]:
@@ -118,3 +112,12 @@ def shorten(lines: list[str]) -> list[str]:
     """Return the first lines, and how many more there are."""
     more = len(lines) - SHOWN
     return [*lines[:SHOWN], f"and {more:,} more like the last"] if more > 0 else lines
+
+
+group = Group(
+    "gallery",
+    "Give faces names: build, show or cut a gallery of known faces.",
+    build,
+    show,
+    remove,
+)

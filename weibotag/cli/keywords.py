@@ -1,48 +1,29 @@
-"""`weibotag keywords`: the vocabulary of each channel, found in its posts and shrunk to clusters."""
+"""`weibotag keywords`: the vocabulary of each channel, shrunk to clusters, mapped from pictures, as features."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from annotated_types import Ge, Le
 
-from weibotag.cli.options import Columns, Json, Limit, Quiet, Where, Words, check_stdout, parse_columns, parse_pairs
-from weibotag.cli.picture_keywords import Wordings
-from weibotag.cli.picture_keywords import app as map_app
-from weibotag.cli.tagging import PostsArgument, report
+from weibotag.cli.answer import Answer, say
+from weibotag.cli.command import Group, Quiet, command
 from weibotag.core.errors import RequestError
+from weibotag.core.option import Argument, Option
+from weibotag.extraction.requests import Out, WordingsRequest
 
-app = typer.Typer(help="Find the keywords of each channel; shrink them to clusters.", no_args_is_help=True)
-app.add_typer(map_app, name="map")
-
-KeywordsArgument = Annotated[
-    Path, typer.Argument(metavar="KEYWORDS", help="What `weibotag keywords extract` wrote (.parquet, .csv).")
-]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="OUT.parquet, OUT.csv, OUT.jsonl, or - (JSONL to stdout).")]
 # Clusters as a share of the keywords.
 SHARE = 0.1
 
 
-@app.command("extract")
-def extract_command(
-    posts: PostsArgument,
-    out: OutOption,
+@command("extract")
+def extract(
+    request: WordingsRequest,
+    out: Out,
     earlier: Annotated[
-        str | None,
-        typer.Option(
-            "--earlier", metavar="POSTS", help="Posts of an earlier time, or the keywords that were found in them."
-        ),
+        str | None, Option("Posts of an earlier time, or their keywords.", metavar="POSTS")
     ] = None,
-    stop_words: Annotated[
-        Path | None, typer.Option("--stop-words", metavar="FILE", help="Words that are no keywords, one a line.")
-    ] = None,
-    where: str | None = Where,
-    column: list[str] | None = Columns,
-    words: list[str] | None = Words,
-    wordings: Wordings = None,
-    limit: int | None = Limit,
-    quiet: bool = Quiet,
-    as_json: bool = Json,
-) -> None:
+    stop_words: Annotated[Path | None, Option("Words that are no keywords, one a line.", metavar="FILE")] = None,
+) -> Answer:
     """Find the keywords of each channel, those that no dictionary has too, in texts and in what pictures say.
 
     A row per channel and keyword: how many posts mention it, where, and with --earlier whether it is new or rising. What
@@ -51,88 +32,55 @@ def extract_command(
     Example: weibotag keywords extract posts.csv -o keywords.csv --earlier yesterday.csv
     """
     from weibotag.curation.keywords.extract import extract_keywords, foresee_extraction
-    from weibotag.posts.source import PostsSource
 
-    check_stdout(str(out), as_json)
-    source = PostsSource(posts, parse_columns(column), where, limit)
-    if not quiet:
-        typer.echo(foresee_extraction(source), err=True)
-    summary = extract_keywords(source, out, earlier, stop_words, parse_pairs(words, "--words"), wordings, quiet)
+    say(foresee_extraction(request.source), request.quiet)
+    pictures = (request.words, request.wordings)
+    summary = extract_keywords(request.source, Path(out), earlier, stop_words, *pictures, request.quiet)
     new = "" if summary["new"] is None else f", {summary['new']:,} of them new"
-    line = f"{out}: {summary['keywords']:,} keywords of {summary['posts']:,} posts{new}{tell_rejects(summary)}"
-    report(summary, line, as_json, quiet)
+    counts = f"{summary['keywords']:,} keywords of {summary['posts']:,} posts"
+    return Answer(summary, f"{out}: {counts}{new}{tell_rejects(summary)}")
 
 
-@app.command("cluster")
-def cluster_command(
-    keywords: KeywordsArgument,
-    posts: Annotated[str, typer.Option("--posts", help="Posts that mention them: a file, a folder, a quoted glob, or -.")],
-    out: OutOption,
-    size: Annotated[int | None, typer.Option("--size", min=1, help="Clusters of all channels together.")] = None,
-    share: Annotated[
-        float | None,
-        typer.Option("--share", min=0, max=1, help="Clusters as a share of the keywords.", show_default=str(SHARE)),
-    ] = None,
-    old: Annotated[
-        Path | None, typer.Option("--old", metavar="CLUSTERS", help="Clusters of an earlier time, which stay as they are.")
-    ] = None,
-    where: str | None = Where,
-    column: list[str] | None = Columns,
-    words: list[str] | None = Words,
-    wordings: Wordings = None,
-    limit: int | None = Limit,
-    quiet: bool = Quiet,
-    as_json: bool = Json,
-) -> None:
+@command("cluster")
+def cluster(
+    request: WordingsRequest,
+    keywords: Annotated[Path, Argument("What `weibotag keywords extract` wrote (.parquet, .csv).", "KEYWORDS")],
+    posts: Annotated[str, Option("Posts that mention them: a file, a folder, a quoted glob, or -.")],
+    out: Out,
+    size: Annotated[int | None, Ge(1), Option("Clusters of all channels together.")] = None,
+    share: Annotated[float | None, Ge(0), Le(1), Option("Clusters as a share of the keywords.", shown=str(SHARE))] = None,
+    old: Annotated[Path | None, Option("Earlier clusters, which stay as they are.", metavar="CLUSTERS")] = None,
+) -> Answer:
     """Gather keywords that mean nearly the same, within their channel, in clusters named by their most frequent member.
 
     Example: weibotag keywords cluster keywords.csv --posts posts.csv -o clusters.csv --share 0.1
     """
     from weibotag.curation.keywords.cluster import cluster_keywords, foresee_clustering
     from weibotag.curation.keywords.extract import read_keywords
-    from weibotag.posts.source import PostsSource
 
-    check_stdout(str(out), as_json)
     if sum(given is not None for given in (size, share, old)) > 1:
         raise RequestError("--size, --share and --old each say how many clusters there are to be: give one of them")
-    source = PostsSource(posts, parse_columns(column), where, limit)
     table = read_keywords(keywords)
     wanted = size or max(1, round((SHARE if share is None else share) * len(table)))
-    if not quiet:
-        typer.echo(foresee_clustering(len(table), wanted, source), err=True)
-    summary = cluster_keywords(table, source, out, wanted, old, parse_pairs(words, "--words"), wordings, quiet)
+    say(foresee_clustering(len(table), wanted, request.source), request.quiet)
+    out = Path(request.out)
+    summary = cluster_keywords(table, request.source, out, wanted, old, request.words, request.wordings, request.quiet)
     added = f", {summary['new_keywords']:,} and {summary['new_clusters']:,} of them new" if old is not None else ""
-    line = f"{out}: {summary['keywords']:,} keywords in {summary['clusters']:,} clusters{added}{tell_rejects(summary)}"
-    report(summary, line, as_json, quiet)
+    counts = f"{summary['keywords']:,} keywords in {summary['clusters']:,} clusters"
+    return Answer(summary, f"{out}: {counts}{added}{tell_rejects(summary)}")
 
 
-def tell_rejects(summary: dict[str, Any]) -> str:
-    """Return how many rows could not be used, to be appended to a line."""
-    return f"; {summary['rejects']:,} rows that could not be used were left out" if summary["rejects"] else ""
-
-
-@app.command("export")
-def export_command(
-    tagged: Annotated[
-        Path, typer.Argument(metavar="TAGGED", help="Tags: what `weibotag tag` wrote (.parquet, .csv, .jsonl).")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="OUT.libsvm, OUT.libffm, OUT.vw or OUT.parquet.")],
-    dictionary: Annotated[
-        Path, typer.Option("--dictionary", help="Numbers of the features (.parquet); new ones are added at its end.")
-    ],
-    clusters: Annotated[
-        Path | None,
-        typer.Option("--clusters", help="What `weibotag keywords cluster` wrote: clusters in place of keywords."),
-    ] = None,
-    codes: Annotated[Path | None, typer.Option("--codes", help="What `weibotag codes apply` wrote for these posts.")] = None,
-    label: Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Column of TAGGED with the label.")] = None,
-    taxonomy: Annotated[
-        Path | None,
-        typer.Option("--taxonomy", "-t", help="The tag tree, for the levels of tags.", show_default="slashes in ids"),
-    ] = None,
-    quiet: bool = Quiet,
-    as_json: bool = Json,
-) -> None:
+@command("export")
+def export(
+    tagged: Annotated[Path, Argument("Tags: what `weibotag tag` wrote (.parquet, .csv, .jsonl).", "TAGGED")],
+    out: Annotated[Path, Option("OUT.libsvm, OUT.libffm, OUT.vw or OUT.parquet.", short="-o")],
+    dictionary: Annotated[Path, Option("Numbers of the features (.parquet); new ones are added at its end.")],
+    clusters: Annotated[Path | None, Option("What `keywords cluster` wrote: clusters in place of keywords.")] = None,
+    codes: Annotated[Path | None, Option("What `weibotag codes apply` wrote for these posts.")] = None,
+    label: Annotated[str | None, Option("Column of TAGGED with the label.", metavar="COLUMN")] = None,
+    taxonomy: Annotated[Path | None, Option("Tag tree, for levels of tags.", short="-t", shown="slashes in ids")] = None,
+    quiet: Quiet = False,
+) -> Answer:
     """Write the features of tagged posts for factorisation machines: tags, keywords or clusters, codes and the route.
 
     A feature keeps its number for ever, so yesterday's model reads today's file.
@@ -142,8 +90,7 @@ def export_command(
     from weibotag.curation.keywords.feature_export import export_features, foresee_export, open_clusters, read_codes
     from weibotag.taxonomy.tree import load
 
-    if not quiet:
-        typer.echo(foresee_export(tagged, dictionary), err=True)
+    say(foresee_export(tagged, dictionary), quiet)
     summary = export_features(
         tagged,
         out,
@@ -153,9 +100,65 @@ def export_command(
         codes=None if codes is None else read_codes(codes),
         label=label,
     )
-    report(
-        summary,
-        f"{out}: {summary['posts']:,} posts, {summary['features']:,} features, {summary['new']:,} of them new",
-        as_json,
-        quiet,
-    )
+    counts = f"{summary['posts']:,} posts, {summary['features']:,} features, {summary['new']:,} of them new"
+    return Answer(summary, f"{out}: {counts}")
+
+
+@command("posts")
+def map_keywords(
+    request: WordingsRequest,
+    model: Annotated[Path, Option("What `keywords map train` wrote.", flag="--map", short="-m", metavar="MAP")],
+    out: Out,
+) -> Answer:
+    """Give posts the keywords that their pictures show; `weibotag keywords map train` learns which wordings show which.
+
+    Only pictures are asked, never the text. Where they don't show a keyword it is not given; a face with a name gives that
+    name. OUT is a file of tags, with the wording that spoke for each keyword as evidence.
+
+    Example: weibotag keywords map posts.csv --wordings wordings.parquet -m map -o keywords.parquet
+    """
+    from weibotag.curation.keywords.picture_keywords import foresee_mapping, map_posts
+
+    say(foresee_mapping(request.source, model), request.quiet)
+    summary = map_posts(request.source, model, out, request.words, request.wordings)
+    counts = f"{summary['keywords']:,} keywords for {summary['posts_with']:,} of {summary['posts']:,} posts"
+    return Answer(summary, f"{out}: {counts}")
+
+
+@command("train")
+def learn_map(
+    request: WordingsRequest,
+    out: Annotated[Path, Option("Folder to write; an older one at that place is replaced.", short="-o")],
+    keywords: Annotated[
+        Path | None,
+        Option("What `keywords extract` wrote: posts without keywords have those of their text.", metavar="KEYWORDS"),
+    ] = None,
+    precision: Annotated[float, Ge(0.5), Le(0.99), Option("Share of right ones that each keyword must reach.")] = 0.8,
+) -> Answer:
+    """Learn from posts with pictures and keywords what shows which keyword, and which keywords no picture shows.
+
+    Each channel learns for itself; thresholds are chosen on held-out posts. OUT/keywords.parquet lists all keywords, the
+    refused ones with the reason.
+
+    Example: weibotag keywords map train posts.csv --wordings wordings.parquet -o map
+    """
+    from weibotag.curation.keywords.picture_learning import foresee_learning, train_map
+
+    source = request.source
+    say(foresee_learning(source, request.wordings), request.quiet)
+    summary = train_map(source, out, request.words, request.wordings, keywords, precision)
+    line = f"{out}: pictures show {summary['shown']:,} of {summary['keywords']:,} keywords of {summary['posts']:,} posts"
+    if summary["shown"]:
+        line += f", {summary['precision']:.1%} right and {summary['recall']:.1%} of all found on held-out posts"
+    return Answer(summary, f"{line}; the others are refused: see {out}/keywords.parquet")
+
+
+def tell_rejects(summary: dict[str, Any]) -> str:
+    """Return how many rows could not be used, to be appended to a line."""
+    return f"; {summary['rejects']:,} rows that could not be used were left out" if summary["rejects"] else ""
+
+
+map_help = "Map what pictures say onto the keywords of the post's channel; learn the map."
+map_group = Group("map", map_help, map_keywords, learn_map, first="posts")
+group_help = "Find the keywords of each channel; shrink them to clusters."
+group = Group("keywords", group_help, map_group, extract, cluster, export)

@@ -9,29 +9,44 @@ import typer
 from typer.core import TyperGroup
 
 from weibotag import __version__
-from weibotag.cli.codes import app as codes_app
-from weibotag.cli.compare import compare_command
-from weibotag.cli.doctor import doctor_command
-from weibotag.cli.evaluate import evaluate_command
-from weibotag.cli.export import export_command
-from weibotag.cli.gallery import app as gallery_app
-from weibotag.cli.keywords import app as keywords_app
-from weibotag.cli.models import app as models_app
-from weibotag.cli.planning import plan_command
-from weibotag.cli.pretrain import pretrain_command
-from weibotag.cli.similarity import similarity_command
-from weibotag.cli.stages import StageGroup, detect_command, embed_command, faces_command, ocr_command, wordings_command
-from weibotag.cli.tagging import run_command, status_command, tag_command, train_command
-from weibotag.cli.taxonomy import app as taxonomy_app
+from weibotag.cli.command import Later
 from weibotag.core.errors import RequestError, WeibotagError
 
 INTERRUPTED = 130
 # What a shell shows for a program that SIGPIPE ended.
 PIPE_CLOSED = 141
+# Where each command is, and its summary.
+COMMANDS = {
+    "train": ("train:train", "Train a tagger on labelled posts."),
+    "pretrain": ("train:pretrain", "Pretrain a network on posts that need no tags."),
+    "tag": ("tag:tag", "Tag posts with a model, or with a taxonomy alone."),
+    "plan": ("plan:plan", "Time a cascade on a sample of posts, and plan what a budget buys."),
+    "evaluate": ("evaluate:evaluate", "Measure predicted tags and keywords against gold ones."),
+    "compare": ("evaluate:compare", "Train taggers on the same rows: what each brings and costs."),
+    "export": ("tag:export", "Write a file of tags in another format."),
+    "run": ("tag:run", "Do what a pipeline file says. This is what cron calls."),
+    "status": ("tag:status", "Say how far a run is, and what it has rejected."),
+    "ocr": ("stages:ocr", "Read the text in the pictures of posts."),
+    "detect": ("stages:detect", "Find the objects in the pictures of posts."),
+    "faces": ("stages:faces_group", "Find the faces in pictures; a gallery gives them names."),
+    "embed": ("stages:embed", "Turn the pictures of posts into vectors."),
+    "wordings": ("stages:wordings", "Write what the pictures of posts say, as words."),
+    "similarity": ("stages:similarity", "Say how well the text and the pictures of posts belong together."),
+    "taxonomy": ("taxonomy:group", "Check a tag tree, show it, audit it, apply proposals."),
+    "keywords": ("keywords:group", "Find the keywords of each channel; shrink them to clusters."),
+    "codes": ("codes:group", "Turn vectors into words: semantic codes, coarse to fine."),
+    "models": ("weights:group", "Weights: what there is, fetch it, check it."),
+    "doctor": ("doctor:doctor", "Say what is installed and what is missing."),
+}
 
 
 class Commands(TyperGroup):
     """The command tree; every expected error is one line on stderr and its exit code."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, (place, summary) in COMMANDS.items():
+            self.add_command(Later(name, f"weibotag.cli.{place}", summary))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
@@ -63,29 +78,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train_command)
-app.command("pretrain")(pretrain_command)
-app.command("tag")(tag_command)
-app.command("plan")(plan_command)
-app.command("evaluate")(evaluate_command)
-app.command("compare")(compare_command)
-app.command("export")(export_command)
-app.command("run")(run_command)
-app.command("status")(status_command)
-app.command("ocr")(ocr_command)
-app.command("detect")(detect_command)
-faces_app = typer.Typer(cls=StageGroup, help="Find the faces in pictures; a gallery gives them names.")
-faces_app.command("posts")(faces_command)
-faces_app.add_typer(gallery_app, name="gallery")
-app.add_typer(faces_app, name="faces")
-app.command("embed")(embed_command)
-app.command("wordings")(wordings_command)
-app.command("similarity")(similarity_command)
-app.add_typer(taxonomy_app, name="taxonomy")
-app.add_typer(keywords_app, name="keywords")
-app.add_typer(codes_app, name="codes")
-app.add_typer(models_app, name="models")
-app.command("doctor")(doctor_command)
 
 
 def print_version(asked: bool) -> None:

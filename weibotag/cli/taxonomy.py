@@ -1,176 +1,148 @@
 """`weibotag taxonomy`: check a tag tree, show it, audit it against labelled posts, apply what a review accepted."""
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from annotated_types import Ge
 
-from weibotag.cli.options import Columns, Json, Limit, Quiet, Where, parse_columns
+from weibotag.cli.answer import Answer, say
+from weibotag.cli.command import Group, Quiet, command
+from weibotag.core.errors import RequestError
+from weibotag.core.option import Argument, Option
+from weibotag.extraction.requests import PostsRequest
+from weibotag.posts.source import PostsSource
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
     from weibotag.taxonomy.tree import Taxonomy
 
-app = typer.Typer(
-    help="Check a tag tree, show it with the number of posts per tag, audit it, apply proposals.", no_args_is_help=True
-)
-
-FileArgument = Annotated[
-    Path, typer.Argument(help="Taxonomy: CSV id,parent_id,name,aliases,keywords, or a JSON or YAML tree.")
-]
+Counts = dict[str, tuple[int, int]]
 
 
-@app.command("check", epilog="Example: weibotag taxonomy check taxonomies/weibo.csv")
-def check_command(
-    file: FileArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
-) -> None:
-    """List what is wrong or odd in a taxonomy file, with line and fix; exit 2 when there are errors."""
-    from dataclasses import asdict
+File = Annotated[Path, Argument("Taxonomy: CSV id,parent_id,name,aliases,keywords, or a JSON or YAML tree.")]
 
+
+@command("check")
+def check_file(file: File, quiet: Quiet = False) -> Answer:
+    """List what is wrong or odd in a taxonomy file, with line and fix; exit 2 when there are errors.
+
+    Example: weibotag taxonomy check taxonomies/weibo.csv
+    """
     from weibotag.taxonomy.check import LEVELS, check
 
     findings = check(file)
     shown = [finding for finding in findings if finding.level == "error" or not quiet]
-    if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in shown], ensure_ascii=False, indent=1))
-    else:
-        for finding in shown:
-            typer.echo(f"{file}:{finding.line}: {finding.level}: {finding.kind}: {finding.message}; {finding.fix}")
-    if not quiet:
-        numbers = [(sum(finding.level == level for finding in findings), level) for level in LEVELS]
-        summary = ", ".join(f"{number} {level}{'' if number == 1 else 's'}" for number, level in numbers)
-        typer.echo(f"{file}: {summary}", err=True)
-    if any(finding.level == "error" for finding in findings):
-        raise typer.Exit(2)
+    lines = [f"{file}:{one.line}: {one.level}: {one.kind}: {one.message}; {one.fix}" for one in shown]
+    numbers = {level: sum(finding.level == level for finding in findings) for level in LEVELS}
+    summary = ", ".join(f"{number} {level}{'' if number == 1 else 's'}" for level, number in numbers.items())
+    say(f"{file}: {summary}", quiet)
+    return Answer([asdict(one) for one in shown], shown="\n".join(lines) or None, code=2 if numbers["error"] else 0)
 
 
-@app.command("show", epilog="Example: weibotag taxonomy show taxonomies/weibo.csv posts.csv --depth 2")
-def show_command(
-    file: FileArgument,
-    posts: Annotated[str | None, typer.Argument(help="Labelled posts to count: file, folder, quoted glob, or -.")] = None,
-    where: Annotated[str | None, typer.Option("--where", help="Rows of POSTS to count, a DuckDB expression.")] = None,
-    depth: Annotated[int | None, typer.Option("--depth", min=1, help="Levels to show; all by default.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the tags as JSON.")] = False,
-) -> None:
-    """Print the tag tree; with POSTS, how many posts carry each tag (itself / it or a tag below it)."""
-    from weibotag.core.errors import RequestError
+@command("show")
+def show(
+    file: File,
+    posts: Annotated[str | None, Argument("Labelled posts to count: file, folder, quoted glob, or -.", "POSTS")] = None,
+    where: Annotated[str | None, Option("Rows of POSTS to count, a DuckDB expression.", metavar="EXPR")] = None,
+    depth: Annotated[int | None, Ge(1), Option("Levels to show.", shown="all")] = None,
+    quiet: Quiet = False,
+) -> Answer:
+    """Print the tag tree; with POSTS, how many posts carry each tag (itself / it or a tag below it).
+
+    Example: weibotag taxonomy show taxonomies/weibo.csv posts.csv --depth 2
+    """
+    from weibotag.posts.reader import Rejects, read_posts
+    from weibotag.taxonomy.show import counts
     from weibotag.taxonomy.tree import load
 
     taxonomy = load(file)
-    numbers: dict[str, tuple[int, int]] | None = None
+    numbers: Counts | None = None
     if posts is not None:
-        from weibotag.posts.reader import read_posts
-        from weibotag.posts.rejects import Rejects
-        from weibotag.posts.source import PostsSource
-        from weibotag.taxonomy.labels import count_posts
-
-        rejects = Rejects(None)
-        numbers = count_posts(read_posts(PostsSource(path=posts, where=where), rejects), taxonomy)
+        numbers = counts(taxonomy, read_posts(PostsSource(posts, where=where), Rejects(None)))
     elif where is not None:
         raise RequestError("--where picks rows of POSTS, but no POSTS were given; name the posts file after FILE")
-    if as_json:
-        typer.echo(json.dumps(_list_tags(taxonomy, numbers, depth), ensure_ascii=False, indent=1))
-    else:
-        from rich.console import Console
-
-        Console(highlight=False, soft_wrap=True).print(_draw_tree(taxonomy, numbers, depth, file.name))
     unknown = {tag_id: both for tag_id, both in (numbers or {}).items() if tag_id not in taxonomy.index}
     if unknown:
         most = sorted(unknown, key=lambda tag_id: (-unknown[tag_id][0], tag_id))[:5]
         listed = ", ".join(f"{tag_id} ({unknown[tag_id][0]})" for tag_id in most)
-        typer.echo(
-            f"{len(unknown)} tag ids of the posts are not in {file}: {listed}{' …' if len(unknown) > 5 else ''}",
-            err=True,
-        )
+        more = " …" if len(unknown) > 5 else ""
+        say(f"{len(unknown)} tag ids of the posts are not in {file}: {listed}{more}", quiet)
+    tree = _draw_tree(taxonomy, numbers, depth, file.name)
+    return Answer(_list_tags(taxonomy, numbers, depth), shown=tree)
 
 
-@app.command("audit", epilog="Example: weibotag taxonomy audit posts.csv -t taxonomy.csv -o AUDIT")
-def audit_command(
-    posts: Annotated[str, typer.Argument(help="Labelled posts: file, folder, quoted glob, or -.")],
-    taxonomy: Annotated[Path, typer.Option("--taxonomy", "-t", help="The tag tree: CSV, JSON or YAML.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for findings.csv and proposals.csv.")],
-    where: str | None = Where,
-    column: list[str] | None = Columns,
-    annotator: Annotated[
-        str | None,
-        typer.Option("--annotator", metavar="COLUMN", help="Who labelled the post: finds tags that are one's habit."),
-    ] = None,
-    limit: int | None = Limit,
-    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="What its trainings may take together.")] = 10,
-    quiet: bool = Quiet,
-    as_json: bool = Json,
-) -> None:
+@command("audit")
+def audit(
+    request: PostsRequest,
+    taxonomy: Annotated[Path, Option("The tag tree: CSV, JSON or YAML.", short="-t")],
+    out: Annotated[Path, Option("Folder for findings.csv and proposals.csv.", short="-o")],
+    annotator: Annotated[str | None, Option("Who labelled: finds tags that are one's habit.", metavar="COLUMN")] = None,
+    minutes: Annotated[float, Ge(0.1), Option("What its trainings may take together.")] = 10,
+) -> Answer:
     """Find what is wrong with tags and labels, and propose what to change; nothing is changed.
 
     In proposals.csv a reviewer writes yes into the column accept; an empty cell means no. Then: weibotag taxonomy apply.
+
+    Example: weibotag taxonomy audit posts.csv -t taxonomy.csv -o AUDIT
     """
     from weibotag.curation.tags.audit import audit
-    from weibotag.posts.source import PostsSource
     from weibotag.taxonomy.tree import load
 
-    source = PostsSource(posts, parse_columns(column), where, limit)
-    about = audit(source, load(taxonomy), out, annotator=annotator, minutes=minutes, quiet=quiet)
-    if as_json:
-        typer.echo(json.dumps(about, ensure_ascii=False, indent=1))
-    elif not quiet:
-        for title in ("findings", "proposals"):
-            said = ", ".join(f"{number:,} {name}" for name, number in about[title].items() if number)
-            typer.echo(f"{title}: {said or 'none'} ({out / title}.csv)", err=True)
+    quiet = request.quiet
+    about = audit(request.source, load(taxonomy), out, annotator=annotator, minutes=minutes, quiet=quiet)
+    lines = []
+    for title in ("findings", "proposals"):
+        counted = ", ".join(f"{number:,} {name}" for name, number in about[title].items() if number)
+        lines.append(f"{title}: {counted or 'none'} ({out / title}.csv)")
+    return Answer(about, "\n".join(lines))
 
 
-@app.command("apply", epilog="Example: weibotag taxonomy apply AUDIT posts.csv -t taxonomy.csv -o NEW --accept recommended")
-def apply_command(
-    audit: Annotated[Path, typer.Argument(help="The folder that `weibotag taxonomy audit` wrote.")],
-    posts: Annotated[str, typer.Argument(help="The posts to relabel: file, folder, quoted glob, or -.")],
-    taxonomy: Annotated[Path, typer.Option("--taxonomy", "-t", help="The tag tree that was audited.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the new taxonomy.csv and the relabelled posts.")],
+@command("apply")
+def apply(
+    request: PostsRequest,
+    audit: Annotated[Path, Argument("The folder that `weibotag taxonomy audit` wrote.", place=0)],
+    taxonomy: Annotated[Path, Option("The tag tree that was audited.", short="-t")],
+    out: Annotated[Path, Option("Folder for the new taxonomy.csv and the relabelled posts.", short="-o")],
     accept: Annotated[
         str | None,
-        typer.Option(
-            "--accept",
-            help="What is accepted where the column accept is empty: all, recommended (relabel from 0.5, all else from "
+        Option(
+            "What is accepted where the column accept is empty: all, recommended (relabel from 0.5, all else from "
             "0.9), or actions and a least confidence: merge,alias,>=0.9.",
-            show_default="nothing",
+            shown="nothing",
         ),
     ] = None,
-    column: list[str] | None = Columns,
-    as_json: bool = Json,
-) -> None:
-    """Carry out the accepted proposals of an audit: a new taxonomy, relabelled posts, and micro-F1 before and after."""
+) -> Answer:
+    """Carry out the accepted proposals of an audit: a new taxonomy, relabelled posts, and micro-F1 before and after.
+
+    Example: weibotag taxonomy apply AUDIT posts.csv -t taxonomy.csv -o NEW --accept recommended
+    """
     from weibotag.curation.tags.apply import apply, foresee_applying
-    from weibotag.posts.source import PostsSource
     from weibotag.taxonomy.tree import load
 
-    source = PostsSource(posts, parse_columns(column))
-    if not as_json:
-        typer.echo(foresee_applying(source), err=True)
-    about = apply(audit, source, load(taxonomy), out, accept)
-    if as_json:
-        typer.echo(json.dumps(about, ensure_ascii=False, indent=1))
-        return
+    say(foresee_applying(request.source), request.quiet)
+    about = apply(audit, request.source, load(taxonomy), out, accept)
     accepted = ", ".join(f"{number:,} {action}" for action, number in about["accepted"].items() if number)
-    typer.echo(f"accepted: {accepted}; {about['posts_changed']:,} of {about['posts']:,} posts changed", err=True)
-    tags = about["tags"]
-    typer.echo(f"tags: {tags['before']:,} before, {tags['after']:,} after; written to {out}", err=True)
+    tags, judged = about["tags"], about["micro_f1"]
+    lines = [
+        f"accepted: {accepted}; {about['posts_changed']:,} of {about['posts']:,} posts changed",
+        f"tags: {tags['before']:,} before, {tags['after']:,} after; written to {out}",
+    ]
     if about["rejects"]:
-        typer.echo(f"rows that could not be used: {about['rejects']:,} ({out / 'rejects.csv'})", err=True)
-    judged = about["micro_f1"]
+        lines.append(f"rows that could not be used: {about['rejects']:,} ({out / 'rejects.csv'})")
     if judged is None:
-        typer.echo("micro-F1: too few labelled posts to judge", err=True)
+        lines.append("micro-F1: too few labelled posts to judge")
     else:
-        typer.echo(
+        lines.append(
             f"micro-F1 of a linear tagger: {judged['before']:.3f} before, {judged['after']:.3f} after, on "
             f"{judged['posts']:,} posts held out, by the labels they were given (merged tags as one, split ones whole, no "
-            "post relabelled)",
-            err=True,
+            "post relabelled)"
         )
+    return Answer(about, "\n".join(lines))
 
 
-def _list_tags(taxonomy: "Taxonomy", numbers: dict[str, tuple[int, int]] | None, depth: int | None) -> list[dict[str, Any]]:
+def _list_tags(taxonomy: "Taxonomy", numbers: Counts | None, depth: int | None) -> list[dict[str, Any]]:
     listed: list[dict[str, Any]] = []
     for at, tag in enumerate(taxonomy.tags):
         if depth is None or taxonomy.depth[at] <= depth:
@@ -184,7 +156,7 @@ def _list_tags(taxonomy: "Taxonomy", numbers: dict[str, tuple[int, int]] | None,
     return listed
 
 
-def _draw_tree(taxonomy: "Taxonomy", numbers: dict[str, tuple[int, int]] | None, depth: int | None, title: str) -> "Tree":
+def _draw_tree(taxonomy: "Taxonomy", numbers: Counts | None, depth: int | None, title: str) -> "Tree":
     from rich.markup import escape
     from rich.tree import Tree
 
@@ -203,3 +175,13 @@ def _draw_tree(taxonomy: "Taxonomy", numbers: dict[str, tuple[int, int]] | None,
             branches[number] = branches[parent].add(label)
             waiting.append(number)
     return branches[-1]
+
+
+group = Group(
+    "taxonomy",
+    "Check a tag tree, show it with the number of posts per tag, audit it, apply proposals.",
+    check_file,
+    show,
+    audit,
+    apply,
+)

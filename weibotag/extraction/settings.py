@@ -1,25 +1,32 @@
-"""Pipeline files (TOML) to settings; every default is that of the embedded pipeline `lite`."""
+"""How pictures are looked at: a pipeline and its settings; every default is that of the embedded pipeline `lite`."""
 
-import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from weibotag.core.errors import ModelError, RequestError
-from weibotag.taxonomy.tree import load as load_taxonomy
-from weibotag.vision.prompt_classes import list_classes
-from weibotag.vision.registry import names
-from weibotag.vision.stage import Stage, stage_class
+from weibotag.vision.registry import load, names
 
-# Pipelines that have a name; `lite` is what every default says.
-NAMED = ("full", "gpu")
+if TYPE_CHECKING:
+    from weibotag.vision.stage import Stage
+
 # The keys of a pipeline that decide how pictures are looked at.
 LOOKS = ("stages", "stage_settings", "media")
 
 # Kinds of words that a platform may have for its pictures already.
 Given = Literal["ocr", "object", "face", "clip"]
+Reuse = Literal["exact", "near"]
+
+
+def place(path: Path, info: ValidationInfo) -> Path:
+    """Return a path of a pipeline file, whose folder is the validation's context; any other path as it is."""
+    return path if info.context is None else info.context["folder"] / path
+
+
+# A path as it is typed; one in a pipeline file is relative to it.
+File = Annotated[Path, AfterValidator(place)]
 
 
 class Strict(BaseModel):
@@ -51,43 +58,8 @@ class WorkerSettings(Strict):
     memory_mb: int | None = Field(default=None, ge=100)
 
 
-class TrainSettings(Strict):
-    """What `run` trains: paths as on the command line, relative to the pipeline file."""
-
-    posts: str
-    taxonomy: Path
-    model: Path
-    where: str | None = None
-    valid: str | None = None
-    columns: dict[str, str] = {}
-    tune_seconds: float = Field(default=120, ge=0)
-    tagger: Literal["fast", "xmc", "auto", "fused", "cascade"] = "fast"
-    memory: str | None = None
-    network: str = "concat"
-    minutes: float | None = Field(default=None, ge=0)
-    tasks: dict[str, str] = {}
-    encoder: str = ""
-    encoder_training: Literal["frozen", "full", "lora"] = "frozen"
-
-
-class TagSettings(Strict):
-    """What `run` tags; one of model and taxonomy is needed, paths relative to the pipeline file."""
-
-    posts: str
-    out: Path
-    model: Path | None = None
-    taxonomy: Path | None = None
-    route: Literal["rules", "fast", "xmc", "average", "text", "fused", "cascade"] | None = None
-    plan: Path | None = None
-    deadline: str | None = None
-    where: str | None = None
-    columns: dict[str, str] = {}
-    max_rejects: int | None = Field(default=None, ge=0)
-    run: Path | None = None
-
-
 class Pipeline(Strict):
-    """A whole pipeline: the stages that look at pictures with their settings, workers, and what `run` does.
+    """How pictures are looked at: the stages with their settings, and workers.
 
     `stage_settings` has the tables that bear the names of registered stages, such as [ocr].
     `words` names columns of the posts that hold words for the pictures, by the kind of wording that they become.
@@ -97,46 +69,26 @@ class Pipeline(Strict):
     stage_settings: dict[str, dict[str, Any]] = {}
     media: MediaSettings = MediaSettings()
     workers: WorkerSettings = WorkerSettings()
-    store: Path | None = None
-    reuse: Literal["exact", "near"] = "exact"
-    gallery: Path | None = None
+    store: File | None = None
+    reuse: Reuse = "exact"
+    gallery: File | None = None
     words: dict[Given, str] = {}
-    train: TrainSettings | None = None
-    tag: TagSettings | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _take_stage_tables(cls, data: dict[str, Any]) -> dict[str, Any]:
-        own = {name: data[name] for name in names("stage") if name in data}
-        rest = {name: value for name, value in data.items() if name not in own}
-        return rest | {"stage_settings": own} if own else rest
-
-    def make_stage(self, name: str) -> Stage:
+    def make_stage(self, name: str) -> "Stage":
         """Return the stage `name` with its settings; raises RequestError for an unknown name or setting."""
-        stage: Any = stage_class(name)
+        stage: Any = load("stage", name)
+        config_class = stage.Config
         try:
-            made: Stage = stage(stage.Config(**self.stage_settings.get(name, {})))
+            return stage(config_class(**getattr(self, name)))
         except ValidationError as error:
-            raise RequestError(_explain(error, stage.Config, f"[{name}]")) from error
-        return made
-
-    def with_stage(self, name: str, said: dict[str, Any]) -> "Pipeline":
-        """Return a pipeline of one stage, with these settings of it before its own."""
-        own = complete(self.stage_settings.get(name, {}) | said, Path.cwd())
-        return self.model_copy(update={"stages": (name,), "stage_settings": self.stage_settings | {name: own}})
-
-    def with_looks(self, gallery: Path | None, reuse: str | None) -> "Pipeline":
-        """Return this pipeline with another gallery and another answer to which pictures are the same, where given."""
-        given = {"gallery": gallery, "reuse": reuse if reuse is None else str(reuse)}
-        return self.model_copy(update={name: value for name, value in given.items() if value is not None})
+            raise RequestError(explain(error, config_class, f"[{name}]")) from error
 
     def with_words(self, words: dict[str, str]) -> "Pipeline":
         """Return this pipeline with these columns of words before its own; raises RequestError for an unknown kind."""
-        for kind in words:
-            if kind not in get_args(Given):
-                raise RequestError(
-                    f"--words {kind}={words[kind]}: expected one of {', '.join(get_args(Given))} before the ="
-                )
+        strange = next((kind for kind in words if kind not in get_args(Given)), None)
+        if strange is not None:
+            expected = ", ".join(get_args(Given))
+            raise RequestError(f"--words {strange}={words[strange]}: expected one of {expected} before the =")
         return self.model_copy(update={"words": {**self.words, **words}})
 
     def for_rules(self) -> "Pipeline":
@@ -179,66 +131,18 @@ def check_looks(settings: Pipeline, about: dict[str, Any], model: Path) -> None:
             )
 
 
-def read_pipeline(name: str | None) -> Pipeline:
-    """Return the pipeline called `lite` (also for None), `full` or `gpu`, or the one in a TOML file.
-
-    Raises RequestError for a file that is absent or is no TOML, and for a key or value that does not fit.
-    """
-    if name is None or name == "lite":
-        return Pipeline()
-    here = Path(__file__).parents[1]
-    # Beside the code where it was installed, above it in a clone.
-    own = [folder / "pipelines" / f"{name}.toml" for folder in (here, here.parent)]
-    path = next((path for path in own if name in NAMED and path.is_file()), Path(name))
-    if not path.is_file():
-        raise RequestError(f"{name}: no such pipeline; expected lite, {', '.join(NAMED)} or the path of a TOML file")
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"{name}: not TOML: {error}") from error
-    try:
-        pipeline = Pipeline(**data)
-    except ValidationError as error:
-        raise RequestError(_explain(error, Pipeline, name)) from error
-    folder = path.resolve().parent
-    if pipeline.stage_settings:
-        whole = {name: complete(settings, folder) for name, settings in pipeline.stage_settings.items()}
-        pipeline = pipeline.model_copy(update={"stage_settings": whole})
-    for stage in dict.fromkeys([*pipeline.stages, *pipeline.stage_settings]):
-        pipeline.make_stage(stage)
-    given = {name: folder / getattr(pipeline, name) for name in ("store", "gallery") if getattr(pipeline, name)}
-    return pipeline.model_copy(update=given)
-
-
-def complete(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return settings of a stage made whole: paths from `folder`, and the classes of a `branch` of a `taxonomy`."""
-    whole = dict(settings)
-    model, mark, digest = str(whole.get("model", "")).partition("#")
-    if model and (folder / model).exists():
-        whole["model"] = f"{folder / model}{mark}{digest}"
-    if "branch" in whole or "taxonomy" in whole:
-        branch, taxonomy = whole.pop("branch", None), whole.pop("taxonomy", None)
-        if not (isinstance(branch, str) and isinstance(taxonomy, str)):
-            raise RequestError("[detect]: branch and taxonomy go together: a tag's name or id, and the file of its tag tree")
-
-        classes = list_classes(load_taxonomy(folder / taxonomy), branch)
-        whole["classes"] = tuple(f"{prompt}={label}" for prompt, label in classes)
-    return whole
-
-
-def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """Return the first fault in one line, with the nearest known key for an unknown one."""
     # A key that is missing may only be misspelt.
     fault = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    place = [str(step) for step in fault["loc"] if step != "stage_settings"]
+    place = [str(step) for step in fault["loc"]]
     for step in place[:-1]:
         inner = model.model_fields[step].annotation if step in model.model_fields else None
         candidates = [inner, *getattr(inner, "__args__", ())]
         model = next((one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)), model)
     if fault["type"] != "extra_forbidden":
         return f"{where}: {'.'.join(place)}: {fault['msg']}; found {fault['input']!r}"
-    known = [name for name in model.model_fields if name != "stage_settings"]
-    known += names("stage") if model is Pipeline else []
+    known = list(model.model_fields)
     near = get_close_matches(place[-1], known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
     return f"{where}: unknown key {'.'.join(place)!r}; {hint}"

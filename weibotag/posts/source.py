@@ -8,13 +8,14 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from weibotag.core.errors import RequestError
 from weibotag.posts.encodings import KINDS, STDIN, find_kind
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
 
 # A packed file holds some three times its size.
 PACKED = 3
@@ -100,9 +101,11 @@ def refuse_outputs(source: PostsSource, *outputs: Path) -> None:
             )
 
 
-def matches(table: pa.Table, expression: str) -> np.ndarray:
+def matches(table: "pa.Table", expression: str) -> "np.ndarray":
     """Return a bool per row: where a DuckDB expression on the table's columns is true (null counts as false)."""
     import duckdb
+    import numpy as np
+    import pyarrow as pa
 
     names = [name.lower() for name in table.column_names]
     twins = [name for name in table.column_names if names.count(name.lower()) > 1 and name.lower() in expression.lower()]

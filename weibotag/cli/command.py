@@ -1,0 +1,159 @@
+"""Commands made from functions: their parameters and the fields of their requests are the options."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import field, make_dataclass
+from importlib import import_module
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from weibotag.cli.answer import Answer, show
+from weibotag.core.errors import RequestError
+from weibotag.core.option import PANELS, RUN, Argument, Option
+
+Quiet = Annotated[bool, Option("Say nothing but errors.", short="-q", panel=RUN)]
+Json = Annotated[bool, Option("Print JSON to stdout.", flag="--json", panel=RUN)]
+# Name, type with its metadata, default; `inspect.Parameter.empty` where it must be given.
+Parameter = tuple[str, Any, Any]
+
+
+class Command(TyperCommand):
+    """A command that shows what `answer` says; `answer` has an annotation with Option or Argument for each parameter.
+
+    A parameter that is a request (a pydantic model) stands for the fields of the model. The docstring is the help.
+    """
+
+    answer: Callable[..., Answer]
+
+
+def command(name: str) -> Callable[[Callable[..., Answer]], Command]:
+    """Return what makes the command `name` of a function; typer reads its parameters off a dataclass made from them."""
+
+    def make(answer: Callable[..., Answer]) -> Command:
+        shared = {"quiet": ("quiet", Quiet, False), "as_json": ("as_json", Json, False)}
+        parameters = shared | {one[0]: one for one in _list_parameters(answer)}
+        fields = [_make_field(*one) for one in sorted(parameters.values(), key=_rank)]
+        app = typer.Typer(add_completion=False)
+        app.command(name, cls=Command, help=inspect.getdoc(answer))(make_dataclass(name, fields, kw_only=True))
+        made = typer.main.get_command(app)
+        assert isinstance(made, Command)
+        made.answer, made.callback = answer, lambda **given: _run(made, given)
+        return made
+
+    return make
+
+
+def _run(made: Command, given: dict[str, Any]) -> None:
+    """Answer what was typed, and show the answer."""
+    quiet, as_json = given["quiet"], given["as_json"]
+    if as_json and str(given.get("out")) == "-":
+        raise RequestError("--out - and --json both write to stdout: give --out a file, or leave --json out")
+    words: dict[str, Any] = {}
+    for name, kind in get_type_hints(made.answer, include_extras=True).items():
+        if hasattr(kind, "model_fields"):
+            words[name] = _build(kind, {key: given[key] for key in kind.model_fields}, made)
+        elif name in given:
+            words[name] = given[name]
+    show(made.answer(**words), as_json, quiet)
+
+
+def _build(model: Any, given: dict[str, Any], made: Command) -> Any:
+    """Return a request of what was typed; raises RequestError, naming the flag, for a value that does not fit."""
+    from pydantic import ValidationError
+
+    try:
+        return model(**{name: value for name, value in given.items() if value not in (None, (), [])})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        option = next(parameter for parameter in made.params if parameter.name == fault["loc"][0])
+        raise RequestError(f"{option.opts[0]} {fault['input']!r}: {fault['msg']}") from error
+
+
+def _list_parameters(answer: Callable[..., Answer]) -> Iterator[Parameter]:
+    """Give the parameters of a function, those of its requests among them."""
+    kinds = get_type_hints(answer, include_extras=True)
+    for name, parameter in inspect.signature(answer).parameters.items():
+        if not hasattr(kinds[name], "model_fields"):
+            yield name, kinds[name], parameter.default
+            continue
+        for key, info in kinds[name].model_fields.items():
+            default = inspect.Parameter.empty if info.is_required() else info.get_default(call_default_factory=True)
+            yield key, Annotated[info.annotation, *info.metadata], default
+
+
+def _find(annotation: Any, kind: Any) -> Any:
+    """Return the metadata of a kind, None where there is none."""
+    return next((one for one in annotation.__metadata__ if isinstance(one, kind)), None)
+
+
+def _rank(parameter: Parameter) -> tuple[int, int]:
+    """Return where a parameter stands: arguments first, then options by their panels."""
+    option = _find(parameter[1], Argument | Option)
+    return (0, option.place) if isinstance(option, Argument) else (1, PANELS.index(option.panel))
+
+
+def _make_field(name: str, annotation: Any, default: Any) -> tuple[str, Any, Any]:
+    """Return a parameter as a field of a dataclass, with typer's metadata in place of ours."""
+    from annotated_types import Ge, Le
+    from pydantic import BeforeValidator
+
+    option, least, most = (_find(annotation, kind) for kind in (Argument | Option, Ge, Le))
+    settings: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
+    settings |= {"min": least and least.ge, "max": most and most.le}
+    if isinstance(option, Argument):
+        typed: Any = typer.Argument(**settings)
+    else:
+        flags = [option.flag or f"--{name.replace('_', '-')}", *([option.short] if option.short else [])]
+        typed = typer.Option(*flags, **settings, show_default=option.shown or True, rich_help_panel=option.panel)
+    kind = _strip(annotation)
+    if get_origin(kind) in (dict, list, tuple):
+        kind = list[str]
+    # What a validator reads is typed as text.
+    elif _find(annotation, BeforeValidator) or not (get_origin(kind) is Literal or kind in (bool, int, float, Path)):
+        kind = str
+    if default is inspect.Parameter.empty:
+        return name, Annotated[kind, typed], field()
+    default = None if isinstance(default, dict | list | tuple) else default
+    return name, Annotated[kind if default is not None else kind | None, typed], field(default=default)
+
+
+def _strip(annotation: Any) -> Any:
+    """Return a type without None and without metadata; of several the first."""
+    while get_origin(annotation) not in (dict, list, tuple, Literal) and get_args(annotation):
+        annotation = next(one for one in get_args(annotation) if one is not NoneType)
+    return annotation
+
+
+class Later(TyperCommand):
+    """A command or a group that is imported (`module:attribute`) when it is called; until then its summary is known."""
+
+    def __init__(self, name: str, place: str, summary: str) -> None:
+        super().__init__(name, help=summary)
+        self.place = place
+
+    def load(self) -> Any:
+        """Return the command itself."""
+        module, _, attribute = self.place.partition(":")
+        return getattr(import_module(module), attribute)
+
+    def make_context(self, *words: Any, **options: Any) -> Any:
+        """Return the context of the command itself, which runs it."""
+        return self.load().make_context(*words, **options)
+
+
+class Group(TyperGroup):
+    """Commands under one name. With a `first`, words that name none of them are for that one."""
+
+    def __init__(self, name: str, help: str, *commands: Any, first: str | None = None) -> None:
+        super().__init__(name=name, help=help, commands=list(commands), no_args_is_help=True)
+        self.first = first
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the name of the first command before arguments that name none."""
+        if self.first is not None and (not args or args[0] not in self.commands):
+            args = [self.first, *args]
+        return super().parse_args(ctx, args)

@@ -1,0 +1,64 @@
+"""`weibotag train`, `pretrain`: from posts to a model."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
+
+from weibotag.cli.answer import Answer
+from weibotag.cli.command import command
+from weibotag.core.errors import MissingExtraError
+from weibotag.core.option import Option
+from weibotag.extraction.requests import PicturesRequest, TrainRequest
+
+
+@command("train")
+def train(request: TrainRequest) -> Answer:
+    """Train a tagger on labelled posts.
+
+    Example: weibotag train posts.csv -t taxonomy.csv -o model --where "split = 'train'" --valid "split = 'valid'"
+    """
+    from weibotag.training.train import train_model
+
+    about = train_model(request)
+    posts, valid = about["posts"], about["valid"]
+    return Answer(
+        about,
+        f"{request.model}: trained on {posts['train']:,} posts, {about['pictures']['files']:,} pictures; on the "
+        f"{posts['valid']:,} held out to choose thresholds on micro-F1 {valid['micro_f1']:.3f}, ECE {valid['ece']:.3f}; "
+        f"{about['seconds']:.0f} s",
+    )
+
+
+@command("pretrain")
+def pretrain(
+    request: PicturesRequest,
+    out: Annotated[Path, Option("Folder of the body.", short="-o")],
+    network: Annotated[
+        str, Option("single-stream, two-stream, early, patches, visualbert, lxmert or sm-lstm.")
+    ] = "single-stream",
+    epochs: Annotated[int, Ge(1), Option("Times that all posts are gone through at most.")] = 30,
+    minutes: Annotated[float | None, Ge(0), Option("What training may take.", shown="as long as it gets better")] = None,
+    device: Annotated[str, Option("cpu, cuda, or auto: CUDA where there is one.")] = "auto",
+    threads: Annotated[int, Ge(1), Option("Threads of the network; above 1 a body can't be made again exactly.")] = 1,
+) -> Answer:
+    """Pretrain a network on posts that need no tags: masked characters, words and pictures, and what belongs together.
+
+    Example: weibotag pretrain posts.csv -o body --network single-stream --minutes 30
+    """
+    from dataclasses import replace
+
+    from weibotag.extraction.pipeline_files import choose_pipeline
+
+    if find_spec("torch") is None:
+        raise MissingExtraError("pretrain", "torch")
+    from weibotag.training.network.pretraining import SETTINGS
+    from weibotag.workflows.pretrain import pretrain_posts
+
+    settings = replace(SETTINGS, epochs=epochs, minutes=minutes)
+    options = {"device": device, "threads": threads, "quiet": request.quiet}
+    about = pretrain_posts(request.source, out, choose_pipeline(request), network, settings, **options)
+    figures = ", ".join(f"{name} {value}" for name, value in about["figures"].items())
+    line = f"{out}: {network} on {about['posts']['train']:,} posts; {figures}; {about['seconds']:.0f} s"
+    return Answer(about, line)

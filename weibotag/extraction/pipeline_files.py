@@ -1,0 +1,80 @@
+"""Pipeline files (TOML) to pipelines, and the pipeline that a request asks for."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from weibotag.core.errors import RequestError
+from weibotag.extraction.requests import NAMED, PicturesRequest, PipelineFile
+from weibotag.extraction.settings import Pipeline, explain
+from weibotag.taxonomy.tree import load as load_taxonomy
+from weibotag.vision.prompt_classes import list_classes
+from weibotag.vision.registry import names
+
+
+def choose_pipeline(request: PicturesRequest, gallery: Path | None = None) -> Pipeline:
+    """Return how a request looks at pictures: its pipeline, with what else it says of pictures, store and workers."""
+    asked = request.pipeline
+    pipeline = asked if isinstance(asked, Pipeline) else read_pipeline(asked)
+    given = {"gallery": gallery} | {name: getattr(request, name, None) for name in ("gallery", "reuse", "store")}
+    if request.workers is not None:
+        given["workers"] = pipeline.workers.model_copy(update={"count": request.workers})
+    pipeline = pipeline.model_copy(update={name: value for name, value in given.items() if value is not None})
+    return pipeline.with_words(getattr(request, "words", {}))
+
+
+def read_pipeline(name: str | None) -> PipelineFile:
+    """Return the pipeline called `lite` (also for None), `full` or `gpu`, or the one in a TOML file.
+
+    Raises RequestError for a file that is absent or is no TOML, and for a key or value that does not fit.
+    """
+    if name is None or name == "lite":
+        return PipelineFile()
+    path = _find(name)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{name}: not TOML: {error}") from error
+    folder = path.resolve().parent
+    try:
+        pipeline = PipelineFile.model_validate(data, context={"folder": folder})
+    except ValidationError as error:
+        raise RequestError(explain(error, PipelineFile, name)) from error
+    tables = {stage: complete(getattr(pipeline, stage), folder) for stage in names("stage") if getattr(pipeline, stage)}
+    pipeline = pipeline.model_copy(update=tables)
+    for stage in dict.fromkeys([*pipeline.stages, *tables]):
+        pipeline.make_stage(stage)
+    return pipeline
+
+
+def with_stage(pipeline: Pipeline, stage: str, settings: dict[str, Any]) -> Pipeline:
+    """Return a pipeline of one stage, with these settings of it before its own."""
+    table = complete({**getattr(pipeline, stage), **settings}, Path.cwd())
+    return pipeline.model_copy(update={"stages": (stage,), stage: table})
+
+
+def complete(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return settings of a stage made whole: paths from `folder`, and the classes of a `branch` of a `taxonomy`."""
+    whole = dict(settings)
+    model, mark, digest = str(whole.get("model", "")).partition("#")
+    if model and (folder / model).exists():
+        whole["model"] = f"{folder / model}{mark}{digest}"
+    if "branch" in whole or "taxonomy" in whole:
+        branch, taxonomy = whole.pop("branch", None), whole.pop("taxonomy", None)
+        if not (isinstance(branch, str) and isinstance(taxonomy, str)):
+            raise RequestError("[detect]: branch and taxonomy go together: a tag's name or id, and the file of its tag tree")
+        classes = list_classes(load_taxonomy(folder / taxonomy), branch)
+        whole["classes"] = tuple(f"{prompt}={label}" for prompt, label in classes)
+    return whole
+
+
+def _find(name: str) -> Path:
+    here = Path(__file__).parents[1]
+    # Beside the code where it was installed, above it in a clone.
+    own = [folder / "pipelines" / f"{name}.toml" for folder in (here, here.parent)]
+    path = next((path for path in own if name in NAMED and path.is_file()), Path(name))
+    if not path.is_file():
+        raise RequestError(f"{name}: no such pipeline; expected {', '.join(NAMED)} or the path of a TOML file")
+    return path

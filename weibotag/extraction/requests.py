@@ -1,0 +1,234 @@
+"""What is asked for: one model per command, whose fields are its options and the keys of a pipeline file's table."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+
+from weibotag.core.errors import RequestError
+from weibotag.core.option import NETWORK, PICTURES, POSTS, RUN, SEARCH, Argument, Option
+from weibotag.extraction.settings import File, Pipeline, Reuse, Strict, place
+from weibotag.posts.source import PostsSource
+
+# Pipelines that have a name; `lite` is what every default says.
+NAMED = ("lite", "full", "gpu")
+STDIO = "-"
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+BYTES = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
+
+Route = Literal["rules", "fast", "xmc", "average", "text", "fused", "cascade"]
+
+
+def read_pairs(pairs: Any, info: ValidationInfo) -> Any:
+    """Return texts NAME=COLUMN as a dict, anything else as it is; raises RequestError for a text without `=`."""
+    if not isinstance(pairs, list | tuple):
+        return pairs
+    parsed = {}
+    for pair in pairs:
+        name, equals, column = str(pair).partition("=")
+        if not (name.strip() and equals and column.strip()):
+            raise RequestError(f"{info.field_name} {pair!r}: expected NAME=COLUMN, as in text=content")
+        parsed[name.strip()] = column.strip()
+    return parsed
+
+
+def read_amount(amount: Any, units: dict[str, float], expected: str, info: ValidationInfo) -> float | None:
+    """Return a number with one of `units` behind it, or none, as a number; raises RequestError for anything else."""
+    if amount is None:
+        return None
+    text = str(amount).strip()
+    unit = next((unit for unit in units if text.upper().endswith(unit.upper())), "")
+    try:
+        found = float(text[: len(text) - len(unit)]) * units.get(unit, 1.0)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise RequestError(f"{info.field_name} {text!r}: expected {expected}")
+    return found
+
+
+def read_seconds(time: Any, info: ValidationInfo) -> float | None:
+    """Return a time (90s, 30m, 2h, or seconds) in seconds; raises RequestError for anything else."""
+    return read_amount(time, SECONDS, "a time, as in 90s, 30m or 2h", info)
+
+
+def read_bytes(size: Any, info: ValidationInfo) -> float | None:
+    """Return a size (500MB, 4GB, or bytes) in bytes; raises RequestError for anything else, and for none at all."""
+    size = read_amount(size, BYTES, "a size, as in 500MB or 4GB", info)
+    if size == 0:
+        raise RequestError(f"{info.field_name} '0': expected a size, as in 500MB or 4GB")
+    return size
+
+
+def place_text(text: str, info: ValidationInfo) -> str:
+    """Return what may be a path as `place` does; `-`, names of pipelines and models of a hub stay."""
+    return text if text in ("", STDIO, *NAMED) or text.startswith("hf:") else str(place(Path(text), info))
+
+
+Text = Annotated[str, AfterValidator(place_text)]
+Pairs = Annotated[dict[str, str], BeforeValidator(read_pairs)]
+Out = Annotated[Text, Option("OUT.parquet, OUT.csv, OUT.jsonl, or - (JSONL to stdout).", short="-o")]
+Gallery = Annotated[File | None, Option("Names for faces: what `weibotag faces gallery build` made.", panel=PICTURES)]
+Same = Annotated[
+    Reuse | None,
+    Option("near: reposts resized or saved anew are not looked at.", panel=PICTURES, shown="exact"),
+]
+Words = Annotated[
+    Pairs,
+    Option("Words the posts have for their pictures: ocr, object, face, clip.", metavar="KIND=COLUMN", panel=PICTURES),
+]
+Run = Annotated[File | None, Option("Run folder.", panel=RUN, shown="OUT.run")]
+
+
+PIPELINE = Option("How pictures are looked at: lite, full, gpu, or a TOML file.", short="-p", panel=PICTURES, shown="lite")
+Valid = Annotated[str | None, Option("Rows that thresholds are chosen on.", metavar="EXPR", shown="a tenth")]
+
+
+class Request(Strict):
+    """What every command knows."""
+
+    quiet: Annotated[bool, Option("Say nothing but errors.", short="-q", panel=RUN)] = False
+
+
+class PostsRequest(Request):
+    """Which posts are read."""
+
+    posts: Annotated[Text, Argument("Posts: a file, a folder, a quoted glob, or - (CSV or JSONL).", "POSTS")]
+    where: Annotated[
+        str | None, Option("Rows that count, a DuckDB expression: \"split = 'train'\".", metavar="EXPR", panel=POSTS)
+    ] = None
+    columns: Annotated[
+        Pairs, Option("Map a column: --column text=content.", flag="--column", metavar="NAME=THEIRS", panel=POSTS)
+    ] = {}
+    limit: Annotated[int | None, Ge(1), Option("Stop after so many posts.", panel=POSTS)] = None
+
+    @property
+    def source(self) -> PostsSource:
+        """Return where the posts come from."""
+        return PostsSource(self.posts, tuple(self.columns.items()), self.where, self.limit)
+
+
+class WordingsRequest(PostsRequest):
+    """Which posts are read, and what their pictures say: their column `wordings`, a file of them, or columns of words."""
+
+    wordings: Annotated[
+        Path | None, Option("What `weibotag wordings` wrote (.parquet).", shown="the posts' own column", panel=PICTURES)
+    ] = None
+    words: Words = {}
+
+
+class PicturesRequest(PostsRequest):
+    """Which posts are read, and how their pictures are looked at: see `pipeline_files.choose_pipeline`."""
+
+    pipeline: Annotated[Text | Pipeline | None, PIPELINE] = None
+    store: Annotated[
+        File | None,
+        Option("Folder that keeps what pictures say.", panel=RUN, shown="$WEIBOTAG_STORE, or in the user's cache"),
+    ] = None
+    workers: Annotated[
+        int | None,
+        Ge(0),
+        Option("Processes that look at pictures; 0: none but this.", panel=RUN, shown="one per core"),
+    ] = None
+
+
+class TrainRequest(PicturesRequest):
+    """What is trained, on which posts."""
+
+    taxonomy: Annotated[File, Option("The tag tree: CSV, JSON or YAML.", short="-t")]
+    model: Annotated[File, Option("Folder of the model.", flag="--out", short="-o")]
+    tagger: Annotated[
+        Literal["fast", "xmc", "auto", "fused", "cascade"],
+        Option(
+            "fast: fastText on characters and wordings; xmc: for very many tags, or few posts of each; auto: the "
+            "better of these or their mean; fused: a network beside fast; cascade: both, each where it pays."
+        ),
+    ] = "fast"
+    valid: Valid = None
+    network: Annotated[str, Option("Network of the fused tagger: concat, hma, single-stream …", panel=NETWORK)] = "concat"
+    minutes: Annotated[float | None, Ge(0), Option("Time for training the network.", panel=NETWORK, shown="as it needs")] = (
+        None
+    )
+    tasks: Annotated[
+        Pairs, Option("A further task of the network; repeatable.", flag="--task", metavar="NAME=COLUMN", panel=NETWORK)
+    ] = {}
+    seed: Annotated[int, Option("Seed of the network.", panel=NETWORK)] = 0
+    start: Annotated[File | None, Option("Begin from a folder that `weibotag pretrain` made.", panel=NETWORK)] = None
+    encoder: Annotated[Text, Option("Language model that reads the text: a folder, or hf:owner/name.", panel=NETWORK)] = ""
+    encoder_training: Annotated[
+        Literal["frozen", "full", "lora"],
+        Option("What of it is trained: nothing, all, or small additions.", panel=NETWORK),
+    ] = "frozen"
+    tune_seconds: Annotated[float, Ge(0), Option("Time for trying hyper-parameters; 0: the defaults.", panel=SEARCH)] = 120
+    threads: Annotated[
+        int,
+        Ge(1),
+        Option("Threads of fastText; above 1 a model can't be made again exactly.", panel=SEARCH),
+    ] = 1
+    memory: Annotated[
+        float | None,
+        BeforeValidator(read_bytes),
+        Option("What training xmc may take (4GB): it learns from fewer posts then.", metavar="SIZE", panel=SEARCH),
+    ] = None
+    gallery: Gallery = None
+    reuse: Same = None
+    words: Words = {}
+
+
+class TagRequest(PicturesRequest):
+    """What tags which posts; one of model and taxonomy is needed."""
+
+    out: Out
+    model: Annotated[File | None, Option("Folder that `weibotag train` made.", short="-m")] = None
+    taxonomy: Annotated[File | None, Option("Without a model: tag by this tag tree's words.", short="-t")] = None
+    route: Annotated[Route | None, Option("Tagger that answers.", shown="the one that was trained")] = None
+    plan: Annotated[File | None, Option("What `weibotag plan` made: what the cascade may spend, and on what.")] = None
+    deadline: Annotated[
+        float | None,
+        BeforeValidator(read_seconds),
+        Option("After so long (90s, 30m, 2h) no picture is looked at any more.", metavar="TIME"),
+    ] = None
+    max_rejects: Annotated[
+        int | None, Ge(0), Option("Exit 3, tagging nothing, above so many rejected rows.", panel=POSTS)
+    ] = None
+    run: Run = None
+    gallery: Gallery = None
+    reuse: Same = None
+    words: Words = {}
+
+
+class PlanRequest(PicturesRequest):
+    """What tagging by a cascade is planned for."""
+
+    model: Annotated[File, Option("Folder of a model trained with --tagger cascade.", short="-m")]
+    out: Annotated[File, Field(validate_default=True), Option("File that the plan is written to.", short="-o")] = Path(
+        "plan.json"
+    )
+    budget: Annotated[
+        str | None,
+        Option(
+            "Time for the whole run (90s, 30m, 2h), a post (5ms), or as times a run on text alone (3x).",
+            metavar="BUDGET",
+            shown="the knee of the curve",
+        ),
+    ] = None
+    sample: Annotated[int, Ge(10), Option("Posts with pictures that are looked at to know.")] = 300
+    plot: Annotated[File | None, Option("Draw the curve: .png or .svg.")] = None
+    gallery: Gallery = None
+
+
+class StageRequest(PicturesRequest):
+    """Which pictures a stage looks at, and where its findings are written."""
+
+    out: Out
+    run: Run = None
+    reuse: Same = None
+
+
+class PipelineFile(Pipeline):
+    """A pipeline, and what `weibotag run` does with it, in this order."""
+
+    train: TrainRequest | None = None
+    plan: PlanRequest | None = None
+    tag: TagRequest | None = None
