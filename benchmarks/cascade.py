@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from time import perf_counter, process_time
@@ -25,12 +25,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from weibotag.cli.tagging import choose_tagger
+from weibotag.core.files import write_json
 from weibotag.extraction.context import open_context
 from weibotag.extraction.ingest import ingest
+from weibotag.extraction.pipeline_files import read_pipeline
 from weibotag.extraction.post_table import gather_part
+from weibotag.extraction.requests import PlanRequest, TagRequest, TrainRequest
 from weibotag.extraction.schedule import link
-from weibotag.extraction.settings import Pipeline, read_pipeline
+from weibotag.extraction.settings import Pipeline
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource
@@ -40,10 +42,10 @@ from weibotag.taggers.answering import open_answerer
 from weibotag.taggers.tagger_ref import BudgetPlan
 from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.dataset import gold_matrix
-from weibotag.training.network_taggers import NetworkOptions
 from weibotag.training.train import train_model
+from weibotag.workflows.choose_tagger import PLAN_FORMAT, choose_tagger
 from weibotag.workflows.picture_words import coder_of
-from weibotag.workflows.plan import Budget, plan_tagging
+from weibotag.workflows.plan import plan_tagging
 from weibotag.workflows.tag import tag
 
 TEST = "split = 'test'"
@@ -70,10 +72,24 @@ class Bench:
     def run(self, route: str, store: Path, plan: BudgetPlan | None = None) -> tuple[dict[str, float], dict[str, Any]]:
         """Tag the posts; return micro-F1 by group, and the summary with `took` seconds."""
         self.runs += 1
-        tagger, settings = choose_tagger(self.model, None, route, self.pipeline)
-        out = self.folder / f"{self.runs}.parquet"
+        tagger, _ = choose_tagger(self.model, None, route, self.pipeline)
+        out, spending = self.folder / f"{self.runs}.parquet", None
+        if plan is not None:
+            spending = self.folder / f"{self.runs}.plan.json"
+            write_json({"format": PLAN_FORMAT, "model": tagger.digest, **asdict(plan)}, spending)
+        request = TagRequest(
+            posts=self.source.path,
+            where=self.source.where,
+            out=str(out),
+            model=self.model,
+            route=route,
+            plan=spending,
+            pipeline=self.pipeline,
+            store=store,
+            quiet=True,
+        )
         begun = perf_counter()
-        summary = tag(self.source, str(out), replace(tagger, plan=plan or BudgetPlan()), settings, store=store, quiet=True)
+        summary = tag(request)
         summary["took"] = perf_counter() - begun
         told = pq.read_table(out, columns=["post_id", "tags"])
         place = {post_id: row for row, post_id in enumerate(told["post_id"].to_pylist())}
@@ -188,29 +204,34 @@ def main() -> None:
         model = options.model or folder / "model"
         if options.model is None:
             about = train_model(
-                PostsSource(str(options.posts), where="split = 'train'"),
-                taxonomy,
-                model,
-                pipeline,
-                tagger="cascade",
-                beyond=NetworkOptions(network=options.network),
-                valid="split = 'valid'",
-                tune_seconds=options.tune_seconds,
-                store=options.store or folder / "training",
-                quiet=True,
+                TrainRequest(
+                    posts=str(options.posts),
+                    where="split = 'train'",
+                    valid="split = 'valid'",
+                    taxonomy=options.taxonomy,
+                    model=model,
+                    pipeline=pipeline,
+                    tagger="cascade",
+                    network=options.network,
+                    tune_seconds=options.tune_seconds,
+                    store=options.store or folder / "training",
+                    quiet=True,
+                )
             )
             print(f"trained: {about['cascade']}\n", flush=True)
         bench = Bench(options.posts, taxonomy, model, pipeline, folder)
-        tagger, settings = choose_tagger(model, None, "cascade", pipeline)
         plan = plan_tagging(
-            bench.source,
-            tagger,
-            settings,
-            folder / "plan.json",
-            budget=Budget(60, "s"),
-            sample=150,
-            store=folder / "planned",
-            quiet=True,
+            PlanRequest(
+                posts=bench.source.path,
+                where=bench.source.where,
+                model=model,
+                out=folder / "plan.json",
+                budget="60s",
+                sample=150,
+                pipeline=pipeline,
+                store=folder / "planned",
+                quiet=True,
+            )
         )
         head = [
             "run",
@@ -224,9 +245,13 @@ def main() -> None:
         print(f"From an empty store ({counts}):\n")
         print_table(head, curve(bench, plan, None))
         most = folder / "most"
-        known = PostsSource(str(options.posts), where=f"({TEST}) AND hash(post_id) % 5 < 4")
-        fused, settings = choose_tagger(model, None, "fused", pipeline)
-        tag(known, str(folder / "known.parquet"), fused, settings, store=most, quiet=True)
+        known = f"({TEST}) AND hash(post_id) % 5 < 4"
+        out = str(folder / "known.parquet")
+        tag(
+            TagRequest(
+                posts=str(options.posts), where=known, out=out, model=model, route="fused", pipeline=pipeline, store=most
+            )
+        )
         print("\nFrom a store that knows four posts of five:\n")
         print_table(head, curve(bench, plan, most))
         print("\nAll pictures known, one process:\n")

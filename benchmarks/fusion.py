@@ -13,7 +13,7 @@ import platform
 from datetime import date
 from pathlib import Path
 
-from weibotag.extraction.settings import read_pipeline
+from weibotag.extraction.pipeline_files import read_pipeline
 from weibotag.posts.source import PostsSource
 from weibotag.taxonomy.tree import load
 from weibotag.training.network.architectures import NETWORKS

@@ -24,7 +24,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.schema import WORDING
 from weibotag.extraction.context import open_context
-from weibotag.extraction.settings import read_pipeline
+from weibotag.extraction.pipeline_files import read_pipeline
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring import thresholds

@@ -18,9 +18,9 @@ from sklearn.metrics import roc_auc_score
 
 from weibotag.extraction.context import open_context
 from weibotag.extraction.ingest import ingest
+from weibotag.extraction.pipeline_files import read_pipeline
 from weibotag.extraction.post_table import gather_part
 from weibotag.extraction.schedule import link, look
-from weibotag.extraction.settings import read_pipeline
 from weibotag.features.post_batches import read
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run

@@ -16,8 +16,8 @@ import pytest
 import typer
 from commands import POSTS, ask, draw, shell
 
+from weibotag.cli.command import Later
 from weibotag.cli.main import app
-from weibotag.cli.stages import StageGroup
 from weibotag.core import errors
 from weibotag.runtime.run_folder import Run
 
@@ -32,12 +32,13 @@ HEAVY = [
 
 def list_commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     command = command or typer.main.get_command(app)
+    command = command.load() if isinstance(command, Later) else command
     if not hasattr(command, "commands"):
         yield path, command
         return
-    for number, (name, below) in enumerate(command.commands.items()):
+    for name, below in command.commands.items():
         # What a stage does with posts needs no name of its own.
-        yield from list_commands(below, path if isinstance(command, StageGroup) and not number else (*path, name))
+        yield from list_commands(below, path if name == getattr(command, "first", None) else (*path, name))
 
 
 COMMANDS = dict(list_commands())

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weibotag.cli.options import parse_pairs
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import WORDING
-from weibotag.extraction.settings import Pipeline, read_pipeline
+from weibotag.extraction.pipeline_files import choose_pipeline, read_pipeline
+from weibotag.extraction.requests import TagRequest
+from weibotag.extraction.settings import Pipeline
 from weibotag.features.post_batches import read
 from weibotag.posts.supplied_words import add_given, split_words
 from weibotag.taggers.fasttext import write_documents
@@ -101,8 +102,10 @@ def test_pipelines_and_options_say_which_columns(tmp_path: Path) -> None:
     assert pipeline.words == {"ocr": "ocr_text"}
     assert not pipeline.says_how_to_look()
     assert pipeline.with_words({}) == pipeline
-    said = parse_pairs(["object=seen", "ocr=print"], "--words")
-    assert pipeline.with_words(said).words == {"ocr": "print", "object": "seen"}
+    request = TagRequest.model_validate(
+        {"posts": "p.csv", "out": "o.csv", "pipeline": str(path), "words": ["object=seen", "ocr=print"]}
+    )
+    assert choose_pipeline(request).words == {"ocr": "print", "object": "seen"}
     assert Pipeline().words == {}
     with pytest.raises(RequestError, match="--words ocrr=x: expected one of ocr, object, face, clip before the ="):
         pipeline.with_words({"ocrr": "x"})

@@ -104,14 +104,12 @@ def test_many_bad_pictures_of_one_post_are_counted(ordeal: Ordeal) -> None:
 
 
 def test_a_second_run_looks_at_nothing_and_says_the_same(ordeal: Ordeal, tmp_path: Path) -> None:
-    from weibotag.cli.tagging import choose_tagger
-    from weibotag.extraction.settings import Pipeline
-    from weibotag.posts.source import PostsSource
+    from weibotag.extraction.requests import TagRequest
     from weibotag.workflows.tag import tag
 
-    choice, settings = choose_tagger(None, ROOT / "taxonomies" / "weibo.csv", None, Pipeline())
-    out = tmp_path / "again.parquet"
-    summary = tag(PostsSource(str(ordeal.hostile.path.parent)), str(out), choice, settings, store=ordeal.store, quiet=True)
+    out, taxonomy = tmp_path / "again.parquet", ROOT / "taxonomies" / "weibo.csv"
+    posts = str(ordeal.hostile.path.parent)
+    summary = tag(TagRequest(posts=posts, out=str(out), taxonomy=taxonomy, store=ordeal.store, quiet=True))
     assert summary["frames_per_stage"] == {}
     assert summary["pictures"]["reused"] == summary["pictures"]["files"] > COUNT / 2
     assert list(tmp_path.glob("again.parquet.run/receipts/looks/*")) == []

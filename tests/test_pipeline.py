@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from reading import read
 
-from weibotag.cli.tagging import choose_tagger
 from weibotag.core.errors import PartialError, RequestError, TooManyRejectsError
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction import ingest, schedule
+from weibotag.extraction.requests import TagRequest, TrainRequest
 from weibotag.extraction.settings import Pipeline, WorkerSettings
 from weibotag.posts.source import PostsSource
 from weibotag.posts.tags_file import read_table
@@ -57,14 +57,17 @@ def model(example_model: Path) -> Path:
 
 
 def train(source: PostsSource, out: Path, store: Path, valid: str | None = None) -> dict[str, Any]:
-    return train_model(source, load(TAXONOMY), out, Pipeline(), valid=valid, tune_seconds=0, store=store, quiet=True)
+    posts: dict[str, Any] = {"posts": source.path, "columns": dict(source.columns), "where": source.where}
+    order = TrainRequest(**posts, taxonomy=TAXONOMY, model=out, valid=valid, tune_seconds=0, store=store, quiet=True)
+    return train_model(order)
 
 
 def tag(posts: PostsSource | Path, out: Path, store: Path, model: Path | None = None, **options: Any) -> dict[str, Any]:
-    choice, settings = choose_tagger(model, None if model else TAXONOMY, options.pop("route", None), Pipeline())
-    settings = settings.model_copy(update=options.pop("settings", {}))
     source = posts if isinstance(posts, PostsSource) else PostsSource(str(posts))
-    return workflow.tag(source, str(out), choice, settings, store=store, quiet=True, **options)
+    options |= {"columns": dict(source.columns), "where": source.where, "limit": source.limit, "store": store}
+    options |= {"model": model, "taxonomy": None if model else TAXONOMY, "quiet": True}
+    options["pipeline"] = Pipeline(**options.pop("settings", {}))
+    return workflow.tag(TagRequest(posts=source.path, out=str(out), **options))
 
 
 def write_posts(path: Path, rows: list[dict[str, Any]], encoding: str = "utf-8") -> Path:

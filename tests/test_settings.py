@@ -6,8 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weibotag.core.errors import RequestError
-from weibotag.extraction.settings import MediaSettings, Pipeline, WorkerSettings, read_pipeline
+from weibotag.extraction.pipeline_files import read_pipeline
+from weibotag.extraction.requests import PipelineFile
+from weibotag.extraction.settings import MediaSettings, Pipeline, WorkerSettings
 
+KEYS = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12)
 LITE = Path(__file__).parents[1] / "pipelines" / "lite.toml"
 
 
@@ -28,7 +31,7 @@ def refuse(folder: Path, text: str) -> str:
 
 @pytest.mark.parametrize("name", [None, "lite"])
 def test_lite_is_the_default(name: str | None) -> None:
-    assert read_pipeline(name) == Pipeline()
+    assert read_pipeline(name) == PipelineFile()
 
 
 def test_lite_toml_is_the_default_written_out() -> None:
@@ -142,7 +145,7 @@ def test_what_is_written_is_what_is_read(values: dict[str, int]) -> None:
     assert pipeline.workers.model_dump() == WorkerSettings().model_dump() | values
 
 
-@given(st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12).filter(lambda key: key not in Pipeline.model_fields))
+@given(KEYS.filter(lambda key: key not in PipelineFile.model_fields))
 def test_no_unknown_key_gets_through(tmp_path_factory: pytest.TempPathFactory, key: str) -> None:
     folder = tmp_path_factory.mktemp("pipelines")
     assert f"unknown key {key!r}" in refuse(folder, f"{key} = 1")

@@ -242,9 +242,9 @@ def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with look.toml, a store, and a body that was trained for an epoch on the examples."""
     from weibotag.extraction.context import open_context
     from weibotag.extraction.ingest import ingest
+    from weibotag.extraction.pipeline_files import read_pipeline
     from weibotag.extraction.post_table import gather_part
     from weibotag.extraction.schedule import link, look
-    from weibotag.extraction.settings import read_pipeline
     from weibotag.posts.source import PostsSource
     from weibotag.runtime.run_folder import Run
     from weibotag.training.network.matching import train_matching

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from weibotag.cli.taxonomy import app
+from weibotag.cli.main import app
 from weibotag.core.errors import TaxonomyError
 from weibotag.taxonomy.check import Diagnostic, check
 from weibotag.taxonomy.labels import count_posts
@@ -277,15 +277,15 @@ def test_counts(write: Write) -> None:
 
 def test_check_command(write: Write) -> None:
     runner = CliRunner()
-    clean = runner.invoke(app, ["check", str(write(CSV))])
+    clean = runner.invoke(app, ["taxonomy", "check", str(write(CSV))])
     assert clean.exit_code == 0
     assert "0 errors" in clean.stderr
     bad = write(CSV + "美食/火锅,美食,火锅,,\n", "bad.csv")
-    found = runner.invoke(app, ["check", str(bad), "--json"])
+    found = runner.invoke(app, ["taxonomy", "check", str(bad), "--json"])
     assert found.exit_code == 2
     errors = [Diagnostic(**entry) for entry in json.loads(found.stdout) if entry["level"] == "error"]
     assert [(error.line, error.kind) for error in errors] == [(8, "duplicate id"), (8, "duplicate name")]
-    quiet = runner.invoke(app, ["check", str(bad), "--quiet"])
+    quiet = runner.invoke(app, ["taxonomy", "check", str(bad), "--quiet"])
     assert quiet.exit_code == 2
     assert quiet.stderr == ""
     assert len(quiet.stdout.splitlines()) == 2
@@ -297,22 +297,22 @@ def test_show_command(write: Write, tmp_path: Path) -> None:
     tree = str(write(CSV))
     posts = write("post_id,text,tags\n1,a,美妆/口红\n2,b,美妆;生活\n3,c,\n4,d,美食/火锅\n", "posts.csv")
     runner = CliRunner()
-    plain = runner.invoke(app, ["show", tree, "--depth", "1"])
+    plain = runner.invoke(app, ["taxonomy", "show", tree, "--depth", "1"])
     assert plain.exit_code == 0
     assert "美食" in plain.stdout
     assert "火锅" not in plain.stdout
-    counted = runner.invoke(app, ["show", tree, str(posts)])
+    counted = runner.invoke(app, ["taxonomy", "show", tree, str(posts)])
     assert counted.exit_code == 0, counted.output
     assert "美妆 1 / 2" in counted.stdout
     assert "生活 (1)" in counted.stderr
-    picked = runner.invoke(app, ["show", tree, str(posts), "--where", "post_id <> '1'", "--json"])
+    picked = runner.invoke(app, ["taxonomy", "show", tree, str(posts), "--where", "post_id <> '1'", "--json"])
     numbers = {entry["id"]: entry["posts"] for entry in json.loads(picked.stdout)}
     assert (numbers["美妆"], numbers["美妆/口红"], numbers["生活"]) == (1, 0, 1)
 
 
 @pytest.mark.parametrize("command", ["check", "show"])
 def test_help_has_an_example(command: str) -> None:
-    answer = CliRunner().invoke(app, [command, "--help"])
+    answer = CliRunner().invoke(app, ["taxonomy", command, "--help"])
     assert answer.exit_code == 0
     assert f"weibotag taxonomy {command} taxonomies/weibo.csv" in " ".join(answer.stdout.split())
 

@@ -30,6 +30,7 @@ def draw(state: dict[str, Any]) -> list["Table"]:
     """Return the tables that show what `examine` found."""
     libraries = [(row["name"], row["wants"], row["found"] or "missing", row["fix"]) for row in state["libraries"]]
     stages = [(row["name"], ", ".join(row["kinds"]), f"{row['nominal_ms']:g} ms") for row in state["stages"]]
+    stages = [(row["name"], ", ".join(row["kinds"]), f"{row['nominal_ms']:g} ms") for row in state["stages"]]
     backends = [
         (row["stage"], row["name"], row["licence"], yes_no(not row["fault"]), row["fault"]) for row in state["backends"]
     ]
@@ -43,6 +44,7 @@ def draw(state: dict[str, Any]) -> list["Table"]:
     held = state["store"]["fault"] or f"{size / 1e6:,.1f} MB"
     return [
         make_table("Libraries", ("library", "wants", "found", "what to do"), libraries),
+        make_table("Stages", ("stage", "kinds of wordings", "a picture"), stages),
         make_table("Stages", ("stage", "kinds of wordings", "a picture"), stages),
         make_table("Backends", ("stage", "backend", "licence", "ready", "what to do"), backends),
         make_table("Weights", ("backend", "file", "there"), weights),

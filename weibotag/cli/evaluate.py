@@ -35,8 +35,9 @@ def evaluate(
     """
     from dataclasses import replace
 
-    from weibotag.posts.reader import Rejects, read_posts
-    from weibotag.posts.writer import read_table
+    from weibotag.posts.reader import read_posts
+    from weibotag.posts.rejects import Rejects
+    from weibotag.posts.tags_file import read_table
     from weibotag.scoring.report import evaluate, render
     from weibotag.taxonomy.tree import load
 
@@ -56,9 +57,7 @@ def evaluate(
 def compare(
     request: PicturesRequest,
     taxonomy: Annotated[Path, Option("The tag tree: CSV, JSON or YAML.", short="-t")],
-    taggers: Annotated[
-        str, Option("Names joined by commas: rules, fast, linear, text, networks (concat …).")
-    ] = TAGGERS,
+    taggers: Annotated[str, Option("Names joined by commas: rules, fast, linear, text, networks (concat …).")] = TAGGERS,
     valid: Valid = None,
     test: Annotated[str | None, Option("Rows that taggers are scored on.", metavar="EXPR", shown="a fifth")] = None,
     minutes: Annotated[float | None, Ge(0), Option("Training time of each tagger.", shown="as it needs")] = None,

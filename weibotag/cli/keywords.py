@@ -19,9 +19,7 @@ SHARE = 0.1
 def extract(
     request: WordingsRequest,
     out: Out,
-    earlier: Annotated[
-        str | None, Option("Posts of an earlier time, or their keywords.", metavar="POSTS")
-    ] = None,
+    earlier: Annotated[str | None, Option("Posts of an earlier time, or their keywords.", metavar="POSTS")] = None,
     stop_words: Annotated[Path | None, Option("Words that are no keywords, one a line.", metavar="FILE")] = None,
 ) -> Answer:
     """Find the keywords of each channel, those that no dictionary has too, in texts and in what pictures say.
@@ -63,8 +61,8 @@ def cluster(
     table = read_keywords(keywords)
     wanted = size or max(1, round((SHARE if share is None else share) * len(table)))
     say(foresee_clustering(len(table), wanted, request.source), request.quiet)
-    out = Path(request.out)
-    summary = cluster_keywords(table, request.source, out, wanted, old, request.words, request.wordings, request.quiet)
+    pictures = (request.words, request.wordings)
+    summary = cluster_keywords(table, request.source, Path(out), wanted, old, *pictures, request.quiet)
     added = f", {summary['new_keywords']:,} and {summary['new_clusters']:,} of them new" if old is not None else ""
     counts = f"{summary['keywords']:,} keywords in {summary['clusters']:,} clusters"
     return Answer(summary, f"{out}: {counts}{added}{tell_rejects(summary)}")

@@ -111,8 +111,10 @@ def similarity(
     from weibotag.extraction.pipeline_files import choose_pipeline
     from weibotag.workflows.similarity import measure_similarity
 
-    pipeline, options = choose_pipeline(request), {"run_folder": request.run, "quiet": request.quiet}
-    return describe(measure_similarity(request.source, request.out, model, pipeline, **options))
+    summary = measure_similarity(
+        request.source, request.out, model, choose_pipeline(request), run_folder=request.run, quiet=request.quiet
+    )
+    return describe(summary)
 
 
 def look_with(stage: str, request: StageRequest, gallery: Path | None = None, **settings: str | None) -> Answer:

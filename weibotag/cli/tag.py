@@ -80,7 +80,7 @@ def export(
 
     Example: weibotag export tags.parquet -o tags.csv
     """
-    from weibotag.posts.writer import convert
+    from weibotag.posts.tags_file import convert
 
     posts = convert(source, Path(out))
     return Answer({"out": out, "posts": posts}, f"{out}: {posts:,} posts")

@@ -53,14 +53,15 @@ def show(
 
     Example: weibotag taxonomy show taxonomies/weibo.csv posts.csv --depth 2
     """
-    from weibotag.posts.reader import Rejects, read_posts
-    from weibotag.taxonomy.show import counts
+    from weibotag.posts.reader import read_posts
+    from weibotag.posts.rejects import Rejects
+    from weibotag.taxonomy.labels import count_posts
     from weibotag.taxonomy.tree import load
 
     taxonomy = load(file)
     numbers: Counts | None = None
     if posts is not None:
-        numbers = counts(taxonomy, read_posts(PostsSource(posts, where=where), Rejects(None)))
+        numbers = count_posts(read_posts(PostsSource(posts, where=where), Rejects(None)), taxonomy)
     elif where is not None:
         raise RequestError("--where picks rows of POSTS, but no POSTS were given; name the posts file after FILE")
     unknown = {tag_id: both for tag_id, both in (numbers or {}).items() if tag_id not in taxonomy.index}

@@ -1,6 +1,5 @@
 """`weibotag train`, `pretrain`: from posts to a model."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +47,7 @@ def pretrain(
     Example: weibotag pretrain posts.csv -o body --network single-stream --minutes 30
     """
     from dataclasses import replace
+    from importlib.util import find_spec
 
     from weibotag.extraction.pipeline_files import choose_pipeline
 
@@ -57,8 +57,16 @@ def pretrain(
     from weibotag.workflows.pretrain import pretrain_posts
 
     settings = replace(SETTINGS, epochs=epochs, minutes=minutes)
-    options = {"device": device, "threads": threads, "quiet": request.quiet}
-    about = pretrain_posts(request.source, out, choose_pipeline(request), network, settings, **options)
+    about = pretrain_posts(
+        request.source,
+        out,
+        choose_pipeline(request),
+        network,
+        settings,
+        device=device,
+        threads=threads,
+        quiet=request.quiet,
+    )
     figures = ", ".join(f"{name} {value}" for name, value in about["figures"].items())
     line = f"{out}: {network} on {about['posts']['train']:,} posts; {figures}; {about['seconds']:.0f} s"
     return Answer(about, line)

@@ -11,7 +11,6 @@ from weibotag.extraction.requests import NAMED, PicturesRequest, PipelineFile
 from weibotag.extraction.settings import Pipeline, explain
 from weibotag.taxonomy.tree import load as load_taxonomy
 from weibotag.vision.prompt_classes import list_classes
-from weibotag.vision.registry import names
 
 
 def choose_pipeline(request: PicturesRequest, gallery: Path | None = None) -> Pipeline:
@@ -42,17 +41,18 @@ def read_pipeline(name: str | None) -> PipelineFile:
         pipeline = PipelineFile.model_validate(data, context={"folder": folder})
     except ValidationError as error:
         raise RequestError(explain(error, PipelineFile, name)) from error
-    tables = {stage: complete(getattr(pipeline, stage), folder) for stage in names("stage") if getattr(pipeline, stage)}
-    pipeline = pipeline.model_copy(update=tables)
-    for stage in dict.fromkeys([*pipeline.stages, *tables]):
+    if pipeline.stage_settings:
+        whole = {name: complete(settings, folder) for name, settings in pipeline.stage_settings.items()}
+        pipeline = pipeline.model_copy(update={"stage_settings": whole})
+    for stage in dict.fromkeys([*pipeline.stages, *pipeline.stage_settings]):
         pipeline.make_stage(stage)
     return pipeline
 
 
 def with_stage(pipeline: Pipeline, stage: str, settings: dict[str, Any]) -> Pipeline:
     """Return a pipeline of one stage, with these settings of it before its own."""
-    table = complete({**getattr(pipeline, stage), **settings}, Path.cwd())
-    return pipeline.model_copy(update={"stages": (stage,), stage: table})
+    own = complete(pipeline.stage_settings.get(stage, {}) | settings, Path.cwd())
+    return pipeline.model_copy(update={"stages": (stage,), "stage_settings": pipeline.stage_settings | {stage: own}})
 
 
 def complete(settings: dict[str, Any], folder: Path) -> dict[str, Any]:

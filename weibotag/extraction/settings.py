@@ -74,14 +74,21 @@ class Pipeline(Strict):
     gallery: File | None = None
     words: dict[Given, str] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_stage_tables(cls, data: dict[str, Any]) -> dict[str, Any]:
+        own = {name: data[name] for name in names("stage") if name in data}
+        rest = {name: value for name, value in data.items() if name not in own}
+        return rest | {"stage_settings": own} if own else rest
+
     def make_stage(self, name: str) -> "Stage":
         """Return the stage `name` with its settings; raises RequestError for an unknown name or setting."""
         stage: Any = load("stage", name)
-        config_class = stage.Config
         try:
-            return stage(config_class(**getattr(self, name)))
+            made: Stage = stage(stage.Config(**self.stage_settings.get(name, {})))
         except ValidationError as error:
-            raise RequestError(explain(error, config_class, f"[{name}]")) from error
+            raise RequestError(explain(error, stage.Config, f"[{name}]")) from error
+        return made
 
     def with_words(self, words: dict[str, str]) -> "Pipeline":
         """Return this pipeline with these columns of words before its own; raises RequestError for an unknown kind."""
@@ -135,14 +142,15 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """Return the first fault in one line, with the nearest known key for an unknown one."""
     # A key that is missing may only be misspelt.
     fault = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    place = [str(step) for step in fault["loc"]]
+    place = [str(step) for step in fault["loc"] if step != "stage_settings"]
     for step in place[:-1]:
         inner = model.model_fields[step].annotation if step in model.model_fields else None
         candidates = [inner, *getattr(inner, "__args__", ())]
         model = next((one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)), model)
     if fault["type"] != "extra_forbidden":
         return f"{where}: {'.'.join(place)}: {fault['msg']}; found {fault['input']!r}"
-    known = list(model.model_fields)
+    known = [name for name in model.model_fields if name != "stage_settings"]
+    known += names("stage") if issubclass(model, Pipeline) else []
     near = get_close_matches(place[-1], known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
     return f"{where}: unknown key {'.'.join(place)!r}; {hint}"

@@ -20,20 +20,21 @@ from weibotag.core.progress import bar
 from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest
 from weibotag.extraction.picture_words import join_coders, say_codes, zero_shot_of
+from weibotag.extraction.pipeline_files import choose_pipeline
 from weibotag.extraction.post_table import gather_part
+from weibotag.extraction.requests import TrainRequest
 from weibotag.extraction.schedule import link, look, read_links
-from weibotag.extraction.settings import Pipeline
 from weibotag.features import visual_codes
 from weibotag.features.keywords import learn_keywords
 from weibotag.features.vocabulary import Vocabulary
-from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
+from weibotag.posts.source import describe_input, refuse_outputs
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.blend import blend
 from weibotag.taggers.fasttext import DivergedError, FastTagger, Settings, train
 from weibotag.taggers.model_folder import Model, refuse_stranger
 from weibotag.taggers.rules import RulesTagger
-from weibotag.taxonomy.tree import Taxonomy
+from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.choose import choose, describe, is_fast_affordable, train_alone
 from weibotag.training.dataset import WORTHWHILE, Dataset, gold_matrix, hide_author_and_channel, mark_valid
 from weibotag.training.network_taggers import NetworkOptions, check_beyond, go_beyond, read_tasks
@@ -64,38 +65,28 @@ PACKAGES = ("fasttext-community", "numpy", "onnxruntime", "pyarrow", "rapidocr",
 log = logging.getLogger(__name__)
 
 
-def train_model(
-    source: PostsSource,
-    taxonomy: Taxonomy,
-    out: Path,
-    pipeline: Pipeline,
-    *,
-    tagger: str = "fast",
-    beyond: NetworkOptions | None = None,
-    memory: float | None = None,
-    valid: str | None = None,
-    tune_seconds: float = 120,
-    threads: int = 1,
-    store: Path | None = None,
-    workers: int | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Train a tagger (fast, xmc, fused, cascade) on labelled posts, write the folder `out`, return what model.json says.
+def train_model(order: TrainRequest) -> dict[str, Any]:
+    """Train a tagger (fast, xmc, fused, cascade) on labelled posts, write the model's folder, return what model.json says.
 
-    fused and cascade have those before them but xmc, too; `beyond` says what is trained beyond fast. auto takes fast, xmc or
-    their mean, whichever is best on the held-out rows; `memory` bounds the training of xmc, in bytes.
+    fused and cascade have those before them but xmc, too. auto takes fast, xmc or their mean, whichever is best on the
+    held-out rows; `memory` bounds the training of xmc, in bytes.
     Hyper-parameters, calibration and thresholds are chosen on the rows where the expression `valid` is true, else on a
     tenth of the posts of each first tag, taken by a hash of the id. Hyper-parameters are tried for `tune_seconds` at most.
     """
+    source, taxonomy, out, pipeline = order.source, load(order.taxonomy), order.model, choose_pipeline(order)
+    tagger, memory, valid, tune_seconds = order.tagger, order.memory, order.valid, order.tune_seconds
+    threads, quiet = order.threads, order.quiet
+    beyond = NetworkOptions(
+        order.network, order.minutes, order.tasks, order.seed, order.start, order.encoder, order.encoder_training
+    )
     refuse_stranger(out)
-    beyond = beyond or NetworkOptions()
     check_beyond("fast" if tagger in SPARSE else tagger, beyond)
     if memory is not None and tagger not in SPARSE:
         raise RequestError("--memory bounds the training of xmc: give --tagger xmc or auto")
     if valid is not None and source.where is not None:
         source = replace(source, where=f"(\n{source.where}\n) OR (\n{valid}\n)")
     refuse_outputs(source, out, Path(f"{out}.run"))
-    context = open_context(pipeline, store, workers, quiet)
+    context = open_context(pipeline, quiet=quiet)
     request = {
         "command": "train",
         "version": __version__,

@@ -1,7 +1,6 @@
 """What tagging would cost and be worth at any budget: steps are timed on a sample; the plan is for `tag --plan`."""
 
-import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,10 +15,11 @@ from weibotag.core.errors import RequestError
 from weibotag.core.files import write_json
 from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest
+from weibotag.extraction.pipeline_files import choose_pipeline
 from weibotag.extraction.queue import PictureQueue
+from weibotag.extraction.requests import PlanRequest
 from weibotag.extraction.schedule import link, read_links
-from weibotag.extraction.settings import Pipeline
-from weibotag.posts.source import PostsSource, describe_input
+from weibotag.posts.source import describe_input
 from weibotag.posts.supplied_words import add_given
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.answering import open_cascade
@@ -27,12 +27,11 @@ from weibotag.taggers.cascade.cost_curve import Curve, draw_up
 from weibotag.taggers.cascade.policy import Cascade
 from weibotag.taggers.cascade.simulation import CascadeSimulation
 from weibotag.taggers.cascade.stage_bits import given, translate
-from weibotag.taggers.tagger_ref import BudgetPlan, TaggerRef
 from weibotag.training.network_taggers import UNAFFORDABLE, price
+from weibotag.workflows.choose_tagger import PLAN_FORMAT, choose_tagger
 from weibotag.workflows.picture_words import coder_of
 from weibotag.workflows.spend_budget import LAST, PictureIndex
 
-FORMAT = 1
 # Posts of the sample without pictures; those with pictures are as many as are asked for.
 PLAIN = 1_000
 
@@ -64,28 +63,20 @@ class Budget:
         return {"s": self.amount, "ms": self.amount * posts / 1000, "x": self.amount * text_alone}[self.unit]
 
 
-def plan_tagging(
-    source: PostsSource,
-    tagger: TaggerRef,
-    pipeline: Pipeline,
-    out: Path,
-    *,
-    budget: Budget | None = None,
-    sample: int = 300,
-    store: Path | None = None,
-    workers: int | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Time the steps of a cascade on posts, write the plan to `out` and return it.
+def plan_tagging(request: PlanRequest) -> dict[str, Any]:
+    """Time the steps of a cascade on posts, write the plan to the request's `out` and return it.
 
-    All stages look at the pictures of `sample` posts (the store keeps what they find), so the plan knows what the looks cost
-    here and what they bring these posts, as far as probabilities tell. Without a budget the plan is that of the knee.
+    All stages look at the pictures of its `sample` posts (the store keeps what they find), so the plan knows what the looks
+    cost here and what they bring these posts, as far as probabilities tell. Without a budget the plan is that of the knee.
     """
-    context = open_context(pipeline, store, workers, quiet)
+    source, sample, quiet = request.source, request.sample, request.quiet
+    budget = None if request.budget is None else Budget.parse(request.budget)
+    tagger, pipeline = choose_tagger(request.model, None, "cascade", choose_pipeline(request))
+    context = open_context(pipeline, quiet=quiet)
     context.sparing = True
-    request = {"command": "plan", "version": __version__, "input": describe_input(source), "sample": sample}
-    request |= {"tagger": tagger.request(), **context.request()}
-    with Run.open(Path(f"{out}.run"), request) as run:
+    asked = {"command": "plan", "version": __version__, "input": describe_input(source), "sample": sample}
+    asked |= {"tagger": tagger.request(), **context.request()}
+    with Run.open(Path(f"{request.out}.run"), asked) as run:
         begun = perf_counter()
         parts = ingest(run, source, None, quiet)
         link(run, parts, context.limits, quiet)
@@ -110,7 +101,7 @@ def plan_tagging(
         plan["loading"] = {name: round(value, 3) for name, value in context.loading.items()}
         plan |= {"model": tagger.digest, "posts_with_pictures": board.count, "sample": len(survey.chosen)}
         run.finish(plan)
-    write_json(plan, out)
+    write_json(plan, request.out)
     return plan
 
 
@@ -194,7 +185,7 @@ def _write_down(
     looks = outlook.left[:, prices < UNAFFORDABLE] @ prices[prices < UNAFFORDABLE]
     everything = fixed + float(outlook.weights @ looks) / 1000
     return {
-        "format": FORMAT,
+        "format": PLAN_FORMAT,
         "rate": float(curve.rates[chosen]),
         "network_rate": cascade.network_rate,
         "floor": float(min(curve.rates[curve.best], curve.rates[chosen])),
@@ -220,19 +211,3 @@ def _expect(curve: Curve, fixed: float, given: float | None, chosen: int) -> dic
     seconds = float(curve.seconds[chosen]) if given is None else min(max(0.0, given - fixed), float(curve.seconds[chosen]))
     quality = float(np.interp(seconds, curve.seconds, curve.quality))
     return {"seconds": round(fixed + seconds, 3), "quality": round(quality, 4)}
-
-
-def read_plan(path: Path, route: str, digest: str) -> BudgetPlan:
-    """Return what `tag` takes from a plan; raises RequestError for a file that is none, or one of another model or route."""
-    if route != "cascade":
-        raise RequestError(f"--plan is for route cascade, this is {route}: leave one of them out")
-    try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        kept = BudgetPlan(**{field.name: plan[field.name] for field in fields(BudgetPlan)})
-    except OSError as error:
-        raise RequestError(f"{path}: can't be read ({error.strerror}); make a plan with: weibotag plan") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path}: not a plan; make one with: weibotag plan") from error
-    if plan.get("format") != FORMAT or plan.get("model") != digest:
-        raise RequestError(f"{path}: was made for another model; make one for this model with: weibotag plan")
-    return kept

@@ -17,6 +17,7 @@ from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest, open_run
 from weibotag.extraction.picture_table import list_pictures, pictures_schema
 from weibotag.extraction.post_table import Coder, gather_part, read_found
+from weibotag.extraction.requests import StageRequest
 from weibotag.extraction.schedule import link, look, read_links
 from weibotag.extraction.settings import Pipeline
 from weibotag.posts.source import PostsSource
@@ -30,33 +31,21 @@ PICTURE_ROWS = 2_000
 WORDINGS = "wordings"
 
 
-def look_only(
-    source: PostsSource,
-    out: str,
-    answer: str,
-    pipeline: Pipeline,
-    *,
-    tagger: TaggerRef | None = None,
-    run_folder: Path | None = None,
-    store: Path | None = None,
-    workers: int | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Look at the pictures of posts and write what `answer` (a stage of the pipeline, or "wordings") found to `out`.
+def look_only(request: StageRequest, answer: str, pipeline: Pipeline, tagger: TaggerRef | None = None) -> dict[str, Any]:
+    """Look at the pictures of posts and write what `answer` (a stage of `pipeline`, or "wordings") found.
 
     A stage gives a row of `pictures_schema` per picture or frame, "wordings" a row of that schema per post, with the visual
     codes of the model that `tagger` names. Returns the run's summary. Raises PartialError, after all else is written, when
     a picture could not be looked at.
     """
-    context = open_context(pipeline, store, workers, quiet)
+    context = open_context(pipeline, quiet=request.quiet)
     if answer == WORDINGS:
         coder = None if tagger is None else coder_of(tagger, context)
         schema, list_rows = arrow_schema(WORDINGS), partial(list_wordings, context=context, coder=coder)
     else:
         schema, list_rows = pictures_schema(answer), partial(list_found, context=context, stage=answer)
-    return look_and_list(
-        source, out, answer, context, list_rows, schema, run_folder, None if tagger is None else tagger.request()
-    )
+    asked = None if tagger is None else tagger.request()
+    return look_and_list(request.source, request.out, answer, context, list_rows, schema, request.run, asked)
 
 
 def look_and_list(

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -18,15 +17,16 @@ from weibotag.core.progress import bar
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest, open_run
+from weibotag.extraction.pipeline_files import choose_pipeline
 from weibotag.extraction.post_table import gather_part
+from weibotag.extraction.requests import TagRequest
 from weibotag.extraction.schedule import link, look, read_links
-from weibotag.extraction.settings import Pipeline
-from weibotag.posts.source import PostsSource
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.run_folder import Run, reject_parts
 from weibotag.taggers.answering import LATE, open_cascade, tag_posts
 from weibotag.taggers.tagger_ref import TaggerRef
+from weibotag.workflows.choose_tagger import choose_tagger
 from weibotag.workflows.picture_words import coder_of
 from weibotag.workflows.spend_budget import TimeBudget, escalate
 
@@ -49,31 +49,20 @@ def write_output(run: Run, parts: Iterable[str], out: str, quiet: bool) -> int:
         return write_tables(tables(), out, schema.remove_metadata())
 
 
-def tag(
-    source: PostsSource,
-    out: str,
-    tagger: TaggerRef,
-    pipeline: Pipeline,
-    *,
-    run_folder: Path | None = None,
-    store: Path | None = None,
-    max_rejects: int | None = None,
-    workers: int | None = None,
-    deadline: float | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Tag posts and write them to `out`; return the run's summary.
+def tag(request: TagRequest) -> dict[str, Any]:
+    """Tag posts as asked and write them; return the run's summary.
 
-    The run folder is `OUT.run` unless given. After `deadline` seconds no picture is looked at any more. Raises
-    PartialError, after all else is written, when something was not done.
+    Raises PartialError, after all else is written, when something was not done.
     """
-    context = open_context(pipeline, store, workers, quiet)
+    source, out, quiet = request.source, request.out, request.quiet
+    tagger, pipeline = choose_tagger(request.model, request.taxonomy, request.route, choose_pipeline(request), request.plan)
+    context = open_context(pipeline, quiet=quiet)
     context.sparing = tagger.route in ("cascade", "text")
     clock = _Clock()
     started = perf_counter()
-    context.deadline = None if deadline is None else started + deadline
-    with open_run("tag", source, out, context, run_folder, tagger.request()) as run:
-        parts = ingest(run, source, max_rejects, quiet)
+    context.deadline = None if request.deadline is None else started + request.deadline
+    with open_run("tag", source, out, context, request.run, tagger.request()) as run:
+        parts = ingest(run, source, request.max_rejects, quiet)
         clock.lap("read")
         link(run, parts, context.limits, quiet)
         clock.lap("find")
