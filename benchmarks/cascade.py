@@ -246,12 +246,8 @@ def main() -> None:
         print_table(head, curve(bench, plan, None))
         most = folder / "most"
         known = f"({TEST}) AND hash(post_id) % 5 < 4"
-        out = str(folder / "known.parquet")
-        tag(
-            TagRequest(
-                posts=str(options.posts), where=known, out=out, model=model, route="fused", pipeline=pipeline, store=most
-            )
-        )
+        out, looks = str(folder / "known.parquet"), {"pipeline": pipeline, "store": most, "quiet": True}
+        tag(TagRequest(posts=str(options.posts), where=known, out=out, model=model, route="fused", **looks))
         print("\nFrom a store that knows four posts of five:\n")
         print_table(head, curve(bench, plan, most))
         print("\nAll pictures known, one process:\n")

@@ -293,7 +293,7 @@ def test_the_knee_lies_farthest_above_the_straight_line() -> None:
 
 
 def test_a_cascade_does_without_a_stage_that_can_not_run_here(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from weibotag.core.errors import MissingExtraError
     from weibotag.vision.ocr import Ocr
@@ -305,7 +305,7 @@ def test_a_cascade_does_without_a_stage_that_can_not_run_here(
     base = ("tag", str(world / "posts.csv"), "-m", str(world / "model"), "--where", "split = 'test'")
     answer = ask(*base, "-o", str(tmp_path / "out.parquet"), "--store", str(tmp_path / "store"), "--quiet")
     assert answer.exit_code == 0, answer.output
-    assert "the cascade does without ocr" in answer.stderr
+    assert "the cascade does without ocr" in caplog.text
     routes = pq.read_table(tmp_path / "out.parquet")["route"].to_pylist()
     assert {stage for route in routes for stage in route.split("+")[1:]} == {"embed"}
     refused = ask(*base, "-o", str(tmp_path / "fast.parquet"), "--route", "fast")
