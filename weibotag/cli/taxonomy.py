@@ -11,7 +11,7 @@ from weibotag.cli.command import Group, Quiet, command
 from weibotag.core.errors import RequestError
 from weibotag.core.option import Argument, Option
 from weibotag.extraction.requests import PostsRequest
-from weibotag.posts.source import PostsSource
+from weibotag.posts.selection import PostsSource
 
 if TYPE_CHECKING:
     from rich.tree import Tree

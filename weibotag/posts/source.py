@@ -6,33 +6,19 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from weibotag.core.errors import RequestError
 from weibotag.posts.encodings import KINDS, STDIN, find_kind
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
+from weibotag.posts.selection import PostsSource as PostsSource
 
 # A packed file holds some three times its size.
 PACKED = 3
-
-
-@dataclass(frozen=True)
-class PostsSource:
-    """Where posts come from: a file, a folder, a glob or "-" (stdin), how its columns are called, and which rows count.
-
-    `columns` holds (canonical name, name in the file); `where` is a DuckDB expression, rows where it is not
-    true are left out; `limit` stops after that many accepted posts.
-    """
-
-    path: str
-    columns: tuple[tuple[str, str], ...] = ()
-    where: str | None = None
-    limit: int | None = None
 
 
 def resolve_files(path: str) -> list[Path]:
@@ -101,11 +87,9 @@ def refuse_outputs(source: PostsSource, *outputs: Path) -> None:
             )
 
 
-def matches(table: "pa.Table", expression: str) -> "np.ndarray":
+def matches(table: pa.Table, expression: str) -> np.ndarray:
     """Return a bool per row: where a DuckDB expression on the table's columns is true (null counts as false)."""
     import duckdb
-    import numpy as np
-    import pyarrow as pa
 
     names = [name.lower() for name in table.column_names]
     twins = [name for name in table.column_names if names.count(name.lower()) > 1 and name.lower() in expression.lower()]
