@@ -65,7 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     answer = ask(
         *("train", str(folder / "posts.csv"), "-t", str(folder / "tree.csv"), "-o", str(folder / "model")),
         *("-p", str(folder / "pipeline.toml"), "--store", str(folder / "store"), "--tagger", "cascade"),
-        *("--where", "split = 'train'", "--valid", "split = 'valid'", "--tune-seconds", "0", "--minutes", "0.1"),
+        *("--where", "split = 'train'", "--valid", "split = 'valid'", "--tune-seconds", "0"),
         *("--task", "mood=mood", "--quiet", "--json"),
     )
     assert answer.exit_code == 0, answer.output

@@ -216,7 +216,7 @@ def test_a_model_with_a_trained_encoder_tags_without_torch_or_the_encoder(bert: 
     encoder = tmp_path / "encoder"
     shutil.copytree(bert, encoder)
     train = write_world(tmp_path)
-    done = ask(*train, "--encoder", str(encoder), "--encoder-training", "lora", "--minutes", "0.05", "--json")
+    done = ask(*train, "--encoder", str(encoder), "--encoder-training", "lora", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["network"]["encoder_training"] == "lora"
     shutil.rmtree(encoder)
