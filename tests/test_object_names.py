@@ -1,5 +1,6 @@
 """Chinese words for detected objects, and taxonomy branches as classes to look for."""
 
+import csv
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,8 +10,7 @@ import yaml
 
 from weibotag.core.errors import RequestError
 from weibotag.taxonomy.tree import Tag, Taxonomy, load
-from weibotag.vision.object_names import NAMES, chinese_name, english_name, read_names
-from weibotag.vision.prompt_classes import list_classes
+from weibotag.vision.object_names import NAMES, chinese_name, english_name, list_classes, read_names
 
 WEIBO = load(Path(__file__).parents[1] / "taxonomies" / "weibo.csv")
 
@@ -49,7 +49,8 @@ def test_classes_of_published_detectors_have_names(data: str, least: float) -> N
 
 
 def test_no_english_name_is_said_twice() -> None:
-    said = Counter(name for entry in NAMES.split(",") for name in entry.strip().partition("=")[0].split("|"))
+    rows = csv.DictReader(NAMES.read_text(encoding="utf-8").splitlines())
+    said = Counter(name for row in rows for name in row["english"].split("|"))
     assert [name for name, times in said.items() if times > 1] == []
 
 

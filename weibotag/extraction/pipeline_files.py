@@ -10,7 +10,7 @@ from weibotag.core.errors import RequestError
 from weibotag.extraction.requests import NAMED, PicturesRequest, PipelineFile
 from weibotag.extraction.settings import Pipeline, explain
 from weibotag.taxonomy.tree import load as load_taxonomy
-from weibotag.vision.prompt_classes import list_classes
+from weibotag.vision.object_names import list_classes
 
 
 def choose_pipeline(request: PicturesRequest, gallery: Path | None = None) -> Pipeline:
