@@ -240,7 +240,7 @@ def test_a_picture_that_breaks_the_library_is_a_reason(haar_stage: Faces) -> Non
         def detectMultiScale3(self, *_: object, **__: object) -> None:
             raise cv2.error("no\nmemory")
 
-    haar_stage._backend._cascade = Broken()
+    haar_stage._backend._model = Broken()
     row = find(haar_stage, np.full((90, 90, 3), 255, np.uint8))[0]
     assert row["faces_found"] is None and "memory" in row["faces_error"] and "\n" not in row["faces_error"]
 
@@ -295,13 +295,11 @@ def test_any_network_for_faces_of_112_pixels_will_do(tmp_path: Path) -> None:
     ]
     vectors = []
     for file in files:
-        faces = FaceVectors(str(file))
-        faces.open()
+        faces = FaceVectors(file)
         vector = faces.embed(picture, landmarks)
         assert vector is not None and faces.embed(picture, landmarks) == vector
         assert faces.embed(picture, place(0.1, 0, 50 + 50j)) is None
         vectors.append(np.array(vector))
-        faces.close()
     assert all(np.abs(vector - vectors[0]).max() < 1e-3 for vector in vectors[1:])
     assert abs(np.linalg.norm(vectors[0]) - 1) < 1e-3
 
@@ -310,8 +308,7 @@ def test_sface_takes_pixels_as_they_are_whatever_its_file_is_called(tmp_path: Pa
     picture, landmarks = draw(400, 300), place(1.2, 0.3, 150 + 60j)
 
     def vector_by(name: str) -> np.ndarray:
-        vectors = FaceVectors(str(save_face_model(tmp_path / name)))
-        vectors.open()
+        vectors = FaceVectors(save_face_model(tmp_path / name))
         return np.array(vectors.embed(picture, landmarks))
 
     plain = vector_by("face_recognition_sface_2021dec.onnx")
@@ -323,4 +320,4 @@ def test_sface_takes_pixels_as_they_are_whatever_its_file_is_called(tmp_path: Pa
 def test_a_network_for_something_else_is_refused(tmp_path: Path) -> None:
     file = save_face_model(tmp_path / "wide.onnx", shape=(1, 3, 224, 224))
     with pytest.raises(RequestError, match="112"):
-        FaceVectors(str(file)).open()
+        FaceVectors(file)

@@ -22,11 +22,9 @@ from typer.testing import CliRunner
 
 from weibotag.cli.main import app
 from weibotag.core.errors import MissingExtraError, RequestError
-from weibotag.vision.weights import catalogue, downloads
-from weibotag.vision.weights.catalogue import at_hand, cache_folder, find_model, split_hash
-from weibotag.vision.weights.check import examine
-from weibotag.vision.weights.downloads import download
-from weibotag.vision.weights.table import TABLE, Model, match
+from weibotag.vision.weights import catalogue, fetch
+from weibotag.vision.weights.catalogue import TABLE, Model, at_hand, cache_folder, examine, find_model, match, split_hash
+from weibotag.vision.weights.fetch import download
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", ROOT.parent / "shared"))
@@ -61,8 +59,7 @@ def tiny(url: str, name: str = "tiny.onnx", **other: Any) -> Model:
 
 def know(monkeypatch: pytest.MonkeyPatch, *rows: Model) -> None:
     """Let the table have these rows."""
-    for module in ("weibotag.vision.weights.table", "weibotag.vision.weights.catalogue"):
-        monkeypatch.setattr(f"{module}.TABLE", rows)
+    monkeypatch.setattr(catalogue, "TABLE", rows)
 
 
 def ask(*words: str) -> Any:
@@ -208,7 +205,7 @@ def test_offline_names_file_url_and_folder(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_a_server_that_falls_silent_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(fetch, "TIMEOUT_SECONDS", 0.2)
     silent = threading.Event()
     monkeypatch.setattr(Answer, "do_GET", lambda self: silent.wait(20))
     with pytest.raises(RequestError, match="timed out"):
@@ -228,7 +225,7 @@ def test_a_proxy_of_the_environment_is_asked(server: Server, tmp_path: Path, mon
 FETCH = """
 import sys
 from pathlib import Path
-from weibotag.vision.weights.downloads import download
+from weibotag.vision.weights.fetch import download
 url, target, sha256, size = sys.argv[1:]
 download(url, Path(target), sha256, int(size), Path(target))
 """

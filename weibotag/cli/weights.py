@@ -16,8 +16,7 @@ def list_models() -> Answer:
 
     Example: weibotag models list
     """
-    from weibotag.vision.weights.catalogue import at_hand
-    from weibotag.vision.weights.table import TABLE
+    from weibotag.vision.weights.catalogue import TABLE, at_hand
 
     paths = [at_hand(model.name) for model in TABLE]
     rows = [{**asdict(model), "path": str(path) if path else None} for model, path in zip(TABLE, paths, strict=True)]
@@ -47,7 +46,7 @@ def pull_models(
 
     Example: weibotag models pull face_detection_yunet_2026may.onnx
     """
-    from weibotag.vision.weights.check import pull
+    from weibotag.vision.weights.catalogue import pull
 
     paths = [str(pull(name, allow_pickle)) for name in names]
     return Answer(paths, shown="\n".join(paths))
@@ -59,9 +58,7 @@ def check_models(names: Annotated[list[str] | None, Argument(NAME_HELP, "[NAME..
 
     Example: weibotag models check
     """
-    from weibotag.vision.weights.catalogue import at_hand
-    from weibotag.vision.weights.check import examine
-    from weibotag.vision.weights.table import TABLE
+    from weibotag.vision.weights.catalogue import TABLE, at_hand, examine
 
     asked = names or [model.name for model in TABLE if at_hand(model.name)]
     states = [(name, examine(name)) for name in asked]

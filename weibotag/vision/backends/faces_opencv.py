@@ -1,23 +1,23 @@
 """OpenCV's face finders: Haar cascades, which travel in its wheel, and YuNet, better, with a file of its own."""
 
-from collections.abc import Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import exp
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
 from weibotag.core.errors import RequestError
+from weibotag.vision.backend import Backend, Face
 from weibotag.vision.backends.faces_vectors import NO_VECTORS, FaceVectors
+from weibotag.vision.backends.onnx_session import session_errors
 from weibotag.vision.weights.catalogue import find_model
 
 # Not the int8 files of OpenCV Zoo, whose names go on after the date.
 YUNET_FILE = "face_detection_yunet_20?????.onnx"
-# Long side that faces are searched at: the window of the cascade is 20 pixels, so it needs more of them.
-HAAR_SIDE = 960
-YUNET_SIDE = 640
 SMALLEST = 24
 SMALLEST_SHARE = 0.04
 # Steps of 1.2 find nearly what steps of 1.1 do, at half the cost, with a quarter of the false faces in photos of goods.
@@ -34,26 +34,32 @@ YUNET_LEAST = 64
 OVERLAP = 0.3
 
 
-@dataclass(frozen=True)
-class Face:
-    """One face; score 0 to 1; box: x y width height; landmarks: eyes, nose, mouth: five x y pairs or none; pixels.
+class FaceFinder(Backend[list[Face]]):
+    """Faces of a picture that is reduced to `side` pixels on the long side, and of these those of `min_score` and more."""
 
-    `vector` (unit length, values of float16) tells whose face it is; None without a model for it, or for a face too small.
-    """
+    side: ClassVar[int]
+    min_score: float
 
-    score: float
-    box: tuple[float, ...]
-    landmarks: tuple[float, ...] = ()
-    vector: tuple[float, ...] | None = None
+    def _look_at(self, rgb: np.ndarray) -> list[Face]:
+        """Return the faces, best first; equals by their place, so that the order is always the same."""
+        small, scale = reduce_picture(rgb, self.side)
+        if min(small.shape[:2]) < SMALLEST:
+            return []
+        kept = (face for face in self._find(small, scale) if face.score >= self.min_score)
+        return sorted(kept, key=lambda face: (-face.score, face.box))
+
+    @abstractmethod
+    def _find(self, small: np.ndarray, scale: float) -> list[Face]:
+        """Return the faces of a picture that was reduced by `scale`, in pixels of the whole one."""
 
 
-class Haar:
+@dataclass
+class Haar(FaceFinder):
     """Frontal faces by OpenCV's cascade: no download, no landmarks."""
 
-    def __init__(self, min_score: float = 0.8) -> None:
-        self.min_score = min_score
-        self.errors: tuple[type[Exception], ...] = ()
-        self._cascade: Any = None
+    # Its window is 20 pixels, so it needs more of them.
+    side: ClassVar[int] = 960
+    min_score: float = 0.8
 
     def weights(self) -> list[Path]:
         """Return the file of the cascade; RequestError when the library is absent or of a version without cascades."""
@@ -69,25 +75,14 @@ class Haar:
 
         cv2.setNumThreads(threads)
         self.errors = (cv2.error,)
-        self._cascade = cv2.CascadeClassifier(str(self.weights()[0]))
+        self._model = cv2.CascadeClassifier(str(self.weights()[0]))
 
-    def look(self, pictures: Sequence[np.ndarray]) -> list[list[Face]]:
-        """Return the faces of each picture, uint8 RGB (height, width, 3), best first; may raise what `errors` names."""
-        return [best_first(self._find(picture), self.min_score) for picture in pictures]
-
-    def close(self) -> None:
-        """Let the cascade go."""
-        self._cascade = None
-
-    def _find(self, rgb: np.ndarray) -> list[Face]:
+    def _find(self, small: np.ndarray, scale: float) -> list[Face]:
         import cv2
 
-        small, scale = reduce_picture(rgb, HAAR_SIDE)
-        if min(small.shape[:2]) < SMALLEST:
-            return []
         grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
         smallest = max(SMALLEST, round(SMALLEST_SHARE * max(grey.shape)))
-        boxes, _, weights = self._cascade.detectMultiScale3(
+        boxes, _, weights = self._model.detectMultiScale3(
             grey, scaleFactor=STEP, minNeighbors=NEIGHBOURS, minSize=(smallest, smallest), outputRejectLevels=True
         )
         return [
@@ -96,19 +91,18 @@ class Haar:
         ]
 
 
-class YuNet:
+@dataclass
+class YuNet(FaceFinder):
     """Faces with landmarks by OpenCV's YuNet; `vectors` names the ONNX model that tells whose face it is, or is "none"."""
 
-    def __init__(self, min_score: float = 0.8, vectors: str = NO_VECTORS, device: str = "auto") -> None:
-        self.min_score = min_score
-        self.errors: tuple[type[Exception], ...] = ()
-        self._vectors = None if vectors == NO_VECTORS else FaceVectors(vectors, device)
-        self._detector: Any = None
+    side: ClassVar[int] = 640
+    min_score: float = 0.8
+    vectors: str = NO_VECTORS
+    device: str = "auto"
 
     def weights(self) -> list[Path]:
         """Return the newest YuNet file and that of the vectors; RequestError when one can't be found or fetched."""
-        detector = find_model(YUNET_FILE)
-        return [detector] if self._vectors is None else [detector, find_model(self._vectors.model)]
+        return [find_model(name) for name in (YUNET_FILE, self.vectors) if name != NO_VECTORS]
 
     def open(self, threads: int = 1) -> None:
         """Load the networks."""
@@ -116,43 +110,36 @@ class YuNet:
 
         cv2.setNumThreads(threads)
         self.errors = (cv2.error,)
-        self._detector = cv2.FaceDetectorYN.create(
-            str(self.weights()[0]), "", (YUNET_SIDE, YUNET_SIDE), YUNET_FLOOR, OVERLAP, YUNET_MOST
-        )
-        if self._vectors is not None:
-            self._vectors.open(threads)
-            self.errors += self._vectors.errors
+        detector, *vectors = self.weights()
+        size = (self.side, self.side)
+        self._model = cv2.FaceDetectorYN.create(str(detector), "", size, YUNET_FLOOR, OVERLAP, YUNET_MOST)
+        self._vectors = None
+        if vectors:
+            self._vectors = FaceVectors(vectors[0], threads, self.device)
+            self.errors += session_errors()
 
-    def look(self, pictures: Sequence[np.ndarray]) -> list[list[Face]]:
-        """Return the faces of each picture, uint8 RGB (height, width, 3), best first; may raise what `errors` names."""
-        return [
-            [self._measure(picture, face) for face in best_first(self._find(picture), self.min_score)]
-            for picture in pictures
-        ]
+    def _look_at(self, rgb: np.ndarray) -> list[Face]:
+        faces = super()._look_at(rgb)
+        if self._vectors is None:
+            return faces
+        return [replace(face, vector=self._vectors.embed(rgb, face.landmarks)) for face in faces]
 
-    def close(self) -> None:
-        """Let the networks go."""
-        self._detector = None
-        if self._vectors is not None:
-            self._vectors.close()
-
-    def _measure(self, rgb: np.ndarray, face: Face) -> Face:
-        return face if self._vectors is None else replace(face, vector=self._vectors.embed(rgb, face.landmarks))
-
-    def _find(self, rgb: np.ndarray) -> list[Face]:
+    def _find(self, small: np.ndarray, scale: float) -> list[Face]:
         import cv2
 
-        small, scale = reduce_picture(rgb, YUNET_SIDE)
-        if min(small.shape[:2]) < SMALLEST:
-            return []
         below, beside = (max(0, YUNET_LEAST - size) for size in small.shape[:2])
         padded = cv2.copyMakeBorder(small, 0, below, 0, beside, cv2.BORDER_CONSTANT)
-        self._detector.setInputSize((padded.shape[1], padded.shape[0]))
-        _, found = self._detector.detect(cv2.cvtColor(padded, cv2.COLOR_RGB2BGR))
+        self._model.setInputSize((padded.shape[1], padded.shape[0]))
+        _, found = self._model.detect(cv2.cvtColor(padded, cv2.COLOR_RGB2BGR))
         return [
             Face(min(1.0, round(float(row[14]), 4)), in_picture(row[:4], scale), in_picture(row[4:14], scale))
             for row in (() if found is None else found)
         ]
+
+    def close(self) -> None:
+        """Let the networks go."""
+        super().close()
+        self._vectors = None
 
 
 def reduce_picture(rgb: np.ndarray, side: int) -> tuple[np.ndarray, float]:
@@ -174,9 +161,3 @@ def score_weight(weight: float) -> float:
 def in_picture(numbers: Iterable[float], scale: float) -> tuple[float, ...]:
     """Return places of the reduced picture as pixels of the whole one, to a hundredth."""
     return tuple(round(float(number) / scale, 2) for number in numbers)
-
-
-def best_first(faces: Iterable[Face], min_score: float) -> list[Face]:
-    """Return the faces of `min_score` and more, best first; equals by their place, so that the order is always the same."""
-    kept = (face for face in faces if face.score >= min_score)
-    return sorted(kept, key=lambda face: (-face.score, face.box))

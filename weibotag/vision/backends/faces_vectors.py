@@ -1,14 +1,13 @@
 """Whose face it is, as a vector: faces upright by their landmarks, through any ONNX model that takes 112 x 112 pixels."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from weibotag.core.errors import RequestError
 from weibotag.core.files import sha256_of
-from weibotag.vision.backends.onnx_session import open_session, session_errors
-from weibotag.vision.weights.catalogue import at_hand, find_model, known_hash
+from weibotag.vision.backends.onnx_session import open_session
+from weibotag.vision.weights.catalogue import at_hand, known_hash
 
 NO_VECTORS = "none"
 # Face models that are used where they are at hand, the better ones first.
@@ -28,23 +27,13 @@ OWN_RANGE = frozenset({"Sub", "Mul", "Div"})
 
 
 class FaceVectors:
-    """Vectors of faces by the ONNX model that `model` names: a path, or what `find_model` knows.
+    """Vectors of faces by the ONNX model in a file; RequestError when it does not take faces of 112 x 112 pixels.
 
     One face at a time: on a CPU a batch is no faster, and a vector stays a function of its own face to the last bit.
     """
 
-    def __init__(self, model: str, device: str = "auto") -> None:
-        self.model = model
-        self.device = device
-        self.errors: tuple[type[Exception], ...] = ()
-        self._session: Any = None
-
-    def open(self, threads: int = 1) -> None:
-        """Load the model; RequestError when it does not take faces of 112 x 112 pixels."""
-
-        path = find_model(self.model)
-        self.errors = session_errors()
-        self._session = open_session(path, threads, self.device)
+    def __init__(self, path: Path, threads: int = 1, device: str = "auto") -> None:
+        self._session = open_session(path, threads, device)
         takes = self._session.get_inputs()[0]
         if takes.shape[1:] != [3, SIDE, SIDE]:
             raise RequestError(
@@ -64,10 +53,6 @@ class FaceVectors:
         vector = self._session.run(None, {self._name: batch})[0].ravel().astype(np.float32)
         length = np.linalg.norm(vector)
         return tuple((vector / length).astype(np.float16).tolist()) if length > 0 else None
-
-    def close(self) -> None:
-        """Let the model go."""
-        self._session = None
 
 
 def find_face_model() -> Path | None:

@@ -1,11 +1,14 @@
-"""Weights by name: at hand in a folder, in the cache or in a package, else fetched now."""
+"""Weights by name: at hand in a folder, in the cache or in a package, else fetched now; and whether they are undamaged."""
 
+import csv
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from glob import glob
 from importlib.util import find_spec
 from itertools import chain
@@ -15,10 +18,10 @@ import platformdirs
 
 from weibotag.core.errors import RequestError
 from weibotag.core.files import sha256_of
-from weibotag.vision.weights import hub
-from weibotag.vision.weights.downloads import download
-from weibotag.vision.weights.table import HUB, PACKAGE, TABLE, Model, match
+from weibotag.vision.weights.fetch import download, fetch_snapshot, find_snapshot
 
+HUB = "hf:"
+PACKAGE = "package:"
 VARIABLE = "WEIBOTAG_MODELS"
 # What unpickles when it is loaded, or carries code (TorchScript, TensorRT).
 PICKLES = frozenset(
@@ -29,8 +32,48 @@ REFUSED = (
     "(--allow-pickle, in a pipeline allow_pickle = true)"
 )
 HASH = re.compile(r"(?!hf:)(?P<name>.+)#sha256=(?P<sha256>[0-9a-fA-F]{64})")
+REPOSITORY = re.compile(r"hf:(?P<repository>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 _may_fetch = ContextVar("may_fetch", default=True)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row of the table.
+
+    `name` is a file name, or hf:owner/name. `source` is an https URL, hf:owner/name@revision, or package:folder for a file
+    that an installed package carries. `size` in bytes and `sha256` are those of the file; of a hub model, those of its
+    model.safetensors. `extra` is what else must be installed to use it.
+    """
+
+    name: str
+    stage: str
+    source: str
+    size: int | None
+    sha256: str | None
+    licence: str
+    extra: str | None = None
+    note: str = ""
+
+
+def read_table() -> Iterator[Model]:
+    """Yield the rows of the file."""
+    # OpenCV's files lie in Git LFS, which answers at media.githubusercontent.com. Of Chinese-CLIP the main branch has
+    # pickles only; its revision here is the conversion that the hub's own bot offers.
+    with Path(__file__).with_name("table.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            size = int(row.pop("size") or 0) or None
+            yield Model(**row | {"size": size, "sha256": row["sha256"] or None, "extra": row["extra"] or None})
+
+
+TABLE = tuple(read_table())
+
+
+def match(name: str) -> list[Model]:
+    """Return the rows that are called `name`, or that a pattern like face_detection_yunet*.onnx fits; the newest first."""
+    found = [model for model in TABLE if name == model.name or fnmatchcase(model.name, name)]
+    return sorted(found, key=lambda model: model.name, reverse=True)
 
 
 @contextmanager
@@ -63,7 +106,7 @@ def at_hand(name: str) -> Path | None:
     """Return what `find_model` would return, as far as it is on this machine, or None; nothing is downloaded or checked."""
     plain, _ = split_hash(name)
     if plain.startswith(HUB):
-        return hub.at_hand(plain, folders())
+        return find_snapshot(*split_repository(plain), folders())
     if os.path.exists(path := os.path.expanduser(plain)):
         return Path(path)
     places = chain((look(folder, plain) for folder in folders()), map(package_path, match(plain)))
@@ -74,7 +117,7 @@ def fetch(name: str, allow_pickle: bool = False) -> Path:
     """Download the weights called `name`, a name of the table or of the hub; return the file or folder."""
     plain, _ = split_hash(name)
     if plain.startswith(HUB):
-        return hub.fetch(plain, folders()[0])
+        return fetch_snapshot(plain, *split_repository(plain), folders()[0])
     model = next((model for model in match(plain) if "://" in model.source), None)
     if model is None or model.size is None or model.sha256 is None:
         raise RequestError(explain_unknown(plain))
@@ -128,6 +171,15 @@ def split_hash(name: str) -> tuple[str, str | None]:
     return found["name"], found["sha256"].lower()
 
 
+def split_repository(name: str) -> tuple[str, str | None]:
+    """Return repository and revision (given, or of the table) of hf:owner/name[@revision]; RequestError for another form."""
+    found = REPOSITORY.fullmatch(name)
+    if found is None:
+        raise RequestError(f"{name!r} is no model of the hub: expected hf:owner/name or hf:owner/name@revision")
+    known = [row.source.partition("@")[2] for row in match(name)]
+    return found["repository"], found["revision"] or next(iter(known), None)
+
+
 def folders() -> list[Path]:
     """Return where weights are looked for: $WEIBOTAG_MODELS where it is set, and the cache."""
     given = os.environ.get(VARIABLE)
@@ -170,3 +222,53 @@ def explain_unknown(name: str) -> str:
     folder = os.environ.get(VARIABLE)
     where = f"not in {folder} ({VARIABLE})" if folder else f"{VARIABLE} is not set"
     return f"no model {name!r}: no such file, {where}, and not in the table; {hint}"
+
+
+@dataclass(frozen=True)
+class State:
+    """What was found under a name: `path` or None, its sha256 (of a folder None), and in `fault` what is wrong and to do."""
+
+    path: Path | None
+    sha256: str | None = None
+    fault: str | None = None
+
+
+def examine(name: str) -> State:
+    """Measure the weights called `name`, without downloading; RequestError for a name neither known nor at hand."""
+    plain, given = split_hash(name)
+    path = at_hand(name)
+    if path is None and not match(plain):
+        raise RequestError(explain_unknown(plain))
+    if path is None:
+        return State(None, fault=f"not here: weibotag models pull {name}")
+    if path.is_dir():
+        broken = next((file for file, expected in list_hashes(plain, path) if sha256_of(file) != expected), None)
+        fault = f"{broken} is damaged: remove {broken.resolve()} and pull {name} again" if broken else None
+        return State(path, fault=fault)
+    found, expected = sha256_of(path), given or known_hash(path.name)
+    if expected is None or found == expected:
+        return State(path, found)
+    remedy = "pull it again" if path.parent == cache_folder() else "put the right file there"
+    return State(path, found, f"{path} has sha256 {found}, expected {expected}: damaged, or another file: {remedy}")
+
+
+def list_hashes(name: str, folder: Path) -> list[tuple[Path, str]]:
+    """Return the files of a snapshot whose sha256 is known, with that: from the table, and from the hub's own cache."""
+    rows = [(folder / "model.safetensors", model.sha256) for model in match(name) if model.sha256 is not None]
+    known = {path: sha256 for path, sha256 in rows if path.is_file()}
+    for path in sorted(folder.rglob("*")):
+        # In the cache of the hub a large file is a link to one that is named by its sha256.
+        if path.is_symlink() and path.is_file() and DIGEST.fullmatch(path.resolve().name):
+            known.setdefault(path, path.resolve().name)
+    return list(known.items())
+
+
+def pull(name: str, allow_pickle: bool = False) -> Path:
+    """Return the weights called `name`, checked: downloaded when they are not at hand, or are damaged in the cache."""
+    if at_hand(name) is not None:
+        state = examine(name)
+        if state.fault is not None:
+            if state.path is None or state.path.parent != cache_folder():
+                raise RequestError(state.fault)
+            state.path.unlink()
+    return find_model(name, allow_pickle)
