@@ -208,23 +208,15 @@ def test_a_tagger_decides_as_well_from_a_copy_of_its_files(tmp_path: Path) -> No
         FusedTagger(Taxonomy(TREE.tags[:3]), tmp_path / "copy")
 
 
-def test_losses_forgive_what_annotators_forgot_and_hold_the_tree_in_half_precision() -> None:
+def test_easy_negatives_cost_little_and_the_tree_holds_in_half_precision() -> None:
     torch = pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.training.network.layers import TreeHead, asymmetric_loss, suspect_missing, weigh_tags
+    from weibotag.training.network.layers import TreeHead, asymmetric_loss
 
     log_p = torch.log(torch.tensor([[0.9, 0.99, 0.98, 0.1]]))
     gold = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
-    assert suspect_missing(log_p, gold, 1, 0.95).tolist() == [[1, -1, 0, 0]]
-    assert suspect_missing(log_p, gold, 4, 0.95).tolist() == [[1, -1, -1, 0]]
-    ones = torch.ones(4)
     plain = torch.nn.functional.binary_cross_entropy(log_p.exp(), gold, reduction="sum")
-    assert float(asymmetric_loss(log_p, gold, ones, 0.0, 0.0)) == pytest.approx(float(plain), rel=1e-4)
-    forgiven = asymmetric_loss(log_p, torch.tensor([[1.0, -1.0, -1.0, -1.0]]), ones, 0.0, 0.0)
-    assert float(forgiven) == pytest.approx(-np.log(0.9), rel=1e-4)
-    assert float(asymmetric_loss(log_p, gold, ones, 4.0, 0.05)) < float(plain)
-    weights = weigh_tags(np.array([0, 1, 10, 1000]), 0.99)
-    assert weights.mean() == pytest.approx(1) and (np.diff(weights[1:]) < 0).all()
-    assert (weigh_tags(np.array([0, 1, 10]), 0.0) == 1).all()
+    assert float(asymmetric_loss(log_p, gold, 0.0)) == pytest.approx(float(plain), rel=1e-4)
+    assert float(asymmetric_loss(log_p, gold, 4.0)) < float(plain)
     head = TreeHead(16, TREE.parents)
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         scores = head(torch.randn(200, 16) * 5).exp().numpy()

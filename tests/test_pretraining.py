@@ -21,7 +21,6 @@ from test_fusion import ROOT, TREE, draw_posts, picture, quick, said, table_of, 
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.features.post_batches import Features
 from weibotag.training.dataset import gold_matrix
-from weibotag.training.network import export
 
 torch = pytest.importorskip("torch", reason="networks are trained with torch")
 
@@ -289,7 +288,6 @@ def test_tasks_are_learnt_told_by_name_and_measured(tmp_path: Path) -> None:
     how: dict[str, Any] = {"device": "cpu", "quiet": True}
     _, about = train_fused(sides[0], sides[1], TREE, "concat", quick(epochs=8), tmp_path / "work", tasks=tasks, **how)
     assert about["tasks"]["mood"]["classes"] == 2 and about["tasks"]["mood"]["accuracy"] > 0.9
-    assert set(about["int8"]) == {"kept", "micro_f1", "speed"}
     (tmp_path / "copy").mkdir()
     FusedTagger(TREE, tmp_path / "work").save(tmp_path / "copy")
     tagger = FusedTagger(TREE, tmp_path / "copy")
@@ -308,30 +306,6 @@ def test_tasks_are_learnt_told_by_name_and_measured(tmp_path: Path) -> None:
     ):
         with pytest.raises(RequestError, match=said_so):
             train_fused(sides[0], sides[1], TREE, "concat", quick(), tmp_path / "no", tasks={name: (labels, [])}, **how)
-
-
-def test_eight_bits_stay_only_where_they_are_as_good_and_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from weibotag.taggers.network import FusedTagger
-
-    table = draw_posts(160, seed=1)
-    teach("concat", tmp_path, table, epochs=3)
-    path = tmp_path / "network.onnx"
-    posts, gold = Features.load(tmp_path).encode(table), gold_matrix([table], TREE)
-    before = path.read_bytes()
-    monkeypatch.setattr(export, "GAIN", 1.0)
-    told = export.quantise(path, posts, gold, TREE)
-    assert not told["kept"] and path.read_bytes() == before
-    scores = FusedTagger(TREE, tmp_path).scores(table)
-    monkeypatch.setattr(export, "GAIN", -100.0)
-    monkeypatch.setattr(export, "LOSS", 1.0)
-    told = export.quantise(path, posts, gold, TREE)
-    assert told["kept"] and path.stat().st_size < len(before)
-    tagger = FusedTagger(TREE, tmp_path)
-    together = tagger.scores(table)
-    assert 0 < abs(scores - together).max() < 0.2
-    # A post's scores are none of its neighbours' business.
-    assert abs(tagger.scores(table.slice(7, 1)) - together[7]).max() < 1e-4
-    assert [one.name for one in tmp_path.iterdir() if ".tmp" in one.name] == []
 
 
 def test_losses_go_to_tensorboard_where_it_is_installed(tmp_path: Path) -> None:

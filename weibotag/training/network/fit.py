@@ -19,8 +19,8 @@ from weibotag.scoring.thresholds import shared_f1
 from weibotag.taggers.network import NETWORK, SHARES, TASKS, FusedTagger
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.network.architectures import NETWORKS, Network, Shape
-from weibotag.training.network.export import export, quantise
-from weibotag.training.network.layers import asymmetric_loss, drop_modalities, suspect_missing, weigh_tags
+from weibotag.training.network.export import export
+from weibotag.training.network.layers import asymmetric_loss, drop_modalities
 from weibotag.training.network.loop import Settings, TrainingLoop, digest_of, to_tensors
 from weibotag.training.network.loss_balance import OWN
 from weibotag.training.network.pretrained import PretrainedNetwork
@@ -28,8 +28,6 @@ from weibotag.training.network.start_vectors import start_from_vectors
 from weibotag.vision.backends.torch_device import choose_device, limit_threads
 from weibotag.vision.backends.transformers_model import find_folder
 
-# The share of epochs after which the network knows enough to suspect the annotators.
-INNOCENT = 0.3
 # Of the n-grams: a post has about a hundred new ones, but a network makes do with fewer numbers for them than fastText.
 BUCKETS_PER_POST, BUCKETS = 8, (2**12, 2**18)
 # A task's classes on the posts to train on and on those held out, null or empty where it is not known.
@@ -78,7 +76,6 @@ def train_fused(
     )
     about = train_network(learn, choose, taxonomy, features, network, settings, folder, start=start, **how)
     write_json(names, folder / TASKS)
-    about["int8"] = quantise(folder / NETWORK, choose.posts, choose.gold, taxonomy)
     tagger = FusedTagger(taxonomy, folder)
     tagger.decide(csr_matrix(vstack([tagger.raw_scores(table) for table in held[0]])), held[1])
     if names:
@@ -194,8 +191,6 @@ class Learning:
 
     def __init__(self, network: Network, train: Labelled, settings: Settings, course: TrainingLoop) -> None:
         self.network, self.train, self.settings, self.course = network, train, settings, course
-        counts = np.asarray(train.gold.sum(axis=0)).ravel()
-        self.weights = torch.from_numpy(weigh_tags(counts, settings.rarity)).to(course.device)
 
     def losses(self, rows: np.ndarray, step: int) -> dict[str, Tensor]:
         """Return the losses of a batch: of tags, of each task that some of its posts know, and the network's own."""
@@ -204,9 +199,7 @@ class Learning:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             answer = self.network(batch)
         gold = torch.from_numpy(self.train.gold[rows].toarray().astype(np.float32)).to(device)
-        if settings.suspects and self.course.epoch >= INNOCENT * settings.epochs:
-            gold = suspect_missing(answer["tags"], gold, settings.suspects, settings.suspicion)
-        losses = {"tags": asymmetric_loss(answer["tags"], gold, self.weights, settings.ease, settings.margin)}
+        losses = {"tags": asymmetric_loss(answer["tags"], gold, settings.ease)}
         for name, classes in self.train.tasks.items():
             target = torch.from_numpy(classes[rows]).to(device)
             if bool((target >= 0).any()):

@@ -33,9 +33,7 @@ Learn = Callable[[np.ndarray, int], dict[str, Tensor]]
 class Settings:
     """Hyper-parameters: `patience` is epochs without a better score, `minutes` what training may take (None: as it will).
 
-    `ease` and `margin` are those of the asymmetric loss, `rarity` the beta of the weights per tag, `suspects` how many
-    missing tags a post is suspected of, where the network gives them more than `suspicion`. Those that are 0 brought no
-    micro-F1 where they were tried.
+    `ease` is that of the asymmetric loss.
     """
 
     epochs: int = 30
@@ -48,10 +46,6 @@ class Settings:
     dropout: float = 0.3
     missing: float = 0.15
     ease: float = 1.0
-    margin: float = 0.0
-    rarity: float = 0.0
-    suspects: int = 0
-    suspicion: float = 0.95
     reconstruction: float = 0.1
 
 
