@@ -29,7 +29,8 @@ from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring import thresholds
 from weibotag.taxonomy.tree import Taxonomy, load
-from weibotag.training.dataset import blake, gold_matrix
+from weibotag.training.dataset import Dataset, blake, gold_matrix
+from weibotag.training.network.settings import NetworkRecipe, Settings, TrainingRun
 from weibotag.workflows.compare import prepare
 
 SHARES = (0.05, 0.2, 1.0)
@@ -64,7 +65,7 @@ def draw(table: pa.Table, share: float) -> pa.Table:
 
 def measure(data: Data, seed: int) -> dict[tuple[float, bool], float]:
     """Return micro-F1 on the test rows by share of tags and whether the network was pretrained."""
-    from weibotag.training.network.fit import Settings, train_fused
+    from weibotag.training.network.fit import train_fused
     from weibotag.training.network.pretraining import SETTINGS, pretrain
 
     found = {}
@@ -72,22 +73,18 @@ def measure(data: Data, seed: int) -> dict[tuple[float, bool], float]:
     with tempfile.TemporaryDirectory(prefix="weibotag-bench-") as name:
         folder = Path(name)
         limited = replace(SETTINGS, minutes=data.minutes)
-        pretrain(data.trained, data.held, data.network, limited, folder / "body", seed=seed, device="cpu", quiet=True)
+        pretrain(data.trained, data.held, data.network, limited, TrainingRun(folder / "body", seed, "cpu", quiet=True))
         for share in SHARES:
             some = [draw(table, share) for table in data.trained]
-            sides = [(tables, gold_matrix(tables, data.taxonomy)) for tables in (some, data.held)]
+            sides = [Dataset(list(tables), gold_matrix(tables, data.taxonomy)) for tables in (some, data.held)]
             for start in (None, folder / "body"):
                 tagger, _ = train_fused(
                     sides[0],
                     sides[1],
                     data.taxonomy,
-                    data.network,
+                    NetworkRecipe(data.network, start),
                     Settings(minutes=TIME[share] * data.minutes, epochs=max(30, min(90, round(6 / share)))),
-                    folder / f"{share}-{start is None}",
-                    start=start,
-                    seed=seed,
-                    device="cpu",
-                    quiet=True,
+                    TrainingRun(folder / f"{share}-{start is None}", seed, "cpu", quiet=True),
                 )
                 scores = csr_matrix(vstack([tagger.scores(table) for table in data.tested]))
                 chosen = thresholds.decide(scores, tagger.thresholds, data.taxonomy)
@@ -100,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("posts", help="CSV with columns split (train, valid, test), text, images, tags, channel")
     parser.add_argument("taxonomy", type=Path)
-    parser.add_argument("--network", default="single-stream")
+    parser.add_argument("--network", default="vl-bert")
     parser.add_argument("--minutes", type=float, default=3.5, help="for each pretraining at most; trainings less")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, help="of posts")

@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from weibotag.features.post_batches import PICTURE
+from weibotag.features.post_arrays import PICTURE
 from weibotag.taxonomy.tree import Tag, Taxonomy
-from weibotag.training.dataset import gold_matrix
+from weibotag.training.dataset import Dataset, gold_matrix
 from weibotag.training.network.loop import LOSSES
+from weibotag.training.network.settings import NetworkRecipe, Settings, TrainingRun
 
 TAXONOMY = Taxonomy([Tag(name, None, name, (), (), line) for line, name in enumerate("甲乙丙丁", start=2)])
 POSTS, WIDTH, EPOCHS = 1_200, 48, 12
@@ -51,18 +52,17 @@ def make_posts(seed: int) -> pa.Table:
 
 def train(network: str, folder: Path, is_pretraining: bool) -> None:
     """Train in this process and write what came of it."""
-    from weibotag.training.network.fit import Settings, train_fused
+    from weibotag.training.network.fit import train_fused
     from weibotag.training.network.pretraining import pretrain
 
     settings = Settings(epochs=EPOCHS, patience=EPOCHS, width=32)
     trained, held = make_posts(1), make_posts(2)
-    how: dict[str, Any] = {"device": "cpu", "quiet": True}
+    run = TrainingRun(folder, device="cpu", quiet=True)
     if is_pretraining:
-        about = pretrain([trained], [held], network, settings, folder, **how)
-        score = about["figures"]["likelihood"]
+        score = pretrain([trained], [held], network, settings, run).figures["likelihood"]
     else:
-        sides = [([table], gold_matrix([table], TAXONOMY)) for table in (trained, held)]
-        score = train_fused(sides[0], sides[1], TAXONOMY, network, settings, folder, **how)[1]["micro_f1"]
+        sides = [Dataset([table], gold_matrix([table], TAXONOMY)) for table in (trained, held)]
+        score = train_fused(sides[0], sides[1], TAXONOMY, NetworkRecipe(network), settings, run)[1].micro_f1
     (folder / "score.json").write_text(json.dumps(score))
 
 

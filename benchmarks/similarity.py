@@ -8,7 +8,6 @@ file, each post against its text with the pictures of four others whose texts di
 
 import argparse
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,13 @@ from weibotag.extraction.ingest import ingest
 from weibotag.extraction.pipeline_files import read_pipeline
 from weibotag.extraction.post_table import gather_part
 from weibotag.extraction.schedule import link, look
-from weibotag.features.post_batches import read
+from weibotag.features.post_arrays import read_arrays
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.match_model import MATCH, Matcher, find_pairs
-from weibotag.training.network.matching import OTHERS, SETTINGS, draw_partners, train_matching
+from weibotag.training.network.matching import OTHERS, draw_partners
+from weibotag.training.network.pretraining import choose_settings, pretrain
+from weibotag.training.network.settings import TrainingRun
 from weibotag.vision.backends.onnx_session import open_session
 from weibotag.workflows.similarity import note_looks
 
@@ -58,12 +59,10 @@ def tell_steps(folder: Path, matcher: Matcher, posts: pa.Table) -> list[list[str
     asked = {one.name: batch[one.name] for one in session.get_inputs()}
     words, *sides = session.run(["attention_text", *SIDE], asked)
     regions = np.concatenate(sides, axis=2)
-    said = read(posts)
+    parts = read_arrays(posts).parts
     rows = []
     for at, (text, similarity) in enumerate(zip(posts["text"].to_pylist(), matcher.measure(posts), strict=True)):
-        print_, named = (
-            said[name].values[said[name].offsets[at] : said[name].offsets[at + 1]] for name in ("print", "words")
-        )
+        print_, named = (parts[name].row(at) for name in ("print", "words"))
         names = [f"print {chr(code)!r}" for code in print_.tolist()] + [""] * (sides[0].shape[2] - len(print_))
         names += [*named.to_pylist(), *[""] * (sides[1].shape[2] - len(named))]
         names += [f"picture {number + 1}" for number in range(sides[2].shape[2])]
@@ -97,8 +96,8 @@ def main() -> None:
             sides[split] = pa.concat_tables(tables)
         held = np.random.default_rng(0).random(len(sides["train"])) < 0.1
         learnt = [[sides["train"].filter(pa.array(mask))] for mask in (~held, held)]
-        settings = replace(SETTINGS, epochs=options.epochs)
-        about = train_matching(learnt[0], learnt[1], "sm-lstm", settings, folder / "body", device="cpu")
+        settings = choose_settings("sm-lstm", options.epochs, None)
+        about = pretrain(learnt[0], learnt[1], "sm-lstm", settings, TrainingRun(folder / "body", device="cpu"))
         note_looks(folder / "body", context)
         matcher = Matcher(folder / "body")
         tests = sides["test"].filter(pa.array(find_pairs(matcher.features.encode(sides["test"]))))
@@ -110,7 +109,7 @@ def main() -> None:
                 for name, table in (("all with text and picture", tests), (f"text above {LONG} characters", long))
             ],
         )
-        print(f"\nheld out: AUC {about['auc']:.3f}; {about['epochs']} epochs, {about['seconds']:.0f} s\n")
+        print(f"\nheld out: AUC {about.figures['auc']:.3f}; {about.epochs} epochs, {about.seconds:.0f} s\n")
         rows = tell_steps(folder / "body", matcher, long.slice(0, SHOWN))
         print_table(["text", "similarity", *(f"step {number + 1}" for number in range(len(rows[0]) - 2))], rows)
 

@@ -38,7 +38,8 @@ from weibotag.taggers.linear import train_linear
 from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.training.cascade import learn_cascade
 from weibotag.training.dataset import Dataset, blake, gold_matrix
-from weibotag.training.network.fit import Settings, train_fused
+from weibotag.training.network.fit import train_fused
+from weibotag.training.network.settings import NetworkRecipe, Settings, TrainingRun
 from weibotag.training.text_only import train_text
 from weibotag.training.train import first_settings, tune
 from weibotag.vision.stage import stage_class
@@ -114,9 +115,9 @@ def buy(
 ) -> dict[str, list[float]]:
     """Return micro-F1 of a cascade, over all posts and those with words to buy, for each share of the cost of all words."""
     settings = Settings(epochs=epochs, patience=max(6, epochs // 4))
-    learn, choose = ((rows.tables, rows.gold) for rows in (trained, held))
     with tempfile.TemporaryDirectory(prefix="weibotag-bench-") as folder:
-        network, _ = train_fused(learn, choose, taxonomy, "concat", settings, Path(folder), seed=seed, quiet=True)
+        run = TrainingRun(Path(folder), seed, quiet=True)
+        network, _ = train_fused(trained, held, taxonomy, NetworkRecipe(), settings, run)
         first = replace(first_settings(trained.gold.shape[0]), spacing="words")
         text = train_text(trained, held, taxonomy, first, 30, 1, True)
         taggers = text, train_linear(trained.tables, trained.gold, taxonomy), network
@@ -175,8 +176,8 @@ def main() -> None:
                 started = time.process_time()
                 with tempfile.TemporaryDirectory(prefix="weibotag-bench-") as folder:
                     settings = Settings(epochs=options.epochs, patience=max(6, options.epochs // 4))
-                    learn, choose = ((rows.tables, rows.gold) for rows in (trained, held))
-                    tagger, _ = train_fused(learn, choose, taxonomy, network, settings, Path(folder), seed=seed, quiet=True)
+                    run = TrainingRun(Path(folder), seed, quiet=True)
+                    tagger, _ = train_fused(trained, held, taxonomy, NetworkRecipe(network), settings, run)
                     found[network] = tagger.raw_scores(held.tables[0]), tagger.raw_scores(tested.tables[0])
                 spent[network] += time.process_time() - started
             for name, scores in found.items():

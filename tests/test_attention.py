@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from commands import ask
+from fused_posts import ROWS, TREE, draw_posts, said, table_of, teach
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_fusion import ROWS, TREE, draw_posts, said, table_of, teach
 
 from weibotag.features.post_batches import Features
 
@@ -117,8 +117,8 @@ def test_attention_adds_to_evidence_and_takes_nothing_away(rows: list[dict[str, 
 
 def test_vectors_are_learnt_without_tags_and_the_same_every_time() -> None:
     torch = pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.training.network.architectures import NETWORKS as KNOWN
-    from weibotag.training.network.architectures import Shape
+    from weibotag.training.network.architectures import registry
+    from weibotag.training.network.architectures.network import Shape
     from weibotag.training.network.start_vectors import start_from_vectors
 
     draw = np.random.default_rng(0)
@@ -132,7 +132,7 @@ def test_vectors_are_learnt_without_tags_and_the_same_every_time() -> None:
 
     def start(posts: Any, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         torch.manual_seed(0)
-        network = KNOWN["hma"](Shape.of(features, TREE.parents, width=16))
+        network = registry.build("hma", Shape.of(features, TREE.parents, width=16))
         random = network.text.characters.weight.detach().numpy().copy()
         start_from_vectors(network, posts, seed)
         return random, network.text.characters.weight.detach().numpy(), network.words.words.weight.detach().numpy()
@@ -141,13 +141,13 @@ def test_vectors_are_learnt_without_tags_and_the_same_every_time() -> None:
     assert np.array_equal(first, start(posts, 1)[1]) and not np.array_equal(first, start(posts, 2)[1])
     assert 0.05 < first.std() < 0.2
     # Padding, and what no post has, stay as they were.
-    known = 1 + len(features.characters.words)
+    known = 1 + len(features.lexicons["characters"].words)
     assert np.array_equal(first[0], random[0]) and np.array_equal(first[known:], random[known:])
-    sides = [features.characters.number(list(topic)) for topic in topics]
+    sides = [features.lexicons["characters"].number(list(topic)) for topic in topics]
     unit = first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-9)
     within, across = (float((unit[sides[0]] @ unit[sides[one]].T).mean()) for one in (0, 1))
     assert within > across + 0.2
-    cup = words[features.words.number(["object_杯子"])[0]]
+    cup = words[features.lexicons["words"].number(["object_杯子"])[0]]
     near = [float((unit[side] @ cup).mean()) for side in sides]
     assert near[0] > near[1]
     nothing, one = (features.encode(table_of([{"text": text}])) for text in ("", "绿"))

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from commands import ask
-from test_fusion import ROOT, TREE, draw_posts, labelled, quick, table_of
-from test_networks import are_right
+from fused_posts import ROOT, TREE, are_right, ask_onnx, build, draw_posts, place, quick, rows_of, table_of
+from fused_posts import ask_torch as answer
 
 from weibotag.features.post_batches import Features
 
@@ -25,15 +25,6 @@ TABLE = "embeddings.word_embeddings.weight"
 BLOCKED = ("torch", "transformers", "peft")
 
 
-def build(network: str, features: Features, how: str = "frozen") -> Any:
-    """Return an untrained network over an encoder."""
-    from weibotag.training.network.architectures import NETWORKS, Shape
-
-    torch.manual_seed(0)
-    shape = Shape.of(features, TREE.parents, width=32, dropout=0.1, buckets=2**12, encoder_training=how)
-    return NETWORKS[network](shape).eval()
-
-
 def draw_texts(count: int, seed: int) -> Any:
     """Return posts of whose tags the text tells."""
     posts = draw_posts(4 * count, seed)
@@ -42,14 +33,13 @@ def draw_texts(count: int, seed: int) -> Any:
 
 def teach(encoder: Path, how: str, folder: Path, posts: int = 150, **others: Any) -> Features:
     """Train a network over an encoder in a folder; return its features."""
-    from weibotag.training.network.fit import train_network
+    from weibotag.training.network.fit import train_fused
+    from weibotag.training.network.settings import NetworkRecipe
 
-    train, valid = draw_texts(posts, seed=1), draw_texts(40, seed=2)
-    features = Features.learn([train], str(encoder))
-    sides = labelled(features, train), labelled(features, valid)
-    ways: Any = {"encoder_training": how, "device": "cpu", "quiet": True}
-    train_network(*sides, TREE, features, "single-stream", quick(**others), folder, **ways)
-    return features
+    sides = rows_of(draw_texts(posts, seed=1)), rows_of(draw_texts(40, seed=2))
+    recipe = NetworkRecipe("vl-bert", encoder=str(encoder), encoder_training=how)
+    train_fused(*sides, TREE, recipe, quick(**others), place(folder))
+    return Features.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +66,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_states_of_a_language_model_stand_at_the_characters_of_their_tokens(bert: Path, tmp_path: Path) -> None:
-    from weibotag.training.network.fit import to_tensors
+    from weibotag.training.network.loop import to_tensors
 
     table = table_of([{"text": "狗 cats好"}, {"text": ""}, {"text": "新到"}])
     features = Features.learn([table], str(bert))
@@ -85,22 +75,15 @@ def test_states_of_a_language_model_stand_at_the_characters_of_their_tokens(bert
     batch = features.encode(table).batch(np.arange(3))
     assert batch["token_of"].tolist()[0] == [2, 0, 3, 3, 3, 4, 5]
     assert (batch["tokens"] > 0).sum(axis=1).tolist() == [6, 2, 4]
-    module = build("single-stream", features)
+    module, _ = build("vl-bert", table, str(bert))
     model = transformers.AutoModel.from_pretrained(bert).eval()
     with torch.inference_mode():
         expected = model(
             **transformers.AutoTokenizer.from_pretrained(bert)("狗 cats好", return_tensors="pt")
         ).last_hidden_state
-        told = module.encoder(*(to_tensors(batch, torch.device("cpu"))[name] for name in ("tokens", "token_of")))
-        torch.testing.assert_close(told[0, [0, 2, 5, 6]], module.encoder.project(expected[0, [1, 2, 3, 4]]))
-    assert not told[0, 1].any() and not told[1].any()
-
-
-def answer(module: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    from weibotag.training.network.fit import to_tensors
-
-    with torch.inference_mode():
-        return {name: one.numpy() for name, one in module(to_tensors(batch, torch.device("cpu"))).items()}
+        found = module.encoder(*(to_tensors(batch, torch.device("cpu"))[name] for name in ("tokens", "token_of")))
+        torch.testing.assert_close(found[0, [0, 2, 5, 6]], module.encoder.project(expected[0, [1, 2, 3, 4]]))
+    assert not found[0, 1].any() and not found[1].any()
 
 
 @pytest.mark.parametrize("how", HOWS)
@@ -108,8 +91,6 @@ def test_an_encoder_is_trained_as_asked_and_its_weights_travel_with_the_network(
     bert: Path, tmp_path: Path, how: str
 ) -> None:
     from safetensors.torch import load_file
-
-    from weibotag.vision.backends.onnx_session import open_session
 
     if how == "lora":
         pytest.importorskip("peft", reason="adds low-rank matrices")
@@ -119,11 +100,10 @@ def test_an_encoder_is_trained_as_asked_and_its_weights_travel_with_the_network(
     with (work / "losses.csv").open(encoding="utf-8") as file:
         losses = [float(row["tags"]) for row in csv.DictReader(file)]
     assert losses[-1] < 0.3 * losses[0]
-    kept = load_file(work / "checkpoint.safetensors")
-    trained = {name.removeprefix("best."): tensor for name, tensor in kept.items() if name.startswith("best.")}
     base = load_file(encoder / "model.safetensors")
-    module = build("single-stream", features, how)
-    module.load_state_dict(trained)
+    shape = {"dropout": 0.1, "buckets": 2**12, "encoder_training": how}
+    module, _ = build("vl-bert", draw_texts(150, seed=1), str(encoder), **shape)
+    module.load_state_dict(torch.load(work / "checkpoint.pt", weights_only=True)["best"])
     fresh = draw_texts(50, seed=3)
     batch = features.encode(fresh).batch(np.arange(len(fresh)))
     expected = answer(module, batch)["tags"]
@@ -134,9 +114,7 @@ def test_an_encoder_is_trained_as_asked_and_its_weights_travel_with_the_network(
     assert any(name.endswith("query.weight") for name in changed) == (how != "frozen")
     # What was exported holds the weights as they became, and asks for the encoder's folder no more.
     shutil.rmtree(encoder)
-    session = open_session(work / "network.onnx")
-    told = session.run(["tags"], {one.name: batch[one.name] for one in session.get_inputs()})[0]
-    np.testing.assert_allclose(told, expected, atol=1e-3)
+    np.testing.assert_allclose(ask_onnx(work / "network.onnx", batch)["tags"], expected, atol=1e-3)
     assert are_right(work, fresh).mean() > 0.9
 
 
@@ -144,7 +122,7 @@ def test_an_encoder_is_trained_as_asked_and_its_weights_travel_with_the_network(
 def test_a_training_that_was_stopped_goes_on_to_the_same_encoder(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    from safetensors.numpy import load_file
+    from safetensors.torch import load_file
 
     from weibotag.training.network.loop import TrainingLoop
 
@@ -154,43 +132,37 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_encoder(
     teach(bert, how, tmp_path / "whole", **few)
     save = TrainingLoop.save
 
-    def save_and_stop(course: TrainingLoop, path: Path, digest: str) -> None:
-        save(course, path, digest)
-        if course.epoch == 2:
+    def save_and_stop(loop: TrainingLoop, path: Path, digest: str) -> None:
+        save(loop, path, digest)
+        if loop.epoch == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(TrainingLoop, "save", save_and_stop)
         teach(bert, how, tmp_path / "stopped", **few)
     teach(bert, how, tmp_path / "stopped", **few)
-    first, second = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "stopped"))
-    assert first.keys() == second.keys()
-    assert all(np.array_equal(first[name], second[name]) for name in first)
+    first, second = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "stopped"))
+    for part in ("network", "best"):
+        assert first[part].keys() == second[part].keys()
+        assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
     # Another way to train is another training: it does not go on from these weights.
     teach(bert, "frozen", tmp_path / "stopped", **few | {"epochs": 1})
-    assert np.array_equal(
-        load_file(tmp_path / "stopped" / "checkpoint.safetensors")[f"network.encoder.model.{TABLE}"],
-        load_file(bert / "model.safetensors")[TABLE],
-    )
+    fresh = torch.load(tmp_path / "stopped" / "checkpoint.pt", weights_only=True)["network"]
+    assert torch.equal(fresh[f"encoder.model.{TABLE}"], load_file(bert / "model.safetensors")[TABLE])
 
 
 @pytest.mark.parametrize("network", ("concat", "hma", "sm-lstm", "two-stream"))
 def test_every_network_reads_by_an_encoder(bert: Path, tmp_path: Path, network: str) -> None:
-    from weibotag.training.network.fit import export
-    from weibotag.vision.backends.onnx_session import open_session
+    from weibotag.training.network.export import export
 
-    table = draw_posts(20, seed=4)
-    features = Features.learn([table], str(bert))
-    posts, module = features.encode(table), build(network, features)
+    module, posts = build(network, draw_posts(20, seed=4), str(bert))
     batch = posts.batch(np.arange(12))
     plain = answer(module, batch)["tags"]
     other = answer(module, batch | {"tokens": np.where(batch["tokens"] > 0, 7, 0)})["tags"]
     assert np.abs(plain - other).max() > 1e-4
     np.testing.assert_array_equal(plain, answer(module, batch | {"text": np.minimum(batch["text"], 1)})["tags"])
     export(module, posts, tmp_path / "network.onnx")
-    session = open_session(tmp_path / "network.onnx")
-    told = session.run(["tags"], {name: batch[name] for name in (one.name for one in session.get_inputs())})[0]
-    np.testing.assert_allclose(told, plain, atol=1e-3)
+    np.testing.assert_allclose(ask_onnx(tmp_path / "network.onnx", batch)["tags"], plain, atol=1e-3)
 
 
 def write_world(folder: Path) -> tuple[str, ...]:

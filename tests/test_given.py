@@ -10,7 +10,7 @@ from weibotag.core.schema import WORDING
 from weibotag.extraction.pipeline_files import choose_pipeline, read_pipeline
 from weibotag.extraction.requests import TagRequest
 from weibotag.extraction.settings import Pipeline
-from weibotag.features.post_batches import read
+from weibotag.features.post_arrays import read_arrays
 from weibotag.posts.supplied_words import add_given, split_words
 from weibotag.taggers.fasttext import write_documents
 
@@ -78,7 +78,7 @@ def test_what_pictures_said_stays_first(cells: list[str], said: list[list | None
 def test_taggers_read_them() -> None:
     table = add_given(posts(text=["看"], ocr_text=["送"], seen=["woman"]), {"ocr": "ocr_text", "object": "seen"})
     assert write_documents(table)[0].split() == ["看", "|", "送", "object_woman"]
-    as_arrays = read(table)
+    as_arrays = read_arrays(table).parts
     assert as_arrays["words"].values.to_pylist() == ["object_woman"]
     assert not as_arrays["word_boxes"].values.any()
 

@@ -6,52 +6,47 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fused_posts import (
+    WIDTH,
+    are_right,
+    ask_onnx,
+    ask_torch,
+    build,
+    cut_up,
+    draw_posts,
+    picture,
+    said,
+    table_of,
+    teach,
+)
 from hypothesis import given
 from hypothesis import strategies as st
-from test_fusion import TREE, WIDTH, draw_posts, picture, said, table_of, teach
 
-from weibotag.core.errors import ModelError
+from weibotag.core.errors import ModelError, RequestError
 from weibotag.features.post_arrays import find_mention
 from weibotag.features.post_batches import Features
+from weibotag.training.network.architectures.presets import ALIASES, NETWORKS, PRESETS, resolve
 
 torch = pytest.importorskip("torch", reason="networks are trained with torch")
 
-NETWORKS = ("two-stream", "early", "patches")
-FOREIGN = ("lxmert", "visualbert")
-
-
-def build(network: str, table: Any, encoder: str = "") -> tuple[Any, Any]:
-    """Return an untrained network and a table's posts."""
-    from weibotag.training.network.architectures import NETWORKS as KNOWN
-    from weibotag.training.network.architectures import Shape
-
-    if network in FOREIGN:
-        pytest.importorskip("transformers", reason="its body is of transformers")
-    features = Features.learn([table], encoder)
-    torch.manual_seed(0)
-    module = KNOWN[network](Shape.of(features, TREE.parents, width=32)).eval()
-    return module, features.encode(table)
-
 
 def answer(module: Any, posts: Any, rows: list[int]) -> np.ndarray:
-    from weibotag.training.network.fit import to_tensors
-
-    with torch.inference_mode():
-        return module(to_tensors(posts.batch(np.array(rows)), torch.device("cpu")))["tags"].numpy()
+    return ask_torch(module, posts.batch(np.array(rows)))["tags"]
 
 
-def cut_up(vector: Any, name: str, cells: list[Any] | None) -> dict[str, Any]:
-    return {**picture(vector, name), "patches": None if cells is None else [np.float16(cell).tolist() for cell in cells]}
+def test_older_names_are_those_of_the_papers_and_others_are_refused() -> None:
+    assert {resolve(name) for name in ALIASES} == {"vl-bert", "vilbert", "b2t2", "fashionbert"}
+    assert all(resolve(name) == name for name in NETWORKS)
+    assert len(set(PRESETS.values())) == len(PRESETS)
+    with pytest.raises(RequestError, match="no network 'bert'; there are: concat, hma, sm-lstm, vl-bert"):
+        resolve("bert")
 
 
-def are_right(folder: Path, fresh: Any) -> np.ndarray:
-    """Return for each post whether the likeliest leaf is the true one."""
-    from weibotag.taggers.network import FusedTagger
-    from weibotag.training.dataset import gold_matrix
-
-    leaves = np.flatnonzero(TREE.parents >= 0)
-    gold, scores = gold_matrix([fresh], TREE).toarray(), FusedTagger(TREE, folder).scores(fresh).toarray()
-    return scores[:, leaves].argmax(axis=1) == gold[:, leaves].argmax(axis=1)
+@pytest.mark.parametrize("network", PRESETS)
+def test_each_preset_learns_in_a_few_steps_and_its_file_answers_as_torch_did(network: str, tmp_path: Path) -> None:
+    first, last = (teach(network, tmp_path / str(epochs), draw_posts(160, seed=1), epochs=epochs) for epochs in (1, 5))
+    assert 0 < first.micro_f1 < last.micro_f1 <= 1
+    assert last.network == network and last.parameters > 10_000
 
 
 @pytest.mark.slow
@@ -63,10 +58,9 @@ def test_each_network_learns_what_only_one_modality_or_both_together_say(network
     assert min(shares) > 0.85, shares
 
 
-@pytest.mark.parametrize("network", (*NETWORKS, *FOREIGN))
+@pytest.mark.parametrize("network", NETWORKS)
 def test_onnx_agrees_with_torch_whatever_a_post_lacks_and_whoever_stands_beside_it(network: str, tmp_path: Path) -> None:
-    from weibotag.training.network.fit import export
-    from weibotag.vision.backends.onnx_session import open_session
+    from weibotag.training.network.export import export
 
     rows = [
         *draw_posts(3, seed=3).to_pylist(),
@@ -88,16 +82,15 @@ def test_onnx_agrees_with_torch_whatever_a_post_lacks_and_whoever_stands_beside_
     assert np.isfinite(together).all()
     np.testing.assert_allclose(np.vstack([answer(module, posts, [at]) for at in everyone]), together, atol=1e-4)
     export(module, posts, tmp_path / "network.onnx")
-    session = open_session(tmp_path / "network.onnx")
     for some in (everyone, [1], [4], [4, 7, 3]):
-        batch = posts.batch(np.array(some))
-        told = session.run(["tags"], {one.name: batch[one.name] for one in session.get_inputs()})[0]
-        np.testing.assert_allclose(told, together[some], atol=1e-3)
+        found = ask_onnx(tmp_path / "network.onnx", posts.batch(np.array(some)))
+        np.testing.assert_allclose(found["tags"], together[some], atol=1e-3)
 
 
 def test_text_and_pictures_ask_each_other_in_two_streams() -> None:
+    from weibotag.training.network.loop import to_tensors
+
     module, posts = build("two-stream", draw_posts(8, seed=5))
-    from weibotag.training.network.fit import to_tensors
 
     batch = to_tensors(posts.batch(np.array([1])), torch.device("cpu"))
     with torch.inference_mode():
@@ -112,7 +105,7 @@ def test_text_and_pictures_ask_each_other_in_two_streams() -> None:
 
 
 def test_what_a_text_mentions_moves_to_the_end_of_the_mention() -> None:
-    from weibotag.training.network.fit import to_tensors
+    from weibotag.training.network.loop import to_tensors
 
     row = {
         "text": "看这只小狗，买一送一",
@@ -132,7 +125,7 @@ def test_what_a_text_mentions_moves_to_the_end_of_the_mention() -> None:
     still = {name: np.zeros_like(batch[name]) for name in ("word_mentions", "print_mentions")}
     with torch.inference_mode():
         moved, kept, unseen = (
-            module.read(to_tensors(batch | other, torch.device("cpu")))
+            {**(sides := module.read(to_tensors(batch | other, torch.device("cpu"))))[0], **sides[1]}
             for other in ({}, still, {"seen": np.zeros_like(batch["seen"])})
         )
     changed = (moved["text"][0] - kept["text"][0])[0].abs().sum(1) > 1e-6
@@ -201,7 +194,8 @@ def test_patches_are_kept_of_the_first_two_pictures() -> None:
     features = Features.learn([table])
     batch = features.encode(table).batch(np.arange(2))
     assert batch["patch_cells"].tolist() == [[0] * 18, [1, 2, *range(17, 33)]]
-    kept = batch["patches"][1] * features.patch_scale + features.patch_mean
+    standard = features.standards["patches"]
+    kept = batch["patches"][1] * standard.scale + standard.mean
     np.testing.assert_allclose(kept[:, 0], [0, 1, *range(16)], atol=1e-4)
     assert not batch["patches"][0].any()
     with pytest.raises(ModelError, match="patches of pictures have 3 numbers, the model was trained on 2"):

@@ -1,12 +1,8 @@
 """Pretraining on posts without tags, balanced losses, further tasks, and networks that go on from a body."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +10,49 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from commands import ask
+from fused_posts import (
+    TREE,
+    ask_onnx,
+    draw_posts,
+    kill_between_epochs,
+    picture,
+    place,
+    quick,
+    rows_of,
+    said,
+    table_of,
+    teach,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_fusion import ROOT, TREE, draw_posts, picture, quick, said, table_of, teach
 
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.features.post_batches import Features
-from weibotag.training.dataset import gold_matrix
 
 torch = pytest.importorskip("torch", reason="networks are trained with torch")
 
-NETWORKS = ("single-stream", "two-stream", "early", "patches")
+NETWORKS = ("vl-bert", "visualbert", "vilbert", "lxmert", "b2t2", "fashionbert")
 MARKS = {"text": 9_001, "print": 9_001, "words": 9_002}
 
 
 def shorten(**others: Any) -> Any:
     from weibotag.training.network.pretraining import SETTINGS
 
-    return type(SETTINGS)(**{**SETTINGS.__dict__, "epochs": 2, "batch": 16, "width": 32, "lr": 4e-3, **others})
+    return replace(SETTINGS, **{"epochs": 2, "batch": 16, "width": 32, "lr": 4e-3, **others})
 
 
-def rehearse(network: str, folder: Path, count: int = 120, **others: Any) -> dict[str, Any]:
+def rehearse(network: str, folder: Path, count: int = 120, **others: Any) -> Any:
     """Pretrain on a few posts."""
     from weibotag.training.network.pretraining import pretrain
 
     table = draw_posts(count, seed=1)
-    if network == "patches":
-        table = cut_up(table)
+    if network == "fashionbert":
+        table = add_patches(table)
     cut = count * 3 // 4
-    return pretrain([table.slice(0, cut)], [table.slice(cut)], network, shorten(**others), folder, device="cpu", quiet=True)
+    return pretrain([table.slice(0, cut)], [table.slice(cut)], network, shorten(**others), place(folder))
 
 
-def cut_up(table: pa.Table) -> pa.Table:
+def add_patches(table: pa.Table) -> pa.Table:
     """Return posts whose pictures have four patches that are like their vector."""
     rows = table["vectors"].to_pylist()
     for one in (one for row in rows for one in row):
@@ -57,7 +64,7 @@ def cut_up(table: pa.Table) -> pa.Table:
 @pytest.fixture(scope="module")
 def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("body")
-    rehearse("single-stream", folder)
+    rehearse("vl-bert", folder)
     return folder
 
 
@@ -139,16 +146,13 @@ def test_what_is_masked_can_be_seen_nowhere_and_all_else_is_as_it_was(seed: int)
         posts, places = np.nonzero(at)
         assert (targets["text"][posts, at[posts, places] - 1] < 0).all()
     # Other characters where some are masked: the network is told the very same.
-    changed = {**unlabelled.posts.__dict__}
-    text = unlabelled.posts.text
+    text = unlabelled.posts.parts["text"]
     values = text.values.copy()
     for row in np.flatnonzero(kept):
         values[text.offsets[row] + np.flatnonzero(targets["text"][row] >= 0)] += 1
-    changed["text"] = type(text)(text.offsets, values)
-    if len(np.unique(before["text"], axis=0)) == len(
-        np.unique(type(unlabelled.posts)(**changed).batch(rows)["text"], axis=0)
-    ):
-        other = type(unlabelled)(type(unlabelled.posts)(**changed), unlabelled.clusters)
+    changed = replace(unlabelled.posts, parts=unlabelled.posts.parts | {"text": type(text)(text.offsets, values)})
+    if len(np.unique(before["text"], axis=0)) == len(np.unique(changed.batch(rows)["text"], axis=0)):
+        other = type(unlabelled)(changed, unlabelled.clusters)
         again, _ = other.spoil(rows, MARKS, np.random.default_rng(seed))
         assert all(np.array_equal(again[name], batch[name]) for name in batch if name != "pictures")
 
@@ -179,39 +183,39 @@ def test_pictures_are_swapped_only_between_posts_of_different_texts() -> None:
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_pretraining_learns_and_its_body_begins_a_training(network: str, tmp_path: Path) -> None:
-    from weibotag.vision.backends.onnx_session import open_session
-
     first = rehearse(network, tmp_path / "first", epochs=1)
     about = rehearse(network, tmp_path / "body", count=240, epochs=4)
-    assert about["figures"]["likelihood"] > first["figures"]["likelihood"] > 0
-    assert about["figures"]["characters_right"] > 0.3
-    assert ("patches_right" in about["figures"]) == (network == "patches")
+    assert about.figures["likelihood"] > first.figures["likelihood"] > 0
+    assert about.figures["characters_right"] > 0.3
+    assert ("patches_right" in about.figures) == (network == "fashionbert")
     assert json.loads((tmp_path / "body" / "body.json").read_text(encoding="utf-8"))["shape"]["width"] == 32
-    some = cut_up(draw_posts(80, seed=1)) if network == "patches" else draw_posts(80, seed=1)
-    session = open_session(tmp_path / "body" / "match.onnx")
+    some = add_patches(draw_posts(80, seed=1)) if network == "fashionbert" else draw_posts(80, seed=1)
     batch = Features.load(tmp_path / "body").encode(some.slice(0, 9)).batch(np.arange(9))
-    assert session.run(["match"], {one.name: batch[one.name] for one in session.get_inputs()})[0].shape == (9,)
-    told = teach(network, tmp_path / "tagger", some, epochs=1, start=tmp_path / "body")
-    assert told["micro_f1"] > 0
+    assert ask_onnx(tmp_path / "body" / "match.onnx", batch)["match"].shape == (9,)
+    assert teach(network, tmp_path / "tagger", some, epochs=1, start=tmp_path / "body").micro_f1 > 0
 
 
 def test_a_body_gives_all_it_knows_and_takes_in_new_words(body: Path) -> None:
     from safetensors.torch import load_file
 
-    from weibotag.training.network.architectures import NETWORKS as KNOWN
-    from weibotag.training.network.architectures import Shape
+    from weibotag.training.network.architectures.network import Shape
+    from weibotag.training.network.architectures.registry import build
     from weibotag.training.network.pretrained import PretrainedNetwork
 
-    own = PretrainedNetwork.load(body, "single-stream", 32)
+    own = PretrainedNetwork.load(body, "vl-bert", 32)
     new = table_of([{"text": "新字", "author": "新人", "wordings": [said("新词", "code")]}] * 2)
     features = own.widen(Features.learn([new]))
-    assert features.words.words == (*own.features.words.words, "code_新词")
-    assert features.authors.words[-1] == "新人" and features.characters == own.features.characters
-    network: Any = KNOWN["single-stream"](Shape.of(features, TREE.parents, width=32, buckets=own.about["shape"]["buckets"]))
-    fresh = network.words.words.weight.detach().clone()
-    own.give(network)
+    lexicons, before = features.lexicons, own.features.lexicons
+    assert lexicons["words"].words == (*before["words"].words, "code_新词")
+    assert lexicons["authors"].words[-1] == "新人" and lexicons["characters"] == before["characters"]
+    shape = Shape.of(features, TREE.parents, width=32)
+    torch.manual_seed(0)
+    network: Any = own.build(shape)
+    torch.manual_seed(0)
+    random: Any = build("vl-bert", replace(shape, buckets=own.buckets))
+    fresh = random.words.words.weight.detach()
     weights = load_file(body / "body.safetensors")
-    known = 1 + len(own.features.words.words)
+    known = 1 + len(before["words"].words)
     table = network.words.words.weight.detach()
     assert torch.equal(table[:known], weights["words.words.weight"][:known])
     assert torch.equal(table[known], fresh[known])
@@ -226,7 +230,7 @@ def test_a_body_gives_all_it_knows_and_takes_in_new_words(body: Path) -> None:
 
 @pytest.mark.parametrize(
     ("network", "width", "said_so"),
-    [("two-stream", 32, "asked for is format 1, network two-stream"), ("single-stream", 64, "width 32, asked for")],
+    [("two-stream", 32, "asked for is format 2, network vilbert"), ("single-stream", 64, "width 32, asked for")],
 )
 def test_a_body_of_another_network_or_width_is_refused(network: str, width: int, said_so: str, body: Path) -> None:
     with pytest.raises(ModelError, match=said_so):
@@ -235,12 +239,12 @@ def test_a_body_of_another_network_or_width_is_refused(network: str, width: int,
 
 def test_what_is_no_body_is_refused_and_so_is_a_network_that_is_not_pretrained(body: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is no body"):
-        teach("single-stream", tmp_path / "a", draw_posts(40, seed=1), start=tmp_path)
+        teach("vl-bert", tmp_path / "a", draw_posts(40, seed=1), start=tmp_path)
     shutil.copytree(body, tmp_path / "cut")
     (tmp_path / "cut" / "body.safetensors").write_bytes((body / "body.safetensors").read_bytes()[:1000])
     with pytest.raises(ModelError, match="is no body"):
-        teach("single-stream", tmp_path / "a", draw_posts(40, seed=1), start=tmp_path / "cut")
-    with pytest.raises(RequestError, match="'concat' to pretrain; there are: single-stream"):
+        teach("vl-bert", tmp_path / "a", draw_posts(40, seed=1), start=tmp_path / "cut")
+    with pytest.raises(RequestError, match="'concat' to pretrain; there are: vl-bert"):
         rehearse("concat", tmp_path / "b")
 
 
@@ -249,45 +253,33 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import test_pretraining as t
-t.rehearse("single-stream", Path(sys.argv[1]), epochs=6, patience=6)
+t.rehearse("vl-bert", Path(sys.argv[1]), epochs=6, patience=6)
 """
 
 
 @pytest.mark.slow
 def test_a_pretraining_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    whole = rehearse("single-stream", tmp_path / "whole", epochs=6, patience=6)
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(ROOT / "tests")]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    losses = tmp_path / "killed" / "losses.csv"
-    try:
-        deadline = time.monotonic() + 60
-        while not (losses.exists() and len(losses.read_text().splitlines()) > 2) and time.monotonic() < deadline:
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert 2 <= len(losses.read_text().splitlines()) - 1 < 6, "it was killed too early or too late"
-    again = rehearse("single-stream", tmp_path / "killed", epochs=6, patience=6)
-    for about in (whole, again):
-        del about["figures"]["seconds"], about["seconds"]
-    assert again == whole
+    whole = rehearse("vl-bert", tmp_path / "whole", epochs=6, patience=6)
+    assert 2 <= kill_between_epochs(KILLED, tmp_path / "killed", 2) < 6, "it was killed too early or too late"
+    again = rehearse("vl-bert", tmp_path / "killed", epochs=6, patience=6)
+    assert replace(again, seconds=whole.seconds) == whole
     assert (tmp_path / "killed" / "body.safetensors").read_bytes() == (tmp_path / "whole" / "body.safetensors").read_bytes()
 
 
 def test_tasks_are_learnt_told_by_name_and_measured(tmp_path: Path) -> None:
     from weibotag.taggers.network import FusedTagger
     from weibotag.training.network.fit import train_fused
+    from weibotag.training.network.settings import NetworkRecipe
 
     def feel(table: pa.Table) -> list[str | None]:
         moods = ["好" if "猫" in text else "坏" for text in table["text"].to_pylist()]
         return [(None if at % 5 == 0 else "" if at % 5 == 1 else mood) for at, mood in enumerate(moods)]
 
     tables = draw_posts(400, seed=1), draw_posts(80, seed=2)
-    sides = [([table], gold_matrix([table], TREE)) for table in tables]
+    sides = [rows_of(table) for table in tables]
     tasks = {"mood": (feel(tables[0]), [*feel(tables[1])[:-1], "怪"])}
-    how: dict[str, Any] = {"device": "cpu", "quiet": True}
-    _, about = train_fused(sides[0], sides[1], TREE, "concat", quick(epochs=8), tmp_path / "work", tasks=tasks, **how)
-    assert about["tasks"]["mood"]["classes"] == 2 and about["tasks"]["mood"]["accuracy"] > 0.9
+    _, about = train_fused(sides[0], sides[1], TREE, NetworkRecipe(), quick(epochs=8), place(tmp_path / "work"), tasks)
+    assert about.tasks["mood"].classes == 2 and (about.tasks["mood"].accuracy or 0) > 0.9
     (tmp_path / "copy").mkdir()
     FusedTagger(TREE, tmp_path / "work").save(tmp_path / "copy")
     tagger = FusedTagger(TREE, tmp_path / "copy")
@@ -305,13 +297,8 @@ def test_tasks_are_learnt_told_by_name_and_measured(tmp_path: Path) -> None:
         ("mood", ["a", None, "a"], "2 of the posts to train on have a class"),
     ):
         with pytest.raises(RequestError, match=said_so):
-            train_fused(sides[0], sides[1], TREE, "concat", quick(), tmp_path / "no", tasks={name: (labels, [])}, **how)
-
-
-def test_losses_go_to_tensorboard_where_it_is_installed(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="losses are drawn by tensorboard")
-    teach("concat", tmp_path, draw_posts(40, seed=1), epochs=2)
-    assert any((tmp_path / "tensorboard").iterdir())
+            wrong = {name: (labels, [])}
+            train_fused(sides[0], sides[1], TREE, NetworkRecipe(), quick(), place(tmp_path / "no"), wrong)
 
 
 def test_the_command_pretrains_on_posts_of_text_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import add_pictures, ask, enter
+from commands import ask, enter
+from fused_posts import TREE, WIDTH, ask_onnx, build, draw_posts, picture, place, quick, rows_of, said, table_of, teach
 from hypothesis import given
 from hypothesis import strategies as st
-from test_fusion import TREE, WIDTH, draw_posts, picture, quick, said, table_of, teach
 
 from weibotag.core.errors import RequestError
 from weibotag.features.post_batches import Features
 from weibotag.taggers.match_model import Matcher, find_pairs
-from weibotag.workflows.similarity import NEUTRAL, list_similarity, measure_by_clip, note_looks
+from weibotag.workflows.similarity import list_similarity, note_looks
 
 torch = pytest.importorskip("torch", reason="networks are trained with torch")
 
@@ -54,11 +53,11 @@ def draw_themes(count: int, seed: int) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from weibotag.training.network.matching import train_matching
+    from weibotag.training.network.pretraining import pretrain
 
     folder = tmp_path_factory.mktemp("taught")
     settings = quick(epochs=12, batch=32)
-    train_matching([draw_themes(480, 1)], [draw_themes(160, 2)], "sm-lstm", settings, folder, device="cpu", quiet=True)
+    pretrain([draw_themes(480, 1)], [draw_themes(160, 2)], "sm-lstm", settings, place(folder))
     about = json.loads((folder / "match.json").read_text())
     (folder / "match.json").write_text(json.dumps(about | {"stages": {}, "fingerprints": {}, "media": {}}))
     return folder
@@ -89,13 +88,9 @@ def test_true_pairs_are_told_from_others_and_probabilities_mean_something(taught
 
 
 def test_the_steps_name_the_word_and_the_picture_that_they_looked_at(taught: Path) -> None:
-    from weibotag.vision.backends.onnx_session import open_session
-
     table = draw_themes(90, 4)
-    session = open_session(taught / "match.onnx")
-    batch = Features.load(taught).encode(table).batch(np.arange(90))
-    asked = {one.name: batch[one.name] for one in session.get_inputs()}
-    words, pictures = session.run(["attention_text", "attention_pictures"], asked)
+    found = ask_onnx(taught / "match.onnx", Features.load(taught).encode(table).batch(np.arange(90)))
+    words, pictures = found["attention_text"], found["attention_pictures"]
     assert words.shape == (90, STEPS, 10)
     looked = words.max(axis=1).argmax(axis=1)
     themed = [max(map(text.find, THEMES)) for text in table["text"].to_pylist()]
@@ -103,14 +98,6 @@ def test_the_steps_name_the_word_and_the_picture_that_they_looked_at(taught: Pat
     assert np.mean([0 <= place - theme <= 2 for place, theme in zip(looked, themed, strict=True)]) > 0.7
     shown = np.arange(90) % 3 > 0
     assert pictures[shown].sum(axis=2).mean() > 0.9
-
-
-def build(table: pa.Table, **shape: Any) -> tuple[Any, Any]:
-    from weibotag.training.network.architectures import NETWORKS, Shape
-
-    features = Features.learn([table])
-    torch.manual_seed(0)
-    return NETWORKS["sm-lstm"](Shape.of(features, TREE.parents, width=16, **shape)).eval(), features.encode(table)
 
 
 def test_attention_is_over_what_is_there_and_an_empty_side_gets_none() -> None:
@@ -123,7 +110,7 @@ def test_attention_is_over_what_is_there_and_an_empty_side_gets_none() -> None:
         {"wordings": [said("杯子", "object"), said("茶", "ocr")]},
         {},
     ]
-    module, posts = build(table_of(rows))
+    module, posts = build("sm-lstm", table_of(rows), width=16)
     batch = posts.batch(np.arange(len(rows)))
     with torch.inference_mode():
         answer = module(to_tensors(batch, torch.device("cpu")))
@@ -143,11 +130,10 @@ def test_attention_is_over_what_is_there_and_an_empty_side_gets_none() -> None:
 
 def test_it_tags_as_other_networks_do(tmp_path: Path) -> None:
     from weibotag.taggers.network import FusedTagger
-    from weibotag.training.dataset import gold_matrix
 
     teach("sm-lstm", tmp_path, draw_posts(480, seed=1))
     fresh = draw_posts(120, seed=2)
-    right = (FusedTagger(TREE, tmp_path).scores(fresh).toarray() >= 0.5) == (gold_matrix([fresh], TREE).toarray() > 0)
+    right = (FusedTagger(TREE, tmp_path).scores(fresh).toarray() >= 0.5) == (rows_of(fresh).gold.toarray() > 0)
     assert min(right[branch::4].all(axis=1).mean() for branch in range(4)) > 0.85
 
 
@@ -183,47 +169,26 @@ def test_a_pair_of_two_posts_has_the_text_of_one_and_all_that_the_pictures_of_th
     [
         ("sm-lstm", [{"text": "分享图片", "vectors": [picture(np.ones(WIDTH))]}] * 8, "8 of 8 posts .* 1 different texts"),
         ("sm-lstm", [{"text": "一"}, {"text": "二"}], "0 of 2 posts"),
-        ("concat", [], "no network 'concat' that learns to match"),
+        ("concat", [], "no network 'concat' to pretrain"),
     ],
 )
 def test_what_makes_no_pairs_is_told_in_one_line(network: str, rows: Any, told: str, tmp_path: Path) -> None:
-    from weibotag.training.network.matching import train_matching
+    from weibotag.training.network.pretraining import pretrain
 
     with pytest.raises(RequestError, match=told) as caught:
-        train_matching([table_of(rows)], [table_of(rows)], network, quick(), tmp_path, device="cpu", quiet=True)
+        pretrain([table_of(rows)], [table_of(rows)], network, quick(), place(tmp_path))
     assert "\n" not in str(caught.value)
 
 
 def test_what_separates_nothing_gives_a_half(tmp_path: Path) -> None:
-    from weibotag.training.network.matching import export_match
+    from weibotag.training.network.matching import AnswerMatch, export_match
 
-    table = draw_themes(60, 6)
-    module, posts = build(table)
+    module, posts = build("sm-lstm", draw_themes(60, 6), width=16)
     for weights in (module.match[-1].weight, module.gain):
         torch.nn.init.zeros_(weights)
-    export_match(module, posts, tmp_path, posts)
+    export_match(AnswerMatch(module), posts, posts, tmp_path)
     about = json.loads((tmp_path / "match.json").read_text())
     assert (about["slope"], about["offset"], about["auc"]) == (0, 0, 0.5)
-
-
-def test_with_clip_the_picture_that_the_text_fits_best_counts() -> None:
-    east, north, west = np.eye(WIDTH)[0], np.eye(WIDTH)[1], -np.eye(WIDTH)[0]
-    of = {NEUTRAL: north, "东": east, "西": west}
-
-    def encode(texts: Sequence[str]) -> tuple[np.ndarray, float]:
-        return np.array([of[text] for text in texts], np.float32), 4.0
-
-    shown = [picture(east, "a"), picture(north, "b"), picture(None, "c")]
-    rows: list[dict[str, Any]] = [
-        {"text": "东", "vectors": shown},
-        {"text": "西", "vectors": shown},
-        {"text": "东"},
-        {"vectors": shown},
-    ]
-    found = measure_by_clip(table_of(rows), encode)
-    np.testing.assert_allclose(found[:2], 1 / (1 + np.exp(-4 * np.array([1.0, -1.0]))), rtol=1e-6)
-    assert np.isnan(found[2:]).all()
-    assert np.isnan(measure_by_clip(table_of([{}]), encode)).all()
 
 
 def test_a_row_says_why_there_is_no_similarity() -> None:
@@ -247,7 +212,7 @@ def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from weibotag.extraction.schedule import link, look
     from weibotag.posts.source import PostsSource
     from weibotag.runtime.run_folder import Run
-    from weibotag.training.network.matching import train_matching
+    from weibotag.training.network.pretraining import pretrain
 
     folder = tmp_path_factory.mktemp("body")
     (folder / "look.toml").write_text('stages = ["embed"]\n')
@@ -257,7 +222,7 @@ def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
         link(run, parts, context.limits, True)
         assert look(run, parts, context) == []
         tables = [table for part in parts for table in gather_part(run, part, context, None, with_vectors=True)]
-    train_matching(tables, tables, "sm-lstm", quick(epochs=1), folder / "body", device="cpu", quiet=True)
+    pretrain(tables, tables, "sm-lstm", quick(epochs=1), place(folder / "body"))
     note_looks(folder / "body", context)
     return folder
 
@@ -294,7 +259,6 @@ def test_the_command_says_it_of_each_post(body: Path, tmp_path: Path, monkeypatc
     ("words", "told"),
     [
         ([], "give --model MODEL, made by weibotag pretrain"),
-        (["-p", "faces.toml"], "give --model MODEL, made by weibotag pretrain"),
         (["-m", "."], "has no match.json that can be read"),
         (["-m", "BODY", "-p", "faces.toml"], "was trained on embed-"),
         (["-m", "BODY", "-p", "media.toml"], "was trained with"),
@@ -311,20 +275,3 @@ def test_what_cannot_be_measured_is_told_in_one_line(
     assert result.exit_code == 2, result.output
     assert told in result.stderr
     assert len(result.stderr.splitlines()) == 1
-
-
-def test_chinese_clip_compares_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("transformers", reason="needs the extra hf")
-    pytest.importorskip("timm", reason="needs the extra hf")
-    from test_embed_transformers import save_chinese_clip
-
-    add_pictures(enter(tmp_path, monkeypatch))
-    save_chinese_clip(tmp_path / "clip")
-    Path("clip.toml").write_text('stages = ["ocr", "embed"]\n[embed]\nbackend = "chineseclip"\nmodel = "clip"\n')
-    result = ask("similarity", "seen.csv", "-p", "clip.toml", "-o", "-", "--workers", "0", "-q")
-    assert result.exit_code == 0, result.output
-    rows = {row["post_id"]: row for row in map(json.loads, result.stdout.splitlines())}
-    assert [name for name, row in rows.items() if row["similarity"] is not None] == ["a", "b", "d"]
-    assert all(0 < rows[name]["similarity"] < 1 for name in "abd")
-    assert "broken.png" in rows["b"]["error"]
-    assert rows["e"]["error"] == "no picture"

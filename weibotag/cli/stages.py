@@ -100,13 +100,11 @@ def wordings(
 @command("similarity")
 def similarity(
     request: StageRequest,
-    model: Annotated[Path | None, Option("Folder that `weibotag pretrain` made; without: Chinese-CLIP.", short="-m")] = None,
+    model: Annotated[Path, Option("Folder that `weibotag pretrain` made, as with --network sm-lstm.", short="-m")],
 ) -> Answer:
     """Say how well the text and the pictures of each post belong together, from 0 to 1.
 
     Example: weibotag similarity posts.csv -m body -o similarity.csv
-
-    Example: weibotag similarity posts.csv -p clip.toml -o similarity.parquet
     """
     from weibotag.extraction.pipeline_files import choose_pipeline
     from weibotag.workflows.similarity import measure_similarity

@@ -35,8 +35,8 @@ def pretrain(
     request: PicturesRequest,
     out: Annotated[Path, Option("Folder of the body.", short="-o")],
     network: Annotated[
-        str, Option("single-stream, two-stream, early, patches, visualbert, lxmert or sm-lstm.")
-    ] = "single-stream",
+        str, Option("vl-bert, visualbert, unicoder-vl, vilbert, lxmert, b2t2, fashionbert or sm-lstm.")
+    ] = "vl-bert",
     epochs: Annotated[int, Ge(1), Option("Times that all posts are gone through at most.")] = 30,
     minutes: Annotated[float | None, Ge(0), Option("What training may take.", shown="as long as it gets better")] = None,
     device: Annotated[str, Option("cpu, cuda, or auto: CUDA where there is one.")] = "auto",
@@ -44,29 +44,28 @@ def pretrain(
 ) -> Answer:
     """Pretrain a network on posts that need no tags: masked characters, words and pictures, and what belongs together.
 
-    Example: weibotag pretrain posts.csv -o body --network single-stream --minutes 30
+    Example: weibotag pretrain posts.csv -o body --network vl-bert --minutes 30
     """
-    from dataclasses import replace
+    from dataclasses import asdict
     from importlib.util import find_spec
 
     from weibotag.extraction.pipeline_files import choose_pipeline
 
     if find_spec("torch") is None:
         raise MissingExtraError("pretrain", "torch")
-    from weibotag.training.network.pretraining import SETTINGS
     from weibotag.workflows.pretrain import pretrain_posts
 
-    settings = replace(SETTINGS, epochs=epochs, minutes=minutes)
-    about = pretrain_posts(
+    summary = pretrain_posts(
         request.source,
         out,
         choose_pipeline(request),
         network,
-        settings,
+        epochs=epochs,
+        minutes=minutes,
         device=device,
         threads=threads,
         quiet=request.quiet,
     )
-    figures = ", ".join(f"{name} {value}" for name, value in about["figures"].items())
-    line = f"{out}: {network} on {about['posts']['train']:,} posts; {figures}; {about['seconds']:.0f} s"
-    return Answer(about, line)
+    figures = ", ".join(f"{name} {value}" for name, value in summary.figures.items())
+    line = f"{out}: {summary.network} on {summary.posts['train']:,} posts; {figures}; {summary.seconds:.0f} s"
+    return Answer(asdict(summary), line)

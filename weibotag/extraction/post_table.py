@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from weibotag.extraction.context import ExtractionContext
 from weibotag.extraction.coverage import mark_files, mark_posts
 from weibotag.extraction.schedule import read_links
-from weibotag.features.post_batches import collect_vectors
+from weibotag.features.post_arrays import collect_vectors
 from weibotag.features.wordings import Findings, WordsOfPictures, collect_wordings
 from weibotag.posts.supplied_words import add_given
 from weibotag.runtime.run_folder import Run

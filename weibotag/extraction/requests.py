@@ -146,7 +146,7 @@ class TrainRequest(PicturesRequest):
         ),
     ] = "fast"
     valid: Valid = None
-    network: Annotated[str, Option("Network of the fused tagger: concat, hma, single-stream …", panel=NETWORK)] = "concat"
+    network: Annotated[str, Option("Network of the fused tagger: concat, hma, vl-bert …", panel=NETWORK)] = "concat"
     minutes: Annotated[float | None, Ge(0), Option("Time for training the network.", panel=NETWORK, shown="as it needs")] = (
         None
     )

@@ -1,4 +1,4 @@
-"""Tables of posts to what networks are told of them, not yet numbered. Needs no torch."""
+"""Posts as arrays, not yet numbered: their text, what their pictures say, and the pictures' vectors. Needs no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,20 +9,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from weibotag.core.arrays import list_parts
-from weibotag.core.schema import WORDING
+from weibotag.core.schema import VECTOR, WORDING
 from weibotag.core.text_matching import edge_kind, fold, spell_out
-from weibotag.features.picture_vectors import MOST_CELLS, MOST_GRIDS, MOST_PICTURES, PICTURE
 
 # More than a post holds but for screenshots of whole articles.
 MOST_CHARACTERS = 128
 MOST_WORDS = 64
+MOST_PICTURES = 9
+# Of the first pictures, so that the patches of a hundred thousand posts fit into memory.
+MOST_GRIDS, MOST_CELLS = 2, 16
 # Which of a post's tokens says what; the number of a kind is its place. Kinds that are not named here are "other".
 KINDS = ("text", "ocr", "picture", "object", "face", "code", "clip", "other")
+# An element of the column `vectors`.
+PICTURE = pa.struct(
+    [
+        ("media_id", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("vector", VECTOR),
+        ("patches", pa.list_(VECTOR)),
+    ]
+)
 # Of a post's picture, by the post's row and the media_id: width and height in pixels (endless where they are not known), and
 # which of the post's vectors is its own, from 1, 0 for none.
 Shown = dict[tuple[int, str], tuple[float, float, int]]
-# Of what `read` returns: which of the table's wordings each character of print and each word is of.
-PLACES = ("print_places", "word_places")
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,19 @@ class Ragged:
     def lengths(self) -> np.ndarray:
         """Return the length of each row."""
         return np.diff(self.offsets)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Return which row each value is of."""
+        return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
+
+    def row(self, number: int) -> Any:
+        """Return the values of a row."""
+        return self.values[self.offsets[number] : self.offsets[number + 1]]
+
+    def take(self, chosen: np.ndarray) -> "Ragged":
+        """Return the rows where `chosen`, bool (rows,), holds; values are a numpy array."""
+        return Ragged(offsets_of(self.lengths[chosen]), self.values[np.repeat(chosen, self.lengths)])
 
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return, for rows padded to the longest (at least one wide), places in `values`, and where there is one."""
@@ -51,18 +74,69 @@ class Ragged:
         return padded
 
 
-def read(table: pa.Table) -> dict[str, Any]:
-    """Return what a table of posts says, not yet numbered, as the fields of `Posts`, and `PLACES`.
+def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return where rows of these lengths begin, and the last ends, int64 (rows + 1,)."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+@dataclass(frozen=True)
+class PostArrays:
+    """Posts as networks read them, not yet numbered; `authors` and `channels` are empty where a post says none.
+
+    `parts` are inputs by name (see `Posts`): characters are code points, `words` strings. `print_places` and `word_places`
+    tell which of the table's wordings each character of print and each word is of.
+    """
+
+    parts: dict[str, Ragged]
+    authors: list[str]
+    channels: list[str]
+
+
+def read_arrays(table: pa.Table) -> PostArrays:
+    """Return a table's posts as arrays.
 
     `table` has text, author and channel, and, where pictures were looked at, wordings and `vectors` (list<PICTURE>: width
-    and height in pixels or null, vector or null, patches or null). Characters are code points, words are strings. A box is
-    x1/W, y1/H, x2/W, y2/H and its share of the area; zeros where there is none, or its picture's size is not known.
+    and height in pixels or null, vector or null, patches or null). A box is x1/W, y1/H, x2/W, y2/H and its share of the
+    area; zeros where there is none, or its picture's size is not known.
     """
     texts = [text[:MOST_CHARACTERS] for text in pc.fill_null(table["text"], "").to_pylist()]
     pictures, shown = _read_pictures(table)
-    names = {name: pc.fill_null(table[name], "").to_pylist() for name in ("author", "channel")}
-    text = Ragged(np.concatenate([[0], np.cumsum([len(text) for text in texts], dtype=np.int64)]), spell_out("".join(texts)))
-    return {"text": text, **_read_wordings(table, texts, shown), **pictures, **names}
+    text = Ragged(offsets_of([len(text) for text in texts]), spell_out("".join(texts)))
+    authors, channels = (pc.fill_null(table[name], "").to_pylist() for name in ("author", "channel"))
+    return PostArrays({"text": text, **_read_wordings(table, texts, shown), **pictures}, authors, channels)
+
+
+def collect_vectors(post_ids: Sequence[str], links: pa.Table, media: pa.Table, found: pa.Table) -> pa.Array:
+    """Return the column `vectors`, list<PICTURE>: for each post its first nine pictures and frames, each once.
+
+    `links` names each post's files, `media` their frames, `found` (schema "embed") their vectors.
+    """
+    frames: dict[str, list[dict[str, Any]]] = {}
+    for row in media.filter(pc.is_null(media["media_error"])).to_pylist():
+        frames.setdefault(row["file_id"], []).append(row)
+    shown: dict[str, dict[str, dict[str, Any]]] = {}
+    for link in links.sort_by([("post_id", "ascending"), ("position", "ascending")]).to_pylist():
+        own = shown.setdefault(link["post_id"], {})
+        for row in sorted(frames.get(link["file_id"], ()), key=lambda row: row["frame"]):
+            own[row["media_id"]] = row
+    rows = [list(shown.get(post_id, {}).values())[:MOST_PICTURES] for post_id in post_ids]
+    flat = [row for own in rows for row in own]
+    names = pa.array([row["media_id"] for row in flat], pa.string())
+    at = pc.index_in(names, found["media_id"])
+    patches = pa.nulls(len(flat), pa.list_(VECTOR))
+    if "embed_patches" in found.column_names:
+        # No network looks at the patches of later pictures.
+        first = np.concatenate([np.arange(len(own)) < MOST_GRIDS for own in rows]) if flat else np.zeros(0, bool)
+        patches = found["embed_patches"].combine_chunks().take(pc.if_else(pa.array(first), at, None))
+    columns = [
+        names,
+        pa.array([row["width"] for row in flat], pa.int32()),
+        pa.array([row["height"] for row in flat], pa.int32()),
+        found["embed_vector"].combine_chunks().take(at),
+        patches,
+    ]
+    offsets = pa.array(offsets_of([len(own) for own in rows]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(columns, fields=list(PICTURE)))
 
 
 def _read_pictures(table: pa.Table) -> tuple[dict[str, Ragged], Shown]:
@@ -90,24 +164,19 @@ def _read_pictures(table: pa.Table) -> tuple[dict[str, Ragged], Shown]:
 def _read_patches(grids: pa.ListArray, rows: np.ndarray, numbers: np.ndarray, total: int) -> dict[str, Ragged]:
     """Return pictures' patches, at most `MOST_CELLS` of each, and their cells; pictures have posts (`rows`) and numbers."""
     offsets, patches = list_parts(grids)
-    of, steps = _steps(np.diff(offsets))
+    of = np.repeat(np.arange(len(grids)), np.diff(offsets))
+    steps = np.arange(len(of)) - offsets[of]
     kept = np.flatnonzero(steps < MOST_CELLS)
     at = np.searchsorted(rows[of[kept]], np.arange(total + 1))
     cells = (numbers[of] - 1) * MOST_CELLS + steps + 1
     return {"patches": Ragged(at, _stack(patches.take(pa.array(kept)))), "patch_cells": Ragged(at, cells[kept])}
 
 
-def _steps(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for lists of these lengths one after the other, which list each value is of, and its place in it."""
-    of = np.repeat(np.arange(len(lengths)), lengths)
-    return of, np.arange(len(of)) - (np.cumsum(lengths) - lengths)[of]
-
-
 def _stack(vectors: pa.ListArray) -> np.ndarray:
     """Return vectors of one length as an array (n, d) float16."""
     if not len(vectors):
         return np.empty((0, 0), np.float16)
-    return vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), -1)
+    return np.reshape(vectors.flatten().to_numpy(zero_copy_only=False), (len(vectors), -1))
 
 
 def _read_wordings(table: pa.Table, texts: Sequence[str], shown: Shown) -> dict[str, Ragged]:

@@ -1,5 +1,6 @@
 """Posts as padded arrays: what every network of the fused tagger reads. Needs no torch."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,32 +14,9 @@ import pyarrow as pa
 
 from weibotag.core.errors import ModelError
 from weibotag.core.files import write_json
-from weibotag.features.picture_vectors import MOST_CELLS, MOST_GRIDS, MOST_PICTURES, PICTURE, collect_vectors
-from weibotag.features.post_arrays import KINDS, MOST_CHARACTERS, MOST_WORDS, PLACES, Ragged, read
+from weibotag.features.post_arrays import PostArrays, Ragged, offsets_of, read_arrays
 from weibotag.features.tokens import read_tokenizer, tokenise
 from weibotag.features.visual_codes import standardise
-
-# What comes from `tables` is part of this module's own interface.
-__all__ = [
-    "FEATURES",
-    "INPUTS",
-    "KINDS",
-    "MOST_CELLS",
-    "MOST_CHARACTERS",
-    "MOST_GRIDS",
-    "MOST_PICTURES",
-    "MOST_WORDS",
-    "PICTURE",
-    "PLACES",
-    "STANDARD",
-    "Features",
-    "Lexicon",
-    "Posts",
-    "Ragged",
-    "collect_vectors",
-    "join_posts",
-    "read",
-]
 
 FEATURES, STANDARD = "features.json", "features.safetensors"
 # What `Posts.batch` gives, in the order in which a network's ONNX file takes it.
@@ -47,6 +25,12 @@ INPUTS = (
     *("print_mentions", "word_mentions", "word_pictures", "patches", "patch_cells"),
     *("tokens", "token_of"),
 )
+# Those of `Posts.parts`.
+PARTS = tuple(name for name in INPUTS if name not in ("seen", "author", "channel"))
+# Of each lexicon: how many words it has at most, and how many numbers all others share.
+LEXICONS = {"characters": (8_000, 64), "words": (20_000, 64), "authors": (20_000, 1), "channels": (1_000, 1)}
+# What an error calls the vectors of each input that has some.
+VECTORS = {"pictures": "picture vectors", "patches": "patches of pictures"}
 # A batch is padded to its longest post, so posts of like length go together, out of so many batches at a time.
 BATCHES_SORTED = 32
 FEWEST_POSTS = 2
@@ -80,51 +64,93 @@ class Lexicon:
 
 
 @dataclass(frozen=True)
-class Posts:
-    """Posts as numbers. `text`, `print`, `words`, `word_kinds`: int64; boxes: (…, 5) float32; `pictures`: (…, d) float16.
+class Standard:
+    """Mean and deviation of vectors of one kind in the training posts, both float32 (d,)."""
 
-    `author` and `channel` are int64 (posts,), 0 where the post says none. Further int64, each from 1 and 0 for none: where
-    the text mentions a word (its last character) or repeats a character of print, and which picture a word stands in.
-    `patches`: (…, d) float16, row by row, those of the first two pictures; `patch_cells`: which cell of its picture, from 1,
-    those of the second picture from 17. `tokens`: see `tokens.tokenise`.
-    """
-
-    text: Ragged
-    print: Ragged
-    print_boxes: Ragged
-    words: Ragged
-    word_kinds: Ragged
-    word_boxes: Ragged
-    pictures: Ragged
-    author: np.ndarray
-    channel: np.ndarray
-    print_mentions: Ragged
-    word_mentions: Ragged
-    word_pictures: Ragged
-    patches: Ragged
-    patch_cells: Ragged
-    tokens: Ragged
-    token_of: Ragged
     mean: np.ndarray
     scale: np.ndarray
-    patch_mean: np.ndarray
-    patch_scale: np.ndarray
+
+    @classmethod
+    def learn(cls, arrays: Sequence[np.ndarray]) -> "Standard":
+        """Learn from arrays (n, d); d is 1 where there is no vector, as networks of width 0 can't be exported."""
+        count, sums, squares = sum(map(len, arrays)), 0.0, 0.0
+        if not count:
+            return cls(np.zeros(1, np.float32), np.ones(1, np.float32))
+        for array in arrays:
+            for start in range(0, len(array), 4096):
+                some = array[start : start + 4096].astype(np.float64)
+                sums, squares = sums + some.sum(axis=0), squares + (some**2).sum(axis=0)
+        mean = sums / count
+        scale = np.sqrt(np.maximum(squares / count - mean**2, 0)) + 1e-3
+        return cls(np.asarray(mean, np.float32), np.asarray(scale, np.float32))
+
+    def check(self, what: str, vectors: Ragged) -> Ragged:
+        """Return the vectors where there is none or each has d numbers; raises ModelError else."""
+        width = len(self.mean)
+        if not len(vectors.values):
+            return Ragged(vectors.offsets, np.empty((0, width), np.float16))
+        if vectors.values.shape[1] != width:
+            raise ModelError(
+                f"{what} have {vectors.values.shape[1]} numbers, the model was trained on {width}: "
+                "look at the pictures with the model's own pipeline, or train again"
+            )
+        return vectors
+
+    def apply(self, vectors: np.ndarray) -> np.ndarray:
+        """Return vectors (n, d) standardised, float32."""
+        return standardise(vectors, self.mean, self.scale)
+
+    def pad(self, vectors: Ragged, rows: np.ndarray) -> np.ndarray:
+        """Return the rows' vectors standardised, float32 (len(rows), longest, d), zeros after their ends."""
+        at, inside = vectors.places(rows)
+        padded = np.zeros((*inside.shape, len(self.mean)), np.float32)
+        padded[inside] = self.apply(vectors.values[at[inside]])
+        return padded
+
+
+@dataclass(frozen=True)
+class Posts:
+    """Posts as numbers: `parts` has `PARTS`, `names` author and channel, int64 (posts,), 0 where the post says none.
+
+    Parts are int64, but boxes (…, 5) float32, `pictures` and `patches` (…, d) float16. From 1 and 0 for none: `…_mentions`,
+    where the text mentions a word (its last character) or repeats a character of print; `word_pictures`, which picture a
+    word stands in; `patch_cells`, which cell of its picture a patch is, row by row, those of the second picture from 17.
+    `tokens` and `token_of`: see `tokens.tokenise`. `standards` are those of pictures and patches.
+    """
+
+    parts: dict[str, Ragged]
+    names: dict[str, np.ndarray]
+    standards: dict[str, Standard]
 
     def __len__(self) -> int:
-        return len(self.author)
+        return len(self.names["author"])
 
     @property
     def lengths(self) -> np.ndarray:
         """Return the number of tokens of each post."""
-        return np.sum([part.lengths for part in (self.text, self.print, self.words, self.pictures)], axis=0)
+        parts = (self.parts[name].lengths for name in ("text", "print", "words", "pictures"))
+        lengths: np.ndarray = np.sum(list(parts), axis=0)
+        return lengths
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """Give all arrays that the posts are made of, in a fixed order."""
+        for name in PARTS:
+            yield from (self.parts[name].offsets, self.parts[name].values)
+        yield from self.names.values()
+        for standard in self.standards.values():
+            yield from (standard.mean, standard.scale)
+
+    def take(self, chosen: np.ndarray) -> "Posts":
+        """Return the posts where `chosen`, bool (posts,), holds."""
+        names = {name: numbers[chosen] for name, numbers in self.names.items()}
+        return Posts({name: part.take(chosen) for name, part in self.parts.items()}, names, self.standards)
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the arrays of `INPUTS` for some posts: vectors standardised, `seen` tells (bool) where there is one."""
-        pictures, seen = _pad_standardised(self.pictures, rows, self.mean, self.scale)
-        patches, _ = _pad_standardised(self.patches, rows, self.patch_mean, self.patch_scale)
-        ready = {"pictures": pictures, "seen": seen, "patches": patches}
-        ready |= {"author": self.author[rows], "channel": self.channel[rows]}
-        return {name: ready[name] if name in ready else getattr(self, name).pad(rows) for name in INPUTS}
+        ready = {name: numbers[rows] for name, numbers in self.names.items()}
+        ready |= {name: standard.pad(self.parts[name], rows) for name, standard in self.standards.items()}
+        ready["seen"] = self.parts["pictures"].places(rows)[1]
+        return {name: ready[name] if name in ready else self.parts[name].pad(rows) for name in INPUTS}
 
     def order(self, size: int, seed: int) -> list[np.ndarray]:
         """Return the rows of each batch of one pass over all posts, shuffled by the seed, like lengths together."""
@@ -144,161 +170,92 @@ class Posts:
             yield ranked[start : start + size]
 
 
-def _pad_standardised(
-    vectors: Ragged, rows: np.ndarray, mean: np.ndarray, scale: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows' standardised vectors, float32, zeros after their ends, and where there is one."""
-    at, inside = vectors.places(rows)
-    padded = np.zeros((*inside.shape, len(mean)), np.float32)
-    padded[inside] = standardise(vectors.values[at[inside]], mean, scale)
-    return padded, inside
-
-
 def join_posts(some: Sequence[Posts]) -> Posts:
     """Return the posts of several, which one `Features` made, in their order."""
 
-    def join(parts: Sequence[Any]) -> Any:
-        if isinstance(parts[0], np.ndarray):
-            return np.concatenate(parts)
-        offsets = np.concatenate([[0], np.cumsum(np.concatenate([part.lengths for part in parts]))])
-        return Ragged(offsets, np.concatenate([part.values for part in parts]))
+    def join(parts: Sequence[Ragged]) -> Ragged:
+        lengths = np.concatenate([part.lengths for part in parts])
+        return Ragged(offsets_of(lengths), np.concatenate([part.values for part in parts]))
 
-    fields, shared = Posts.__dataclass_fields__, ("mean", "scale", "patch_mean", "patch_scale")
-    own = {name: join([getattr(posts, name) for posts in some]) for name in fields if name not in shared}
-    return Posts(**own, **{name: getattr(some[0], name) for name in shared})
-
-
-class Moments:
-    """Mean and deviation of vectors that come some at a time."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.sums: Any = 0.0
-        self.squares: Any = 0.0
-
-    def add(self, vectors: np.ndarray) -> None:
-        """Count in vectors (n, d)."""
-        for start in range(0, len(vectors), 4096):
-            some = vectors[start : start + 4096].astype(np.float64)
-            self.count += len(some)
-            self.sums = self.sums + some.sum(axis=0)
-            self.squares = self.squares + (some**2).sum(axis=0)
-
-    def standard(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and scale (d,) float32; without any vector for d = 1, as networks of width 0 can't be exported."""
-        if not self.count:
-            return np.zeros(1, np.float32), np.ones(1, np.float32)
-        mean = self.sums / self.count
-        scale = np.sqrt(np.maximum(self.squares / self.count - mean**2, 0)) + 1e-3
-        return mean.astype(np.float32), scale.astype(np.float32)
+    names = {name: np.concatenate([posts.names[name] for posts in some]) for name in some[0].names}
+    return Posts({name: join([posts.parts[name] for posts in some]) for name in PARTS}, names, some[0].standards)
 
 
 @dataclass(frozen=True)
 class Features:
-    """How posts become numbers, learnt on the training posts: lexicons, and means and scales (d,) of vectors.
+    """How posts become numbers, learnt on the training posts: lexicons by `LEXICONS`, standards of vectors by `VECTORS`.
 
     `encoder` names a language model (a folder, or hf:owner/name) that reads the text for the network, `tokenizer` is the
     JSON of its tokenizer; both are empty where there is none.
     """
 
-    characters: Lexicon
-    words: Lexicon
-    authors: Lexicon
-    channels: Lexicon
-    mean: np.ndarray
-    scale: np.ndarray
-    patch_mean: np.ndarray
-    patch_scale: np.ndarray
+    lexicons: dict[str, Lexicon]
+    standards: dict[str, Standard]
     encoder: str = ""
     tokenizer: str = ""
 
     @classmethod
     def learn(cls, tables: Sequence[pa.Table], encoder: str = "") -> "Features":
-        """Learn from training posts: see `read` for the tables."""
-        counts: dict[str, Counter[str]] = {name: Counter() for name in ("characters", "words", "authors", "channels")}
-        pictures, patches = Moments(), Moments()
+        """Learn from training posts: see `read_arrays` for the tables."""
+        counts: dict[str, Counter[str]] = {name: Counter() for name in LEXICONS}
+        vectors: dict[str, list[np.ndarray]] = {name: [] for name in VECTORS}
         for table in tables:
-            posts = read(table)
-            rows = np.concatenate([_rows_of(posts["text"]), _rows_of(posts["print"])])
-            codes = np.concatenate([posts["text"].values, posts["print"].values]).astype(np.int64)
-            distinct = np.unique(np.stack([rows, codes]), axis=1)[1]
+            posts = read_arrays(table)
+            text, print_, words = (posts.parts[name] for name in ("text", "print", "words"))
+            codes = np.concatenate([text.values, print_.values]).astype(np.int64)
+            distinct = np.unique(np.stack([np.concatenate([text.rows, print_.rows]), codes]), axis=1)[1]
             # Half of a character can't be written into the model's JSON, and a bucket is good enough for it.
             found = Counter(distinct[(distinct < 0xD800) | (distinct > 0xDFFF)].tolist())
             counts["characters"].update({chr(code): number for code, number in found.items()})
-            pairs = set(zip(_rows_of(posts["words"]).tolist(), posts["words"].values.to_pylist(), strict=True))
+            pairs = set(zip(words.rows.tolist(), words.values.to_pylist(), strict=True))
             counts["words"].update(word for _, word in pairs)
-            for name in ("author", "channel"):
-                counts[f"{name}s"].update(filter(None, posts[name]))
-            pictures.add(posts["pictures"].values)
-            patches.add(posts["patches"].values)
-        return cls(
-            Lexicon.learn(counts["characters"], 8_000, 64),
-            Lexicon.learn(counts["words"], 20_000, 64),
-            Lexicon.learn(counts["authors"], 20_000, 1),
-            Lexicon.learn(counts["channels"], 1_000, 1),
-            *pictures.standard(),
-            *patches.standard(),
-            encoder,
-            read_tokenizer(encoder) if encoder else "",
-        )
+            counts["authors"].update(filter(None, posts.authors))
+            counts["channels"].update(filter(None, posts.channels))
+            for name, arrays in vectors.items():
+                arrays.append(posts.parts[name].values)
+        lexicons = {name: Lexicon.learn(counts[name], most, buckets) for name, (most, buckets) in LEXICONS.items()}
+        standards = {name: Standard.learn(arrays) for name, arrays in vectors.items()}
+        return cls(lexicons, standards, encoder, read_tokenizer(encoder) if encoder else "")
 
     def encode(self, table: pa.Table) -> Posts:
-        """Return a table's posts (see `read`) as numbers; raises ModelError for vectors of another length."""
-        return self.number(read(table))
+        """Return a table's posts (see `read_arrays`) as numbers; raises ModelError for vectors of another length."""
+        return self.number(read_arrays(table))
 
-    def number(self, said: Mapping[str, Any]) -> Posts:
-        """Return what `read` gave as numbers; raises as `encode` does."""
-        posts = {name: part for name, part in said.items() if name not in PLACES}
-        posts |= tokenise(posts["text"], self.tokenizer)
-        posts |= {
-            "text": _number_characters(posts["text"], self.characters),
-            "print": _number_characters(posts["print"], self.characters),
-            "words": _number_words(posts["words"], self.words),
-            "pictures": _expect("picture vectors", posts["pictures"], len(self.mean)),
-            "patches": _expect("patches of pictures", posts["patches"], len(self.patch_mean)),
-            "author": _number_names(posts["author"], self.authors),
-            "channel": _number_names(posts["channel"], self.channels),
+    def number(self, arrays: PostArrays) -> Posts:
+        """Return posts as numbers; raises as `encode` does."""
+        parts = arrays.parts | tokenise(arrays.parts["text"], self.tokenizer)
+        parts |= {name: _number_characters(parts[name], self.lexicons["characters"]) for name in ("text", "print")}
+        parts["words"] = _number_words(parts["words"], self.lexicons["words"])
+        parts |= {name: self.standards[name].check(what, parts[name]) for name, what in VECTORS.items()}
+        names = {
+            "author": _number_names(arrays.authors, self.lexicons["authors"]),
+            "channel": _number_names(arrays.channels, self.lexicons["channels"]),
         }
-        shared = {name: getattr(self, name) for name in ("mean", "scale", "patch_mean", "patch_scale")}
-        return Posts(**posts, **shared)
+        return Posts({name: parts[name] for name in PARTS}, names, self.standards)
 
     def save(self, folder: Path) -> None:
         """Write features.json and features.safetensors."""
         from safetensors.numpy import save_file
 
-        lexicons = {name: getattr(self, name) for name in ("characters", "words", "authors", "channels")}
-        about = {name: {"words": list(kept.words), "buckets": kept.buckets} for name, kept in lexicons.items()}
-        write_json({**about, "encoder": self.encoder, "tokenizer": self.tokenizer}, folder / FEATURES)
-        vectors = ("mean", "scale", "patch_mean", "patch_scale")
-        save_file({name: getattr(self, name) for name in vectors}, folder / STANDARD)
+        lexicons = {name: {"words": kept.words, "buckets": kept.buckets} for name, kept in self.lexicons.items()}
+        write_json({"lexicons": lexicons, "encoder": self.encoder, "tokenizer": self.tokenizer}, folder / FEATURES)
+        kinds = self.standards.items()
+        vectors = {f"{name}.{part}": array for name, kind in kinds for part, array in vars(kind).items()}
+        save_file(vectors, folder / STANDARD)
 
     @classmethod
     def load(cls, folder: Path) -> "Features":
-        """Read what `save` wrote."""
-        import json
-
+        """Read what `save` wrote; raises ModelError for what another version wrote."""
         from safetensors.numpy import load_file
 
         about: dict[str, Any] = json.loads((folder / FEATURES).read_text(encoding="utf-8"))
-        for name in ("characters", "words", "authors", "channels"):
-            about[name] = Lexicon(tuple(about[name]["words"]), about[name]["buckets"])
-        return cls(**about | load_file(folder / STANDARD))
-
-
-def _expect(what: str, vectors: Ragged, width: int) -> Ragged:
-    """Return the vectors where there is none or each has `width` numbers; raises ModelError else."""
-    if not len(vectors.values):
-        return Ragged(vectors.offsets, np.empty((0, width), np.float16))
-    if vectors.values.shape[1] != width:
-        raise ModelError(
-            f"{what} have {vectors.values.shape[1]} numbers, the model was trained on {width}: "
-            "look at the pictures with the model's own pipeline, or train again"
-        )
-    return vectors
-
-
-def _rows_of(ragged: Ragged) -> np.ndarray:
-    return np.repeat(np.arange(len(ragged.lengths)), ragged.lengths)
+        try:
+            lexicons = {name: Lexicon(tuple(kept["words"]), kept["buckets"]) for name, kept in about.pop("lexicons").items()}
+            vectors = load_file(folder / STANDARD)
+            standards = {name: Standard(vectors[f"{name}.mean"], vectors[f"{name}.scale"]) for name in VECTORS}
+        except KeyError as error:
+            raise ModelError(f"{folder}: its network was made by another version of weibotag: train it again") from error
+        return cls(lexicons, standards, **about)
 
 
 def _number_characters(codes: Ragged, lexicon: Lexicon) -> Ragged:

@@ -8,13 +8,12 @@ import numpy as np
 
 from weibotag.core.errors import MissingExtraError, RequestError
 from weibotag.core.text_matching import CODES
-from weibotag.features.post_arrays import Ragged
+from weibotag.features.post_arrays import Ragged, offsets_of
 from weibotag.vision.backends.transformers_model import find_folder, first_line
 
 
 def read_tokenizer(name: str) -> str:
     """Return the JSON of the tokenizer of a model: a folder, or hf:owner/name; raises RequestError where there is none."""
-
     folder, _ = find_folder(name)
     from transformers import AutoTokenizer
 
@@ -42,8 +41,8 @@ def tokenise(text: Ragged, tokenizer: str) -> dict[str, Ragged]:
         for number, (first, end) in enumerate(one.offsets, start=1):
             token_of[start + first : start + end] = number
     numbers = np.array([number + 1 for one in found for number in one.ids], np.int64)
-    offsets = np.concatenate([[0], np.cumsum([len(one.ids) for one in found], dtype=np.int64)])
-    return {"tokens": Ragged(offsets, numbers), "token_of": Ragged(text.offsets, token_of)}
+    tokens = Ragged(offsets_of([len(one.ids) for one in found]), numbers)
+    return {"tokens": tokens, "token_of": Ragged(text.offsets, token_of)}
 
 
 @cache

@@ -13,15 +13,13 @@ from weibotag.features.post_batches import Features, Posts
 from weibotag.vision.backends.onnx_session import open_session
 
 MATCH, CALIBRATION = "match.onnx", "match.json"
-
-
 BATCH = 64
 
 
 def find_pairs(posts: Posts) -> np.ndarray:
     """Tell which posts have both a text and pictures that say something, bool (posts,)."""
-    says = posts.print.lengths + posts.words.lengths + posts.pictures.lengths
-    return (posts.text.lengths > 0) & (says > 0)
+    print_, words, pictures, text = (posts.parts[name].lengths for name in ("print", "words", "pictures", "text"))
+    return np.asarray((text > 0) & (print_ + words + pictures > 0))
 
 
 class Matcher:

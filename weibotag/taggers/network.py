@@ -13,7 +13,8 @@ from scipy.sparse import csr_matrix
 from scipy.special import softmax
 
 from weibotag.core.errors import ModelError
-from weibotag.features.post_batches import FEATURES, PLACES, STANDARD, Features, Posts, read
+from weibotag.features.post_arrays import read_arrays
+from weibotag.features.post_batches import FEATURES, STANDARD, Features, Posts
 from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.blend import FLOOR
 from weibotag.scoring.calibration import Calibration
@@ -23,7 +24,7 @@ from weibotag.vision.backends.onnx_session import open_session
 
 NETWORK, DECISIONS, TASKS = "network.onnx", "fused.safetensors", "tasks.json"
 # Outputs of a network with attention: how much of it all each character of print, and each word, got.
-SHARES = ("share_print", "share_words")
+SHARES = {"share_print": "print_places", "share_words": "word_places"}
 BATCH = 64
 
 
@@ -41,9 +42,9 @@ class FusedTagger:
         self.features = Features.load(folder)
         self._session: Any = open_session(folder / NETWORK, threads)
         self._asked = [one.name for one in self._session.get_inputs()]
-        told = {one.name: one.shape[-1] for one in self._session.get_outputs()}
-        self.has_attention = told.keys() >= set(SHARES)
-        if told["tags"] != len(taxonomy):
+        outputs = {one.name: one.shape[-1] for one in self._session.get_outputs()}
+        self.has_attention = outputs.keys() >= set(SHARES)
+        if outputs["tags"] != len(taxonomy):
             raise ModelError(f"{folder / NETWORK}: knows another number of tags than the taxonomy beside it: train again")
         self.tasks: dict[str, list[str]] = {}
         if (folder / TASKS).is_file():
@@ -56,7 +57,7 @@ class FusedTagger:
             self.thresholds = decisions["thresholds"]
 
     def raw_scores(self, table: pa.Table) -> csr_matrix:
-        """Return the network's own scores, float32 csr_matrix (posts x tags), those above 0.01; for `table` see `read`."""
+        """Return the network's own scores, float32 csr_matrix (posts x tags), those above 0.01 (see `read_arrays`)."""
         scores = np.exp(self._run(table, {"tags": len(self.taxonomy)})["tags"])
         scores[scores < FLOOR] = 0
         return csr_matrix(scores)
@@ -75,8 +76,8 @@ class FusedTagger:
             return {}
         posts = self.features.encode(table)
         found = {name: np.zeros((len(posts), width), np.float32) for name, width in widths.items()}
-        for rows, told in self._ask(posts, tuple(widths)):
-            for own, values in zip(found.values(), told, strict=True):
+        for rows, answers in self._ask(posts, tuple(widths)):
+            for own, values in zip(found.values(), answers, strict=True):
                 own[rows] = values
         return found
 
@@ -91,12 +92,13 @@ class FusedTagger:
 
         The network must have attention (`has_attention`). What text, pictures, author and channel got is missing from 1.
         """
-        said = read(table)
+        arrays = read_arrays(table)
         shares = np.zeros(pc.sum(pc.list_value_length(table["wordings"])).as_py() or 0, np.float32)
-        for rows, told in self._ask(self.features.number(said), SHARES):
-            for place, share in zip(PLACES, told, strict=True):
-                at, inside = said[place].places(rows)
-                np.add.at(shares, said[place].values[at[inside]], share[inside])
+        places = [arrays.parts[name] for name in SHARES.values()]
+        for rows, found in self._ask(self.features.number(arrays), tuple(SHARES)):
+            for place, share in zip(places, found, strict=True):
+                at, inside = place.places(rows)
+                np.add.at(shares, place.values[at[inside]], share[inside])
         return shares
 
     def scores(self, table: pa.Table) -> csr_matrix:

@@ -21,6 +21,8 @@ from weibotag.taggers.fasttext import Settings as FastSettings
 from weibotag.taggers.linear import LinearTagger, train_linear
 from weibotag.taggers.model_folder import Model
 from weibotag.training.cascade import learn_cascade
+from weibotag.training.network.architectures.presets import resolve
+from weibotag.training.network.settings import NetworkRecipe, Settings, TrainingRun
 from weibotag.training.text_only import LEAST_SECONDS, train_text
 from weibotag.vision.backends.transformers_model import find_folder
 from weibotag.vision.stage import hash_weights, stage_class, stages_of_kinds
@@ -72,10 +74,7 @@ def check_beyond(tagger: str, beyond: NetworkOptions) -> None:
     if find_spec("torch") is None:
         raise MissingExtraError(f"training the {tagger} tagger", "torch")
     check_encoder(beyond)
-    from weibotag.training.network.architectures import NETWORKS
-
-    if beyond.network not in NETWORKS:
-        raise RequestError(f"no network {beyond.network!r}; there are: {', '.join(NETWORKS)}")
+    resolve(beyond.network)
 
 
 def check_encoder(beyond: NetworkOptions) -> None:
@@ -121,25 +120,13 @@ def go_beyond(
     `sides` are the rows to train on and those held out (`Dataset`), `tasks` is what `read_tasks` returned, `folder`
     is where the network's training goes on after a kill.
     """
-    from weibotag.training.network.fit import Settings, train_fused
+    from weibotag.training.network.fit import train_fused
 
     trained, held = sides
-    fused, figures = train_fused(
-        (trained.tables, trained.gold),
-        (held.tables, held.gold),
-        model.taxonomy,
-        beyond.network,
-        Settings(minutes=beyond.minutes),
-        folder,
-        tasks=tasks,
-        start=beyond.start,
-        encoder=beyond.encoder,
-        encoder_training=beyond.encoder_training,
-        seed=beyond.seed,
-        threads=threads,
-        quiet=context.quiet,
-    )
-    model = replace(model, fused=fused, about=model.about | {"network": figures})
+    recipe = NetworkRecipe(beyond.network, beyond.start, beyond.encoder, beyond.encoder_training)
+    run = TrainingRun(folder, beyond.seed, threads=threads, quiet=context.quiet)
+    fused, summary = train_fused(trained, held, model.taxonomy, recipe, Settings(minutes=beyond.minutes), run, tasks)
+    model = replace(model, fused=fused, about=model.about | {"network": asdict(summary)})
     if tagger == "fused":
         return model
     text = train_text(

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -36,6 +37,8 @@ from weibotag.taggers.linear import train_linear
 from weibotag.taggers.rules import THRESHOLD, RulesTagger
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.dataset import Dataset, draw_valid, gold_matrix
+from weibotag.training.network.architectures.presets import ALIASES, NETWORKS
+from weibotag.training.network.settings import NetworkRecipe, Settings, TrainingRun
 from weibotag.training.text_only import train_text
 from weibotag.training.train import learn_codes, read_rows, settle, tune
 from weibotag.workflows.plots import check_plot, draw_scatter
@@ -148,13 +151,11 @@ def check_taggers(names: Sequence[str]) -> None:
     networks = [name for name in names if name not in WITHOUT_TORCH]
     if not networks:
         return
-    try:
-        from weibotag.training.network.architectures import NETWORKS
-    except ImportError as error:
-        raise MissingExtraError(f"training the network {networks[0]}", "torch") from error
     for name in networks:
-        if name not in NETWORKS:
+        if ALIASES.get(name, name) not in NETWORKS:
             raise RequestError(f"no tagger {name!r}; there are: {', '.join((*WITHOUT_TORCH, *NETWORKS))}")
+    if find_spec("torch") is None:
+        raise MissingExtraError(f"training the network {networks[0]}", "torch")
 
 
 def prepare(
@@ -220,12 +221,11 @@ def train_tagger(
     if name == "rules":
         return Contender(RulesTagger(taxonomy), np.full(len(taxonomy), THRESHOLD, np.float32), 0.0, 0)
     if name not in WITHOUT_TORCH:
-        from weibotag.training.network.fit import Settings, train_fused
+        from weibotag.training.network.fit import train_fused
 
-        learn, choose = ((side.tables, side.gold) for side in (trained, held))
-        settled = Settings(minutes=minutes)
-        fused, about = train_fused(learn, choose, taxonomy, name, settled, work, seed=seed, quiet=quiet)
-        return Contender(fused, fused.thresholds, about["seconds"], about["parameters"])
+        run = TrainingRun(work, seed, quiet=quiet)
+        fused, about = train_fused(trained, held, taxonomy, NetworkRecipe(name), Settings(minutes=minutes), run)
+        return Contender(fused, fused.thresholds, about.seconds, about.parameters)
     started = perf_counter()
     seconds = TUNE_SECONDS if minutes is None else min(TUNE_SECONDS, 60 * minutes)
     if name == "linear":

@@ -1,9 +1,9 @@
 """The order of things for `pretrain`."""
 
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ import pyarrow as pa
 from weibotag import __version__
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import replace_folder
-from weibotag.extraction.context import open_context
+from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest
 from weibotag.extraction.post_table import gather_part
 from weibotag.extraction.schedule import link, look
@@ -20,9 +20,10 @@ from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.match_model import CALIBRATION
 from weibotag.training.dataset import draw_valid
-from weibotag.training.network.loop import CHECKPOINT, CURVES, Settings
+from weibotag.training.network.loop import CHECKPOINT
 from weibotag.training.network.pretrained import ABOUT
-from weibotag.training.network.pretraining import check_network, log, pretrain
+from weibotag.training.network.pretraining import choose_settings, log, pretrain
+from weibotag.training.network.settings import PretrainSummary, TrainingRun
 from weibotag.workflows.similarity import note_looks
 
 
@@ -31,19 +32,20 @@ def pretrain_posts(
     out: Path,
     pipeline: Pipeline,
     network: str,
-    settings: Settings,
     *,
+    epochs: int = 30,
+    minutes: float | None = None,
     device: str = "auto",
     threads: int = 1,
     store: Path | None = None,
     workers: int | None = None,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> PretrainSummary:
     """Look at the pictures of posts, pretrain a network on them, put its body in the place of the folder `out`.
 
-    A tenth of the posts, by a hash of the id, is held out to judge by. Returns what body.json says.
+    A tenth of the posts, by a hash of the id, is held out to judge by. The seconds that are returned are those of all.
     """
-    check_network(network)
+    settings = choose_settings(network, epochs, minutes)
     strange = out.exists() and not any((out / name).is_file() for name in (ABOUT, CALIBRATION))
     if strange and not (out.is_dir() and not any(out.iterdir())):
         raise ModelError(f"{out}: exists and is no body; give another folder with -o")
@@ -53,30 +55,36 @@ def pretrain_posts(
     request = {"command": "pretrain", "version": __version__, "input": describe_input(source), **context.request()}
     started = perf_counter()
     with Run.open(folder, request) as run:
-        parts = ingest(run, source, None, quiet)
-        link(run, parts, context.limits, quiet)
-        for fault in look(run, parts, context):
-            log.warning("not looked at: %s", fault)
-        tables = [table for part in parts for table in gather_part(run, part, context, None, with_vectors=True)]
-        post_ids = [post_id for table in tables for post_id in table["post_id"].to_pylist()]
-        is_held = draw_valid(post_ids, [""] * len(post_ids), np.ones(len(post_ids), bool))
-        sides: tuple[list[pa.Table], list[pa.Table]] = [], []
-        for table in tables:
-            held, is_held = np.split(is_held, [len(table)])
-            for side, mask in zip(sides, (~held, held), strict=True):
-                side.append(table.filter(pa.array(mask)))
-        if not sum(map(len, sides[1])):
-            raise RequestError(f"{len(post_ids):,} posts to pretrain on, expected at least five, and better many thousands")
+        trained, held = read_sides(run, source, context)
         work = folder / "body"
-        how: dict[str, Any] = {"device": device, "threads": threads, "quiet": quiet}
-        about = pretrain(*sides, network, settings, work, **how)
+        summary = pretrain(trained, held, network, settings, TrainingRun(work, 0, device, threads, quiet))
         if (work / CALIBRATION).is_file():
             note_looks(work, context)
         with replace_folder(out) as fresh:
             for path in work.iterdir():
-                if path.name not in (CHECKPOINT, CURVES):
+                if path.name != CHECKPOINT:
                     shutil.copyfile(path, fresh / path.name)
         shutil.rmtree(work)
-        about |= {"looked": context.summary(), "seconds": round(perf_counter() - started, 1)}
-        run.finish(about)
-    return about
+        summary = replace(summary, seconds=round(perf_counter() - started, 1))
+        run.finish(asdict(summary))
+    return summary
+
+
+def read_sides(run: Run, source: PostsSource, context: ExtractionContext) -> tuple[list[pa.Table], list[pa.Table]]:
+    """Return the posts to train on and those held out, with what their pictures say and their vectors.
+
+    Raises RequestError for fewer than five posts.
+    """
+    parts = ingest(run, source, None, context.quiet)
+    link(run, parts, context.limits, context.quiet)
+    for fault in look(run, parts, context):
+        log.warning("not looked at: %s", fault)
+    tables = [table for part in parts for table in gather_part(run, part, context, None, with_vectors=True)]
+    post_ids = [post_id for table in tables for post_id in table["post_id"].to_pylist()]
+    is_held = draw_valid(post_ids, [""] * len(post_ids), np.ones(len(post_ids), bool))
+    if not is_held.any():
+        raise RequestError(f"{len(post_ids):,} posts to pretrain on, expected at least five, and better many thousands")
+    masks = np.split(is_held, np.cumsum([len(table) for table in tables])[:-1])
+    pairs = list(zip(tables, masks, strict=True))
+    trained = [table.filter(pa.array(~mask)) for table, mask in pairs]
+    return trained, [table.filter(pa.array(mask)) for table, mask in pairs]

@@ -1,33 +1,26 @@
-"""How well the text and the pictures of a post belong together: by a trained network (ONNX), or by Chinese-CLIP."""
+"""How well the text and the pictures of a post belong together, by a network that learnt it."""
 
 import json
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.special import expit
 
-from weibotag.core.errors import RequestError
 from weibotag.core.files import sha256_of, write_json
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.post_table import gather_part
 from weibotag.extraction.settings import Pipeline, check_looks, look_as_trained
-from weibotag.features.joint_space import Encode
-from weibotag.features.post_batches import read
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.match_model import CALIBRATION, MATCH, Matcher
 from weibotag.workflows.run_stage import look_and_list
 
 SIMILARITY = "similarity"
-# What fits any picture: a text must fit better than this.
-NEUTRAL = "一张图片"
-# A table of posts (see `features.read`) to float64 (posts,), NaN where a post has no text or no picture that says something.
+# A table of posts (see `read_arrays`) to float64 (posts,), NaN where a post has no text or no picture that says something.
 Measure = Callable[[pa.Table], np.ndarray]
 
 
@@ -43,29 +36,10 @@ def note_looks(folder: Path, context: ExtractionContext) -> None:
     write_json(about | looks, folder / CALIBRATION)
 
 
-def measure_by_clip(table: pa.Table, encode: Encode) -> np.ndarray:
-    """Return sigmoid(scale * (cos(text, picture) - cos(NEUTRAL, picture))) of each post's best picture: a `Measure`.
-
-    That is what the model's own softmax gives the text against the neutral one, with its own scale of cosines (Radford et
-    al., 2021). It is not calibrated on posts.
-    """
-    pictures = read(table)["pictures"]
-    similarity = np.full(len(table), np.nan)
-    texts = table["text"].to_pylist()
-    rows = [row for row, count in enumerate(pictures.lengths.tolist()) if count and texts[row]]
-    if not rows:
-        return similarity
-    vectors, scale = encode([NEUTRAL, *(texts[row] for row in rows)])
-    for row, text in zip(rows, vectors[1:].astype(np.float64), strict=True):
-        shown = pictures.values[pictures.offsets[row] : pictures.offsets[row + 1]].astype(np.float64)
-        similarity[row] = expit(scale * (shown @ (text - vectors[0])).max())
-    return similarity
-
-
 def measure_similarity(
     source: PostsSource,
     out: str,
-    model: Path | None,
+    model: Path,
     pipeline: Pipeline,
     *,
     run_folder: Path | None = None,
@@ -75,32 +49,20 @@ def measure_similarity(
 ) -> dict[str, Any]:
     """Write a row of schema "similarity" for each post to `out`, its other columns after; return the run's summary.
 
-    `model` is a folder with match.onnx; without one the pipeline's vectors must lie in a space with texts. Raises
-    RequestError where they don't, PartialError, after all else is written, when a picture could not be looked at.
+    `model` is a folder with match.onnx. Raises PartialError, after all else is written, when a picture could not be looked
+    at.
     """
-    if model is not None:
-        matcher = Matcher(model)
-        pipeline = look_as_trained(pipeline, matcher.about)
-        check_looks(pipeline, matcher.about, model)
-        context = open_context(pipeline, store, workers, quiet)
-        measure: Measure = matcher.measure
-        asked = {"model": str(model), "digest": sha256_of(model / MATCH) + sha256_of(model / CALIBRATION)}
-    else:
-        context = open_context(pipeline.model_copy(update={"stages": ("embed",)}), store, workers, quiet)
-        embed: Any = context.stages["embed"]
-        if "embed" not in pipeline.stages or not embed.reads_texts:
-            raise RequestError(
-                "texts and pictures can't be compared: give --model MODEL, made by weibotag pretrain --network sm-lstm, "
-                "or a pipeline whose [embed] has backend chineseclip"
-            )
-        measure = partial(measure_by_clip, encode=partial(embed.encode_texts, threads=context.threads))
-        asked = {"model": "clip"}
+    matcher = Matcher(model)
+    pipeline = look_as_trained(pipeline, matcher.about)
+    check_looks(pipeline, matcher.about, model)
+    context = open_context(pipeline, store, workers, quiet)
+    asked = {"model": str(model), "digest": sha256_of(model / MATCH) + sha256_of(model / CALIBRATION)}
 
     def list_rows(run: Run, part: str) -> Iterator[pa.Table]:
         own = arrow_schema("posts").names
         others = [name for name in pq.read_schema(run.path("posts", part)).names if name not in own]
         for table in gather_part(run, part, context, None, with_vectors=True):
-            answer = list_similarity(table, measure)
+            answer = list_similarity(table, matcher.measure)
             for name in others:
                 answer = answer.append_column(name, table[name])
             yield answer

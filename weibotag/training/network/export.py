@@ -57,10 +57,10 @@ def export(network: nn.Module, posts: Posts, path: Path) -> None:
     session = open_session(path)
     others = posts.batch(posts.order(7, seed=1)[-1])
     asked = {one.name for one in session.get_inputs()}
-    told = session.run(wrapped.names, {name: array for name, array in others.items() if name in asked})
+    found = session.run(wrapped.names, {name: array for name, array in others.items() if name in asked})
     with torch.inference_mode():
         expected = [tensor.numpy() for tensor in wrapped(*to_tensors(others, torch.device("cpu")).values())]
-    for name, own, right in zip(wrapped.names, told, expected, strict=True):
+    for name, own, right in zip(wrapped.names, found, expected, strict=True):
         gap = float((np.abs(own - right) / np.maximum(np.abs(right), 1)).max(initial=0))
         if not gap <= TOLERANCE:
             raise RequestError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weibotag.features.post_batches import KINDS
+from weibotag.features.post_arrays import KINDS
 
 # Odd numbers far apart, so that n-grams fall into buckets as if by chance.
 STRIDES = (1_000_003, 777_767_777, 2_654_435_761)
@@ -40,7 +40,7 @@ class NgramEmbedding(nn.Module):
             before = functional.pad(numbers, (order, 0))[:, : numbers.shape[1]]
             hashed = hashed + before * STRIDES[order]
             total = total + self.ngrams(hashed % self.buckets)
-        return total / self.orders * (numbers > 0).unsqueeze(-1)
+        return torch.mul(total / self.orders, (numbers > 0).unsqueeze(-1))
 
 
 class TokenEmbedding(nn.Module):
@@ -56,7 +56,8 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, numbers: Tensor, kinds: Tensor, boxes: Tensor) -> Tensor:
         """Return (n, w, width) for words and kinds (n, w) and boxes (n, w, 5)."""
-        return (self.words(numbers) + self.kinds(kinds) + self.place(boxes)) * (numbers > 0).unsqueeze(-1)
+        embedded = self.words(numbers) + self.kinds(kinds) + self.place(boxes)
+        return torch.mul(embedded, (numbers > 0).unsqueeze(-1))
 
 
 def pool_mean(tokens: Tensor, mask: Tensor) -> Tensor:
@@ -80,17 +81,19 @@ class AttentionPooling(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """One layer of a transformer, normed first: tokens ask other tokens (their own, or another stream's)."""
+    """One layer of a transformer, normed first: tokens ask other tokens (their own, or another stream's).
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    With `feeds` a feed-forward part follows.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, feeds: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.norm, self.norm_others, self.norm_after = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm, self.norm_others = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key, self.value = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
         self.out = nn.Linear(width, width)
-        self.after = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width), nn.Dropout(dropout)
-        )
+        feed = nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width), nn.Dropout(dropout)
+        self.after = nn.Sequential(nn.LayerNorm(width), *feed) if feeds else None
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, others: Tensor, mask: Tensor) -> Tensor:
@@ -102,10 +105,10 @@ class AttentionLayer(nn.Module):
         # Shapes are left to -1, because the exporter would write the example's into the file.
         mixed = (self.dropout(attention) @ value).transpose(1, 2).flatten(2)
         tokens = tokens + self.dropout(self.out(mixed))
-        return tokens + self.after(self.norm_after(tokens))
+        return tokens if self.after is None else tokens + self.after(tokens)
 
     def _split(self, part: Tensor) -> Tensor:
-        return part.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return torch.unflatten(part, 2, (self.heads, -1)).transpose(1, 2)
 
 
 class TreeHead(nn.Module):

@@ -4,61 +4,65 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from weibotag.core.files import atomic
 from weibotag.core.progress import bar
-from weibotag.features.post_batches import Posts
+from weibotag.features.post_batches import Features, Posts
 from weibotag.training.network.architectures.encoder import TextEncoder
+from weibotag.training.network.architectures.network import Shape
 from weibotag.training.network.loss_balance import Balance
+from weibotag.training.network.settings import Settings, TrainingRun
+from weibotag.vision.backends.torch_device import choose_device, limit_threads
 
-CHECKPOINT, LOSSES, CURVES = "checkpoint.safetensors", "losses.csv", "tensorboard"
+CHECKPOINT, LOSSES = "checkpoint.pt", "losses.csv"
 WARM_UP = 0.05
-# The losses of a batch by name, for the rows of its posts and its number in the epoch.
-Learn = Callable[[np.ndarray, int], dict[str, Tensor]]
+# Of the n-grams: a post has about a hundred new ones, but a network makes do with fewer numbers for them than fastText.
+BUCKETS_PER_POST, BUCKETS = 8, (2**12, 2**18)
+
+
+class Objective(Protocol):
+    """What a network learns from which posts; `aim` names the figure of held-out posts that the best epoch has most of."""
+
+    network: nn.Module
+    posts: Posts
+    aim: str
+
+    def losses(self, rows: np.ndarray, epoch: int, step: int) -> dict[str, Tensor]:
+        """Return the losses by name of a batch, for the rows of its posts and its number in the epoch."""
+
+    def judge(self) -> dict[str, float]:
+        """Return figures of the held-out posts, `aim` among them."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Hyper-parameters: `patience` is epochs without a better score, `minutes` what training may take (None: as it will).
+class Epoch:
+    """The mean losses and the figures of an epoch, and what it took."""
 
-    `ease` is that of the asymmetric loss.
-    """
-
-    epochs: int = 30
-    patience: int = 6
-    minutes: float | None = None
-    batch: int = 64
-    lr: float = 2e-3
-    weight_decay: float = 0.02
-    width: int = 128
-    dropout: float = 0.3
-    missing: float = 0.15
-    ease: float = 1.0
-    reconstruction: float = 0.1
+    losses: dict[str, float]
+    figures: dict[str, float]
+    seconds: float
 
 
 class TrainingLoop:
-    """A network, its optimiser, how far training is, and its weights when `aim`, a figure of held-out posts, was best."""
+    """A network, its optimiser, how far training is, and its weights when the objective's aim was best."""
 
-    def __init__(self, network: nn.Module, settings: Settings, posts: Posts, seed: int, aim: str) -> None:
-        self.network, self.settings, self.posts, self.seed, self.aim = network, settings, posts, seed, aim
-        self.device = next(network.parameters()).device
-        self.optimizer = torch.optim.AdamW(group_parameters(network, settings), lr=settings.lr, fused=True)
-        self.balance = Balance(network.parameters())
-        self.best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        self.history: list[dict[str, Any]] = []
+    def __init__(self, objective: Objective, settings: Settings, run: TrainingRun) -> None:
+        self.objective, self.settings, self.place = objective, settings, run
+        self.network = objective.network
+        self.device = device_of(self.network)
+        self.optimizer = torch.optim.AdamW(group_parameters(self.network, settings), lr=settings.lr, fused=True)
+        self.balance = Balance(self.network.parameters())
+        self.best = _copy(self.network)
+        self.history: list[Epoch] = []
 
     @property
     def epoch(self) -> int:
@@ -66,64 +70,62 @@ class TrainingLoop:
         return len(self.history)
 
     @property
-    def best_epoch(self) -> dict[str, Any]:
-        """Return the losses and figures of the best epoch so far; there must be one."""
-        return max(self.history, key=lambda epoch: epoch[self.aim])
+    def best_epoch(self) -> int:
+        """Return the number, from 0, of the best epoch so far; there must be one."""
+        return max(range(self.epoch), key=lambda number: self.history[number].figures[self.objective.aim])
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Return the figures of the best epoch so far; there must be one."""
+        return self.history[self.best_epoch].figures
 
     @property
     def seconds(self) -> float:
         """Return what the training took, in all processes that worked on it."""
-        return float(sum(epoch["seconds"] for epoch in self.history))
+        return sum(epoch.seconds for epoch in self.history)
 
     def is_over(self) -> bool:
         """Tell whether all epochs are done, the last few brought nothing, or the time is up; one there is in any case."""
         if not self.history:
             return False
-        stale = self.epoch - self.best_epoch["epoch"] >= self.settings.patience
+        stale = self.epoch - 1 - self.best_epoch >= self.settings.patience
         late = self.settings.minutes is not None and self.seconds >= 60 * self.settings.minutes
         return self.epoch >= self.settings.epochs or stale or late
 
-    def run(
-        self, learn: Learn, judge: Callable[[], dict[str, float]], folder: Path, digest: str, label: str, quiet: bool
-    ) -> None:
-        """Train to the end and take the best weights; `judge` gives figures of held-out posts, `aim` among them.
-
-        After each epoch all that is needed to go on lies in `folder`, for a call with the same `digest`.
-        """
-        self.load(folder / CHECKPOINT, digest)
-        with bar(self.settings.epochs, f"{label}, epochs", quiet) as progress:
+    def run(self, digest: str, label: str) -> None:
+        """Train to the end and take the best weights, from where a call with the same `digest` was stopped."""
+        path, aim = self.place.folder / CHECKPOINT, self.objective.aim
+        self.load(path, digest)
+        with bar(self.settings.epochs, f"{label}, epochs", self.place.quiet) as progress:
             progress.advance(self.epoch)
             while not self.is_over():
                 started = perf_counter()
-                losses = self.run_epoch(learn)
-                figures = judge()
-                if self.epoch == 0 or figures[self.aim] > self.best_epoch[self.aim]:
-                    self.best = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-                seconds = round(perf_counter() - started, 3)
-                self.history.append({"epoch": self.epoch + 1, **losses, **figures, "seconds": seconds})
-                self.save(folder / CHECKPOINT, digest)
-                self._write_losses(folder)
+                losses = self.run_epoch()
+                figures = self.objective.judge()
+                if self.epoch == 0 or figures[aim] > self.figures[aim]:
+                    self.best = _copy(self.network)
+                self.history.append(Epoch(losses, figures, round(perf_counter() - started, 3)))
+                self.save(path, digest)
+                self._write_losses()
                 progress.advance()
         self.network.load_state_dict(self.best)
 
-    def run_epoch(self, learn: Learn) -> dict[str, float]:
+    def run_epoch(self) -> dict[str, float]:
         """Go once through the posts; return the mean of each loss."""
         self.network.train()
         started = perf_counter()
-        batches = self.posts.order(self.settings.batch, seed=100_003 * self.seed + self.epoch)
-        sums: dict[str, list[float]] = {}
+        batches = self.objective.posts.order(self.settings.batch, seed=100_003 * self.place.seed + self.epoch)
+        sums: dict[str, np.ndarray] = {}
         for step, rows in enumerate(batches):
             self._set_rate((self.epoch + step / len(batches)) / self.settings.epochs, perf_counter() - started)
-            losses = learn(rows, step)
+            losses = self.objective.losses(rows, self.epoch, step)
             self.optimizer.zero_grad()
-            self.balance.total(losses).backward()
+            torch.autograd.backward(self.balance.total(losses))
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             self.optimizer.step()
             for name, loss in losses.items():
-                told = sums.setdefault(name, [0.0, 0.0])
-                told[0] += float(loss.detach()) * len(rows)
-                told[1] += len(rows)
-        return {name: total / count for name, (total, count) in sums.items()}
+                sums[name] = sums.get(name, np.zeros(2)) + np.array([float(loss.detach()) * len(rows), len(rows)])
+        return {name: float(total / count) for name, (total, count) in sums.items()}
 
     def _set_rate(self, done: float, seconds: float) -> None:
         """Warm up, then go down along a cosine to the end: of the epochs, or of the time where that comes first."""
@@ -136,54 +138,47 @@ class TrainingLoop:
 
     def save(self, path: Path, digest: str) -> None:
         """Write all that is needed to go on to one file, whole or not at all."""
-        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        for number, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
-        tensors["random"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        balance = {"norms": self.balance.norms, "steps": self.balance.steps}
-        about = {"digest": digest, "history": json.dumps(self.history), "balance": json.dumps(balance)}
+        state = {
+            "digest": digest,
+            "network": self.network.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "random": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+            "history": [asdict(epoch) for epoch in self.history],
+            "balance": {"norms": self.balance.norms, "steps": self.balance.steps},
+        }
         with atomic(path) as file:
-            file.write(save({name: tensor.contiguous() for name, tensor in tensors.items()}, about))
+            torch.save(state, file)
 
     def load(self, path: Path, digest: str) -> None:
         """Go on from a file that `save` wrote for the same `digest`; of another training it is left alone."""
         if not path.is_file():
             return
-        with safe_open(path, "pt") as file:
-            about = file.metadata()
-            if about["digest"] != digest:
-                return
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self.history = json.loads(about["history"])
-        balance = json.loads(about["balance"])
-        self.balance.norms, self.balance.steps = balance["norms"], balance["steps"]
-        parts = {start: _below(tensors, start) for start in ("network", "best", "optimizer")}
-        self.network.load_state_dict(parts["network"])
-        self.best = {name: tensor.to(self.device) for name, tensor in parts["best"].items()}
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimizer"].items():
-            number, _, key = name.partition(".")
-            state.setdefault(int(number), {})[key] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        torch.set_rng_state(tensors["random"])
-        if "random_cuda" in tensors and self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random_cuda"], self.device)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["digest"] != digest:
+            return
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.balance.norms, self.balance.steps = state["balance"]["norms"], state["balance"]["steps"]
+        self.network.load_state_dict(state["network"])
+        self.best = {name: tensor.to(self.device) for name, tensor in state["best"].items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"][0])
+        torch.cuda.set_rng_state_all(state["random"][1:])
 
-    def _write_losses(self, folder: Path) -> None:
-        """Write the history as CSV, and its last epoch for TensorBoard where that is installed."""
-        with atomic(folder / LOSSES, "w") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for epoch in self.history for name in epoch)))
+    def _write_losses(self) -> None:
+        """Write the history as CSV."""
+        rows: list[dict[str, float]] = [
+            {"epoch": number, **epoch.losses, **epoch.figures, "seconds": epoch.seconds}
+            for number, epoch in enumerate(self.history, start=1)
+        ]
+        with atomic(self.place.folder / LOSSES, "w") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
-            writer.writerows(self.history)
-        if find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
+            writer.writerows(rows)
 
-            with SummaryWriter(str(folder / CURVES), purge_step=self.epoch) as curves:
-                for name, value in self.history[-1].items():
-                    curves.add_scalar(name, value, self.epoch)
+
+def _copy(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
 def group_parameters(network: nn.Module, settings: Settings) -> list[dict[str, Any]]:
@@ -201,8 +196,28 @@ def group_parameters(network: nn.Module, settings: Settings) -> list[dict[str, A
     return [{"params": parts, "weight_decay": decay, "rate": rate} for (decay, rate), parts in groups.items()]
 
 
-def _below(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{start}."): tensor for name, tensor in tensors.items() if name.startswith(f"{start}.")}
+def begin(run: TrainingRun) -> torch.device:
+    """Make the folder of a training, set threads and seed, and return the device."""
+    limit_threads(run.threads)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(run.seed)
+    return choose_device(run.device)
+
+
+def shape_of(features: Features, parents: np.ndarray, posts: Posts, settings: Settings, **others: Any) -> Shape:
+    """Return the shape of a network that is trained on posts; `others` are further fields."""
+    buckets = int(np.clip(BUCKETS_PER_POST * len(posts), *BUCKETS))
+    return replace(Shape.of(features, parents, width=settings.width, dropout=settings.dropout, buckets=buckets), **others)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return where a network's weights are."""
+    return next(network.parameters()).device
+
+
+def half_precision(device: torch.device) -> torch.autocast:
+    """Return the context in which a GPU calculates in bfloat16."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def to_tensors(batch: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
@@ -210,14 +225,11 @@ def to_tensors(batch: dict[str, np.ndarray], device: torch.device) -> dict[str, 
     return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in batch.items()}
 
 
-def digest_of(settings: Settings, said: Sequence[Any], posts: Iterable[Posts], arrays: Iterable[np.ndarray] = ()) -> str:
-    """Return a hash of all that the outcome of a training depends on: `said` is what JSON can hold."""
-    asked = asdict(settings)
+def digest_of(settings: Settings, asked: Sequence[object], posts: Iterable[Posts], arrays: Iterable[np.ndarray] = ()) -> str:
+    """Return a hash of all that the outcome of a training depends on: `asked` is what JSON can hold."""
     # A training may be given more time and goes on.
-    del asked["minutes"]
-    found = hashlib.sha256(json.dumps([asked, *said, torch.__version__]).encode())
-    parts = [getattr(some, name) for some in posts for name in Posts.__dataclass_fields__]
-    flat = [one for part in parts for one in ((part,) if isinstance(part, np.ndarray) else (part.offsets, part.values))]
-    for array in (*flat, *arrays):
+    known = asdict(replace(settings, minutes=None))
+    found = hashlib.sha256(json.dumps([known, *asked, torch.__version__]).encode())
+    for array in (*(array for some in posts for array in some.arrays()), *arrays):
         found.update(np.ascontiguousarray(array).tobytes())
     return found.hexdigest()

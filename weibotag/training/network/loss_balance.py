@@ -27,7 +27,8 @@ def weigh(norms: np.ndarray) -> np.ndarray:
         return np.ones(1)
     shares = norms / max(float(norms.sum()), np.finfo(np.float64).tiny)
     inverse = 1 / (len(norms) - shares)
-    return inverse / inverse.sum()
+    weights: np.ndarray = inverse / inverse.sum()
+    return weights
 
 
 class Balance:

@@ -1,28 +1,22 @@
 """Do text and pictures belong together? Learnt on posts without tags: true pairs against pairs with others' pictures."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from weibotag.core.errors import RequestError
 from weibotag.core.files import write_json
-from weibotag.features.post_batches import INPUTS, Features, Posts, Ragged, join_posts
+from weibotag.features.post_batches import INPUTS, Posts
 from weibotag.taggers.match_model import CALIBRATION, MATCH, find_pairs
-from weibotag.training.network.architectures import NETWORKS, Shape
-from weibotag.training.network.architectures.sm_lstm import SmLstm
 from weibotag.training.network.export import export
-from weibotag.training.network.fit import BUCKETS, BUCKETS_PER_POST
-from weibotag.training.network.loop import Settings, TrainingLoop, digest_of, to_tensors
-from weibotag.vision.backends.torch_device import choose_device, limit_threads
+from weibotag.training.network.loop import device_of, to_tensors
+from weibotag.training.network.settings import Settings
 
 # Inputs that are the post's text, author and channel; all others are what its pictures say.
 TEXT_SIDE = ("text", "tokens", "token_of", "author", "channel")
@@ -35,7 +29,7 @@ JUDGED = 64
 # The share of characters, words and pictures that are left out in training, or rare n-grams would tell pairs by heart.
 LEFT_OUT = 0.3
 # The network needs a higher rate than a transformer does.
-SETTINGS = Settings(epochs=30, patience=4, lr=4e-3, dropout=0.1)
+SETTINGS = Settings(epochs=30, patience=8, lr=4e-3, dropout=0.1)
 
 
 @dataclass(frozen=True)
@@ -53,9 +47,9 @@ class Pairs:
     @classmethod
     def of(cls, posts: Posts) -> "Pairs":
         """Find the pairs among posts; raises RequestError where no two of them have different texts."""
-        both = _take(posts, find_pairs(posts))
-        at, characters = both.text.offsets, both.text.values
-        texts = np.array([characters[start:end].tobytes() for start, end in pairwise(at.tolist())], object)
+        both = posts.take(find_pairs(posts))
+        text = both.parts["text"]
+        texts = np.array([text.values[start:end].tobytes() for start, end in pairwise(text.offsets.tolist())], object)
         distinct, keys = np.unique(texts, return_inverse=True)
         if len(distinct) < 2:
             raise RequestError(
@@ -66,8 +60,8 @@ class Pairs:
 
     def batch(self, texts: np.ndarray, pictures: np.ndarray, device: torch.device) -> dict[str, Tensor]:
         """Return a batch with the texts of some posts and the pictures of others, by their rows."""
-        said, shown = self.posts.batch(texts), self.posts.batch(pictures)
-        return to_tensors({name: (said if name in TEXT_SIDE else shown)[name] for name in INPUTS}, device)
+        sides = self.posts.batch(texts), self.posts.batch(pictures)
+        return to_tensors({name: sides[name in PICTURE_SIDE][name] for name in INPUTS}, device)
 
     def draw(self, seed: int) -> np.ndarray:
         """Return, for each post, its own row and rows of `OTHERS` with another text, int64 (1 + OTHERS, posts)."""
@@ -79,25 +73,13 @@ class Pairs:
 
         `missing` is the share of characters, words and pictures that are left out.
         """
-        device = next(network.parameters()).device
+        device = device_of(network)
         batch = self.batch(np.tile(pictures[0], len(pictures)), pictures.ravel(), device)
         if missing:
             for name in ("text", "print", "words", "seen"):
                 batch[name] = batch[name] * (torch.rand(batch[name].shape).to(device) >= missing)
         logits: Tensor = network(batch)["match"].float().reshape(pictures.shape)
         return logits
-
-
-def _take(posts: Posts, chosen: np.ndarray) -> Posts:
-    """Return the posts where `chosen` holds."""
-
-    def take(part: Ragged) -> Ragged:
-        offsets = np.concatenate([[0], np.cumsum(part.lengths[chosen])])
-        return Ragged(offsets, part.values[np.repeat(chosen, part.lengths)])
-
-    parts = {name: getattr(posts, name) for name in INPUTS if name != "seen"}
-    taken: Any = {name: take(part) if isinstance(part, Ragged) else part[chosen] for name, part in parts.items()}
-    return replace(posts, **taken)
 
 
 def draw_partners(keys: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -110,8 +92,8 @@ def draw_partners(keys: Tensor, count: int, generator: torch.Generator) -> Tenso
     return order[drawn + alike * (drawn >= first[:, None])]
 
 
-class Matching(nn.Module):
-    """What a network answers to the question alone: "match", and what it attended to; it is told of no mentions."""
+class AnswerMatch(nn.Module):
+    """What a network answers to the question alone: "match", and what it attended to; mentions are hidden from it."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -120,71 +102,35 @@ class Matching(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Answer for a batch."""
         answer = self.network(batch | {name: torch.zeros_like(batch[name]) for name in MENTIONS})
-        return {name: told for name, told in answer.items() if name == "match" or name.startswith("attention_")}
+        return {name: found for name, found in answer.items() if name == "match" or name.startswith("attention_")}
 
 
-def train_matching(
-    trained: Sequence[pa.Table],
-    held: Sequence[pa.Table],
-    network: str,
-    settings: Settings,
-    folder: Path,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    threads: int = 1,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Train a network that answers "match" on posts without tags, export it with its features, return figures.
+class Matching:
+    """What a network that answers "match" loses on batches of pairs, and how well it tells held-out pairs apart.
 
-    `trained` and `held` are tables as `features.read` takes them. Each true pair is told from those with the pictures of
-    `OTHERS` posts by the logistic loss, which separated held pairs better than the paper's ranking loss with the hardest of
-    them. The best epoch is that of the highest AUC over held pairs. Of the settings epochs, patience, minutes, batch, lr,
-    weight_decay, width and dropout count. After each epoch all that is needed to go on lies in `folder`. Raises RequestError
-    for a network without such an answer, and for posts that make no pairs.
+    Each true pair is told from those with the pictures of `OTHERS` posts by the logistic loss, which separated held pairs
+    better than the paper's ranking loss with the hardest of them.
     """
-    if network not in NETWORKS or not issubclass(NETWORKS[network], SmLstm):
-        raise RequestError(f"no network {network!r} that learns to match text and pictures; there is: sm-lstm")
-    limit_threads(threads)
-    place = choose_device(device)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    features = Features.learn(trained)
-    posts, others = (join_posts([features.encode(table) for table in tables]) for tables in (trained, held))
-    pairs, judged = Pairs.of(posts), Pairs.of(others)
-    shape = Shape.of(
-        features,
-        np.full(1, -1),
-        width=settings.width,
-        dropout=settings.dropout,
-        buckets=int(np.clip(BUCKETS_PER_POST * len(posts), *BUCKETS)),
-    )
-    module = Matching(NETWORKS[network](shape)).to(place)
-    course = TrainingLoop(module, settings, pairs.posts, seed, "auc")
 
-    @lru_cache(maxsize=1)
-    def draw(epoch: int) -> np.ndarray:
-        return pairs.draw(100_003 * seed + epoch)
+    aim = "auc"
 
-    def losses(rows: np.ndarray, step: int) -> dict[str, Tensor]:
-        logits = pairs.score(module, draw(course.epoch)[:, rows], LEFT_OUT)
+    def __init__(self, network: nn.Module, learn: Posts, held: Posts, seed: int) -> None:
+        self.network: nn.Module = AnswerMatch(network)
+        self.pairs, self.held = Pairs.of(learn), Pairs.of(held)
+        self.posts = self.pairs.posts
+        self.draw = lru_cache(maxsize=1)(lambda epoch: self.pairs.draw(100_003 * seed + epoch))
+
+    def losses(self, rows: np.ndarray, epoch: int, step: int) -> dict[str, Tensor]:
+        """Return the loss of a batch."""
+        logits = self.pairs.score(self.network, self.draw(epoch)[:, rows], LEFT_OUT)
         return {"match": functional.softplus(-logits[0]).mean() + functional.softplus(logits[1:]).mean()}
 
-    digest = digest_of(settings, ["matching", network, seed], (pairs.posts, judged.posts))
-    course.run(losses, lambda: {"auc": judge(module, judged)[0]}, folder, digest, f"training {network} to match", quiet)
-    features.save(folder)
-    about = {
-        "network": network,
-        "epochs": course.epoch,
-        "seconds": round(course.seconds, 1),
-        "settings": asdict(settings),
-        "seed": seed,
-        "pairs": {"train": len(pairs.posts), "valid": len(judged.posts)},
-    }
-    return export_match(module, pairs.posts, folder, judged.posts, about)
+    def judge(self) -> dict[str, float]:
+        """Return the AUC over held-out pairs."""
+        return {"auc": judge_pairs(self.network, self.held)[0]}
 
 
-def judge(network: nn.Module, pairs: Pairs) -> tuple[float, np.ndarray]:
+def judge_pairs(network: nn.Module, pairs: Pairs) -> tuple[float, np.ndarray]:
     """Return the chance that a true pair is above one with another's pictures (AUC), and the logits (1 + OTHERS, posts)."""
     from sklearn.metrics import roc_auc_score
 
@@ -197,29 +143,24 @@ def judge(network: nn.Module, pairs: Pairs) -> tuple[float, np.ndarray]:
 
 
 def _is_true(logits: np.ndarray) -> np.ndarray:
-    return np.arange(logits.size) < logits.shape[1]
+    is_true: np.ndarray = np.arange(logits.size) < logits.shape[1]
+    return is_true
 
 
-def export_match(
-    network: nn.Module, posts: Posts, folder: Path, valid_posts: Posts, about: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Write match.onnx and match.json for a network that answers "match"; return what match.json says, `about` included.
+def export_match(module: nn.Module, posts: Posts, held: Posts, folder: Path) -> float:
+    """Write match.onnx and match.json for a network that answers "match", a logit (n,); return the AUC of held posts.
 
-    The file answers "match" (n,), a logit. Its calibration (Platt, 1999) is learnt on pairs of `valid_posts`, true ones and
-    others weighing the same: sigmoid(slope * logit + offset) is the probability of a true pair at odds of one to one.
-    Raises RequestError for held posts that make no pairs.
+    Its calibration (Platt, 1999) is learnt on pairs of `held`, true ones and others weighing the same: sigmoid(slope * logit
+    + offset) is the probability of a true pair at odds of one to one. Raises RequestError for held posts that make no pairs.
     """
     from sklearn.linear_model import LogisticRegression
 
-    pairs = Pairs.of(valid_posts)
-    module = network if isinstance(network, Matching) else Matching(network)
+    pairs = Pairs.of(held)
     export(module, posts, folder / MATCH)
-    auc, logits = judge(module, pairs)
+    auc, logits = judge_pairs(module, pairs)
     is_true = _is_true(logits)
     fitted = LogisticRegression(C=1e4).fit(logits.reshape(-1, 1), is_true, np.where(is_true, OTHERS, 1.0))
     slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     # What separates nothing says nothing: never that what fits less is likelier.
-    calibration = {"slope": slope, "offset": offset} if slope > 0 else {"slope": 0.0, "offset": 0.0}
-    about = {**(about or {}), "auc": auc, "odds": 1.0, **calibration}
-    write_json(about, folder / CALIBRATION)
-    return about
+    write_json({"auc": auc, "slope": max(slope, 0.0), "offset": offset if slope > 0 else 0.0}, folder / CALIBRATION)
+    return auc

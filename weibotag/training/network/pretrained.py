@@ -1,10 +1,8 @@
 """A BODY folder: a network that was trained on posts without tags, for others to begin from."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,10 +12,12 @@ from torch import Tensor
 from weibotag.core.errors import ModelError
 from weibotag.core.files import sha256_of, write_json
 from weibotag.features.post_batches import Features, Lexicon
-from weibotag.training.network.architectures import Network
+from weibotag.training.network.architectures.network import Network, Shape
+from weibotag.training.network.architectures.registry import build
+from weibotag.training.network.settings import PretrainSummary
 
 ABOUT, WEIGHTS = "body.json", "body.safetensors"
-FORMAT = 1
+FORMAT = 2
 # Lexicons that take in the words of the posts to be learnt, and the tables of the network that have a row for each of them.
 # Not characters: all n-grams of strange ones are hashed by their numbers.
 GROWING = {"words": "words.words.weight", "authors": "author.weight", "channels": "channel.weight"}
@@ -26,16 +26,17 @@ HEADS = "heads."
 
 @dataclass(frozen=True)
 class PretrainedNetwork:
-    """A trained body: what body.json says, its features, and its weights by name, without heads."""
+    """A trained body: its network's name and number of n-gram buckets, its features, its weights by name, without heads."""
 
     folder: Path
-    about: dict[str, Any]
+    network: str
+    buckets: int
     features: Features
     weights: dict[str, Tensor]
 
     @classmethod
     def load(cls, folder: Path, network: str, width: int) -> "PretrainedNetwork":
-        """Read a folder that `save` wrote; raises ModelError where it is none, or of another network, width or format."""
+        """Read a folder that `save_body` wrote; raises ModelError where it is none, or of another network, width, format."""
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             found = about["format"], about["network"], about["shape"]["width"]
@@ -45,7 +46,7 @@ class PretrainedNetwork:
                 raise ModelError(
                     f"{folder}: has {', asked for is '.join(named)}: pretrain that one with `weibotag pretrain`"
                 )
-            return cls(folder, about, Features.load(folder), load_file(folder / WEIGHTS))
+            return cls(folder, network, about["shape"]["buckets"], Features.load(folder), load_file(folder / WEIGHTS))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ModelError(f"{folder}: is no body ({error}): expected a folder that `weibotag pretrain` wrote") from error
 
@@ -56,25 +57,25 @@ class PretrainedNetwork:
 
     def widen(self, learnt: Features) -> Features:
         """Return the body's features with those words, authors and channels of `learnt` that it does not know."""
-        grown: dict[str, Any] = {}
+        lexicons = dict(self.features.lexicons)
         for name in GROWING:
-            own, other = (getattr(features, name) for features in (self.features, learnt))
-            known = set(own.words)
-            grown[name] = Lexicon(own.words + tuple(word for word in other.words if word not in known), own.buckets)
-        return replace(self.features, **grown)
+            own, known = lexicons[name], set(lexicons[name].words)
+            strange = tuple(word for word in learnt.lexicons[name].words if word not in known)
+            lexicons[name] = Lexicon(own.words + strange, own.buckets)
+        return replace(self.features, lexicons=lexicons)
 
-    def give(self, network: Network) -> None:
-        """Put the weights into a network of the shape of what `widen` returned; rows of new words and heads stay.
+    def build(self, shape: Shape) -> Network:
+        """Return a network with the body's weights; rows of new words, and heads, are random.
 
-        Raises ModelError for weights that do not fit.
+        `shape` is that of what `widen` returned. Raises ModelError for weights that do not fit.
         """
-        own = network.state_dict()
-        fitted = dict(self.weights)
+        network = build(self.network, replace(shape, buckets=self.buckets))
+        own, fitted = network.state_dict(), dict(self.weights)
         for name, table in GROWING.items():
-            known = 1 + len(getattr(self.features, name).words)
+            known = 1 + len(self.features.lexicons[name].words)
             old = fitted[table]
             rest = len(own[table]) - (len(old) - known)
-            fitted[table] = torch.cat([old[:known], own[table][known:rest].cpu(), old[known:]])
+            fitted[table] = torch.cat([old[:known], own[table][known:rest], old[known:]])
         try:
             wrong = network.load_state_dict(fitted, strict=False)
         except RuntimeError as error:
@@ -82,11 +83,13 @@ class PretrainedNetwork:
         strange = [*wrong.unexpected_keys, *(name for name in wrong.missing_keys if not name.startswith(HEADS))]
         if strange:
             raise ModelError(f"{self.folder}: was written by another version ({strange[0]}): pretrain again")
+        return network
 
 
-def save_body(network: Network, features: Features, about: Mapping[str, Any], folder: Path) -> None:
+def save_body(network: Network, shape: Shape, features: Features, summary: PretrainSummary, folder: Path) -> None:
     """Write the body of a network that was trained: all but its heads."""
     features.save(folder)
     kept = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items() if not name.startswith(HEADS)}
     save_file(kept, folder / WEIGHTS)
-    write_json({"format": FORMAT, **about}, folder / ABOUT)
+    sizes = {"width": shape.width, "buckets": shape.buckets}
+    write_json({"format": FORMAT, "shape": sizes, **asdict(summary)}, folder / ABOUT)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from weibotag.features.post_batches import Posts
-from weibotag.training.network.architectures import Network
+from weibotag.training.network.architectures.network import Network
 
 # Tokens that fastText reads at most, all passes together (some ten seconds on one thread), and passes.
 TOKENS, MOST = 2_000_000, 15
@@ -26,7 +26,7 @@ def start_from_vectors(network: Network, posts: Posts, seed: int) -> None:
     """
     import fasttext
 
-    parts = ((posts.text, "c"), (posts.print, "c"), (posts.words, "w"))
+    parts = [(posts.parts[name], mark) for name, mark in (("text", "c"), ("print", "c"), ("words", "w"))]
     size = sum(len(part.values) for part, _ in parts)
     if not size:
         return
@@ -35,8 +35,7 @@ def start_from_vectors(network: Network, posts: Posts, seed: int) -> None:
         path = Path(folder) / "posts.txt"
         with path.open("w", encoding="ascii") as file:
             for row in rows.tolist():
-                told = ((mark, part.values[part.offsets[row] : part.offsets[row + 1]]) for part, mark in parts)
-                file.write(" ".join(f"{mark}{number}" for mark, numbers in told for number in numbers.tolist()) + "\n")
+                file.write(" ".join(f"{mark}{number}" for part, mark in parts for number in part.row(row).tolist()) + "\n")
         model = fasttext.train_unsupervised(
             str(path),
             model="skipgram",

@@ -1,14 +1,14 @@
 """What every network of the fused tagger has: the embeddings of its inputs, and its heads."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from weibotag.features.post_batches import MOST_CHARACTERS, Features
+from weibotag.features.post_batches import LEXICONS, VECTORS, Features
 from weibotag.training.network.architectures.encoder import TextEncoder
-from weibotag.training.network.layers import NgramEmbedding, TokenEmbedding, TreeHead, pool_mean
+from weibotag.training.network.layers import NgramEmbedding, TokenEmbedding, TreeHead
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,12 @@ class Shape:
     encoder_training: str = "frozen"
 
     @classmethod
-    def of(cls, features: Features, parents: np.ndarray, **others: object) -> "Shape":
+    def of(cls, features: Features, parents: np.ndarray, **others: Any) -> "Shape":
         """Return the shape for features; `others` are further fields."""
-        sizes = {name: len(getattr(features, name)) for name in ("characters", "words", "authors", "channels")}
-        widths = {"vector": len(features.mean), "patch": len(features.patch_mean)}
-        return cls(**sizes, **widths, parents=parents, encoder=features.encoder, **others)  # type: ignore[arg-type]
+        characters, words, authors, channels = (len(features.lexicons[name]) for name in LEXICONS)
+        vector, patch = (len(features.standards[name].mean) for name in VECTORS)
+        sizes = characters, words, authors, channels, vector
+        return cls(*sizes, parents, patch, encoder=features.encoder, **others)
 
 
 class Network(nn.Module):
@@ -67,9 +68,9 @@ class Network(nn.Module):
 
     def read_text(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the text's characters as vectors (n, t, width): of n-grams, or of the states of the encoder."""
-        if self.encoder is None:
-            return self.text(batch["text"])
-        return self.encoder(batch["tokens"], batch["token_of"])
+        encoder = self.encoder
+        read: Tensor = self.text(batch["text"]) if encoder is None else encoder(batch["tokens"], batch["token_of"])
+        return read
 
     def make_heads(self, width: int, shape: Shape) -> nn.ModuleDict:
         """Return a head for tags and one for each task, over vectors of `width`."""
@@ -79,78 +80,3 @@ class Network(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Answer for a batch."""
         raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What a transformer makes of a batch: `tokens` (n, t, width), `mask` (n, t), and which of them are an input's.
-
-    `spans` has the slice of t of each input: "text", "print", "words", "pictures" (those that the network keeps as tokens);
-    token 0 stands for the whole post.
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    spans: dict[str, slice]
-
-
-def join_tokens(parts: dict[str, tuple[Tensor, Tensor]]) -> Encoded:
-    """Return the tokens (n, t, width) and masks (n, t) of several inputs as one sequence, in their order."""
-    ends = np.cumsum([mask.shape[1] for _, mask in parts.values()])
-    spans = {
-        name: slice(int(end) - mask.shape[1], int(end)) for (name, (_, mask)), end in zip(parts.items(), ends, strict=True)
-    }
-    tokens, masks = (torch.cat(some, dim=1) for some in zip(*parts.values(), strict=True))
-    return Encoded(tokens, masks, spans)
-
-
-class Transformer(Network):
-    """A network whose tokens know each other: it can be trained on posts without tags, too (`pretraining`).
-
-    A token is what it says + its kind + its place in the text or in its picture.
-    """
-
-    LAYERS, HEADS = 2, 4
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape)
-        width = shape.width
-        self.project = nn.Sequential(nn.Dropout(shape.dropout), nn.Linear(shape.vector, width))
-        self.first = nn.Parameter(torch.randn(1, 1, width) * 0.1)
-        self.places = nn.Embedding(MOST_CHARACTERS, width)
-        self.segments = nn.Embedding(4, width)
-        # Small, or what a token says would drown in where it stands.
-        for table in (self.places, self.segments):
-            nn.init.normal_(table.weight, std=0.02)
-        self.print_place = nn.Linear(5, width, bias=False)
-        self.norm, self.norm_last = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.heads = self.make_heads(2 * width, shape)
-
-    def read(self, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return each input's tokens (n, t, width) before the first layer, and their mask (n, t); "post" is for all."""
-        text, print_ = (self._at_places(tokens) for tokens in (self.read_text(batch), self.text(batch["print"])))
-        said = torch.stack([self.author(batch["author"]), self.channel(batch["channel"])], dim=1)
-        named = torch.stack([batch["author"], batch["channel"]], dim=1) > 0
-        first = self.first.expand(text.shape[0], -1, -1)
-        return {
-            "post": (first, torch.ones_like(named[:, :1])),
-            "text": (text + self.segments.weight[0], batch["text"] > 0),
-            "print": (print_ + self.print_place(batch["print_boxes"]) + self.segments.weight[1], batch["print"] > 0),
-            "names": (said + self.segments.weight[3], named),
-            "words": (self.words(batch["words"], batch["word_kinds"], batch["word_boxes"]), batch["words"] > 0),
-            "pictures": (self.project(batch["pictures"]) + self.segments.weight[2], batch["seen"]),
-        }
-
-    def _at_places(self, tokens: Tensor) -> Tensor:
-        steps = torch.arange(tokens.shape[1], device=tokens.device)
-        return tokens + self.places(steps)
-
-    def encode(self, batch: dict[str, Tensor]) -> Encoded:
-        """Return the tokens of a batch after all layers."""
-        raise NotImplementedError
-
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Answer for a batch: heads over the first token and the mean of all."""
-        encoded = self.encode(batch)
-        vector = self.dropout(torch.cat([encoded.tokens[:, 0], pool_mean(encoded.tokens, encoded.mask)], dim=1))
-        return {name: head(vector) for name, head in self.heads.items()}
