@@ -258,7 +258,6 @@ def test_the_command_says_it_of_each_post(body: Path, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "give --model MODEL, made by weibotag pretrain"),
         (["-m", "."], "has no match.json that can be read"),
         (["-m", "BODY", "-p", "faces.toml"], "was trained on embed-"),
         (["-m", "BODY", "-p", "media.toml"], "was trained with"),

@@ -37,8 +37,6 @@ def pretrain_posts(
     minutes: float | None = None,
     device: str = "auto",
     threads: int = 1,
-    store: Path | None = None,
-    workers: int | None = None,
     quiet: bool = False,
 ) -> PretrainSummary:
     """Look at the pictures of posts, pretrain a network on them, put its body in the place of the folder `out`.
@@ -51,7 +49,7 @@ def pretrain_posts(
         raise ModelError(f"{out}: exists and is no body; give another folder with -o")
     folder = Path(f"{out}.run")
     refuse_outputs(source, out, folder)
-    context = open_context(pipeline, store, workers, quiet)
+    context = open_context(pipeline, quiet=quiet)
     request = {"command": "pretrain", "version": __version__, "input": describe_input(source), **context.request()}
     started = perf_counter()
     with Run.open(folder, request) as run:

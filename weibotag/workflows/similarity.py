@@ -43,8 +43,6 @@ def measure_similarity(
     pipeline: Pipeline,
     *,
     run_folder: Path | None = None,
-    store: Path | None = None,
-    workers: int | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Write a row of schema "similarity" for each post to `out`, its other columns after; return the run's summary.
@@ -55,7 +53,7 @@ def measure_similarity(
     matcher = Matcher(model)
     pipeline = look_as_trained(pipeline, matcher.about)
     check_looks(pipeline, matcher.about, model)
-    context = open_context(pipeline, store, workers, quiet)
+    context = open_context(pipeline, quiet=quiet)
     asked = {"model": str(model), "digest": sha256_of(model / MATCH) + sha256_of(model / CALIBRATION)}
 
     def list_rows(run: Run, part: str) -> Iterator[pa.Table]:
