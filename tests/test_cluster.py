@@ -9,6 +9,7 @@ import pytest
 from commands import ask
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import arrow_schema
@@ -27,6 +28,7 @@ from weibotag.curation.keywords.cluster import (
     unit,
     weigh_tags,
 )
+from weibotag.curation.keywords.pictured_posts import PicturedPosts
 from weibotag.posts.source import PostsSource
 
 CHARACTERS = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]
@@ -75,11 +77,11 @@ def source(tmp_path: Path) -> PostsSource:
 
 def cluster(source: PostsSource, out: Path, keywords: pa.Table | None = None, size: int = 60, **asked: object) -> list[dict]:
     keywords = count_keywords(BOTH) if keywords is None else keywords
-    summary = cluster_keywords(keywords, source, out, size, quiet=True, **asked)
+    summary = cluster_keywords(keywords, PicturedPosts(source), out, size, quiet=True, **asked)
     rows = pq.read_table(out).to_pylist() if out.suffix == ".parquet" else None
     if rows is not None:
-        assert summary["keywords"] == len(rows)
-        assert summary["clusters"] == len({(row["channel"], row["cluster"]) for row in rows})
+        assert summary.keywords == len(rows)
+        assert summary.clusters == len({(row["channel"], row["cluster"]) for row in rows})
     return rows or []
 
 
@@ -161,8 +163,7 @@ def test_every_channel_gets_its_share(keywords: list[int], share: float) -> None
 def test_importance_is_the_divergence_from_the_tags_of_the_channel() -> None:
     # Keywords 0 and 1 are of one channel, 2 of another; tags by keyword.
     counts = np.array([[6, 0, 0], [4, 2, 0], [0, 0, 5]])
-    rows, tags = np.nonzero(counts)
-    told = weigh_tags(rows, tags, counts[rows, tags], np.array([0, 0, 1, 1]))
+    told = weigh_tags(csr_matrix(np.vstack([counts, np.zeros(3, int)])), np.array([0, 0, 1, 1]))
     usual = np.array([10 / 12, 2 / 12])
     for row in (0, 1):
         held = (counts[row, :2] + PRIOR_TAGS * usual) / (6 + PRIOR_TAGS)

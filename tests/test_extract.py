@@ -1,5 +1,6 @@
 import csv
 import os
+import tempfile
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import WORDING, arrow_schema
 from weibotag.core.text_matching import fold
-from weibotag.curation.keywords import lines as line_room
 from weibotag.curation.keywords import phrases as phrase_room
+from weibotag.curation.keywords import spool as spool_room
 from weibotag.curation.keywords.extract import KeywordIndex, extract_keywords, find_keywords, is_keyword, read_keywords
-from weibotag.curation.keywords.lines import Spool, WordFinder, list_lines
 from weibotag.curation.keywords.phrases import PhraseCounter, split_tokens, unpack, weigh_phrases
+from weibotag.curation.keywords.pictured_posts import PicturedPosts
+from weibotag.curation.keywords.spool import Spool
+from weibotag.features.lines import WordFinder, list_lines
 from weibotag.posts.source import PostsSource
 
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", Path(__file__).parents[2] / "shared"))
@@ -38,9 +41,10 @@ def wording(word: str, kind: str) -> dict:
     return {"word": word, "kind": kind, "score": 1.0, "count": 1, "media_id": "m", "box": None}
 
 
-def extract(folder: Path, table: pa.Table, **asked: object) -> dict[tuple[str, str], dict]:
+def extract(folder: Path, table: pa.Table, wordings: Path | None = None, **asked: str) -> dict[tuple[str, str], dict]:
     pq.write_table(table, folder / "posts.parquet")
-    extract_keywords(PostsSource(str(folder / "posts.parquet")), folder / "keywords.parquet", quiet=True, **asked)
+    source = PostsSource(str(folder / "posts.parquet"))
+    extract_keywords(PicturedPosts(source, wordings=wordings), folder / "keywords.parquet", quiet=True, **asked)
     rows = pq.read_table(folder / "keywords.parquet").to_pylist()
     assert len({(row["channel"], fold(row["keyword"])) for row in rows}) == len(rows)
     return {(row["channel"], row["keyword"]): row for row in rows}
@@ -134,8 +138,9 @@ def test_the_rarest_are_forgotten_when_there_are_too_many(monkeypatch: pytest.Mo
 def test_a_spool_gives_back_what_posts_say(texts: list[str], block: int) -> None:
     table = posts(*texts, wordings=[[wording(text, "ocr"), wording("猫", "object")] for text in texts])
     lines = list_lines(table)
-    with pytest.MonkeyPatch.context() as patch, Spool() as spool:
-        patch.setattr(line_room, "BLOCK_CHARACTERS", block)
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryFile() as file:
+        spool = Spool(file)
+        patch.setattr(spool_room, "BLOCK_CHARACTERS", block)
         for start in range(0, len(texts), 3):
             spool.append(table.slice(start, 3).combine_chunks())
         blocks = list(spool.blocks())
@@ -273,7 +278,7 @@ def test_no_keywords_are_none_found() -> None:
 def test_a_csv_that_was_edited_reads_as_what_was_written(tmp_path: Path) -> None:
     written = extract(tmp_path, posts(*EXPO, *LIPS))
     source = PostsSource(str(tmp_path / "posts.parquet"))
-    extract_keywords(source, tmp_path / "keywords.csv", quiet=True)
+    extract_keywords(PicturedPosts(source), tmp_path / "keywords.csv", quiet=True)
     assert read_keywords(tmp_path / "keywords.csv").schema == arrow_schema("channel_keywords")
     read = read_keywords(tmp_path / "keywords.csv").to_pylist()
     assert [(row["channel"], row["keyword"]) for row in read] == list(written)
@@ -303,7 +308,7 @@ def test_the_command_says_what_it_needs_and_what_it_found(tmp_path: Path) -> Non
 @pytest.mark.skipif(not (SHARED / "data/feed/posts.csv").is_file(), reason="no posts of the feed in WEIBOTAG_SHARED")
 def test_most_names_that_people_marked_in_real_posts_are_found(tmp_path: Path) -> None:
     source = PostsSource(str(SHARED / "data/feed/posts.csv"), where="split = 'test' and channel = '体育'")
-    extract_keywords(source, tmp_path / "keywords.parquet", quiet=True)
+    extract_keywords(PicturedPosts(source), tmp_path / "keywords.parquet", quiet=True)
     found = {fold(word) for word in pq.read_table(tmp_path / "keywords.parquet")["keyword"].to_pylist()}
     with (SHARED / "data/feed/posts.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test" and row["channel"] == "体育"]

@@ -16,6 +16,7 @@ from weibotag.core.schema import WORDING
 from weibotag.curation.keywords.extract import KeywordIndex
 from weibotag.curation.keywords.picture_keywords import PictureMap, load_map, read_pictured
 from weibotag.curation.keywords.picture_learning import learn_map
+from weibotag.curation.keywords.pictured_posts import PicturedPosts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource
 
@@ -131,7 +132,7 @@ def test_a_keyword_of_few_posts_is_refused() -> None:
     learnt, summary = learn_map([teach(), table(*({**row, "post_id": f"x{row['post_id']}"} for row in few))], 0.8)
     assert refusals(learnt)["眉笔"] == "4 posts; needed: 5"
     assert found(learnt, "美妆", says("brow")) == []
-    assert summary["shown"] == 4 and summary["keywords"] == 7
+    assert summary.shown == 4 and summary.keywords == 7
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -139,7 +140,7 @@ def test_nothing_is_shown_where_pictures_and_keywords_have_nothing_in_common(see
     draw = random.Random(seed)
     seen, words = [says(f"o{at}") for at in range(12)], [f"词{at}" for at in range(30)]
     rows = [post(at, draw.choice("ab"), draw.sample(seen, 3), draw.sample(words, 2)) for at in range(400)]
-    assert learn_map([table(*rows)], 0.8)[1]["shown"] == 0
+    assert learn_map([table(*rows)], 0.8)[1].shown == 0
 
 
 def test_the_text_of_a_post_is_never_read() -> None:
@@ -204,10 +205,10 @@ def test_a_map_is_read_as_it_was_written(taught: PictureMap, tmp_path: Path) -> 
     again = load_map(tmp_path / "map")
     rows = teach()
     assert again.find(rows).equals(taught.find(rows))
-    assert {path.suffix for path in (tmp_path / "map").iterdir()} == {".json", ".parquet", ".safetensors"}
+    assert {path.suffix for path in (tmp_path / "map").iterdir()} == {".parquet", ".safetensors"}
 
 
-@pytest.mark.parametrize("damage", ["about.json", "keywords.parquet", "weights.safetensors"])
+@pytest.mark.parametrize("damage", ["keywords.parquet", "weights.safetensors"])
 def test_a_damaged_map_is_one_line(taught: PictureMap, tmp_path: Path, damage: str) -> None:
     taught.save(tmp_path / "map")
     (tmp_path / "map" / damage).write_bytes(b"{]")
@@ -231,7 +232,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_posts_and_wordings_may_be_two_files_in_any_order(folder: Path) -> None:
     sources = PostsSource("pictured.parquet"), PostsSource("posts.parquet")
     own, joined = (
-        pa.concat_tables(read_pictured(source, Rejects(None), {}, path))
+        pa.concat_tables(read_pictured(PicturedPosts(source, wordings=path), Rejects(None)))
         for source, path in zip(sources, (None, Path("wordings.parquet")), strict=True)
     )
     assert joined["wordings"].to_pylist() == own["wordings"].to_pylist()

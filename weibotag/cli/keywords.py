@@ -1,7 +1,8 @@
 """`weibotag keywords`: the vocabulary of each channel, shrunk to clusters, mapped from pictures, as features."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge, Le
 
@@ -29,14 +30,15 @@ def extract(
 
     Example: weibotag keywords extract posts.csv -o keywords.csv --earlier yesterday.csv
     """
-    from weibotag.curation.keywords.extract import extract_keywords, foresee_extraction
+    from weibotag.curation.keywords.extract import cost_of_extraction, extract_keywords
+    from weibotag.curation.keywords.pictured_posts import PicturedPosts
 
-    say(foresee_extraction(request.source), request.quiet)
-    pictures = (request.words, request.wordings)
-    summary = extract_keywords(request.source, Path(out), earlier, stop_words, *pictures, request.quiet)
-    new = "" if summary["new"] is None else f", {summary['new']:,} of them new"
-    counts = f"{summary['keywords']:,} keywords of {summary['posts']:,} posts"
-    return Answer(summary, f"{out}: {counts}{new}{tell_rejects(summary)}")
+    say(cost_of_extraction(request.source), request.quiet)
+    pictured = PicturedPosts(request.source, request.words, request.wordings)
+    summary = extract_keywords(pictured, Path(out), earlier, stop_words, request.quiet)
+    new = "" if summary.new is None else f", {summary.new:,} of them new"
+    counts = f"{summary.keywords:,} keywords of {summary.posts:,} posts"
+    return Answer(asdict(summary), f"{out}: {counts}{new}{tell_rejects(summary.rejects)}")
 
 
 @command("cluster")
@@ -53,19 +55,20 @@ def cluster(
 
     Example: weibotag keywords cluster keywords.csv --posts posts.csv -o clusters.csv --share 0.1
     """
-    from weibotag.curation.keywords.cluster import cluster_keywords, foresee_clustering
+    from weibotag.curation.keywords.cluster import cluster_keywords, cost_of_clustering
     from weibotag.curation.keywords.extract import read_keywords
+    from weibotag.curation.keywords.pictured_posts import PicturedPosts
 
     if sum(given is not None for given in (size, share, old)) > 1:
         raise RequestError("--size, --share and --old each say how many clusters there are to be: give one of them")
     table = read_keywords(keywords)
     wanted = size or max(1, round((SHARE if share is None else share) * len(table)))
-    say(foresee_clustering(len(table), wanted, request.source), request.quiet)
-    pictures = (request.words, request.wordings)
-    summary = cluster_keywords(table, request.source, Path(out), wanted, old, *pictures, request.quiet)
-    added = f", {summary['new_keywords']:,} and {summary['new_clusters']:,} of them new" if old is not None else ""
-    counts = f"{summary['keywords']:,} keywords in {summary['clusters']:,} clusters"
-    return Answer(summary, f"{out}: {counts}{added}{tell_rejects(summary)}")
+    say(cost_of_clustering(len(table), wanted, request.source), request.quiet)
+    pictured = PicturedPosts(request.source, request.words, request.wordings)
+    summary = cluster_keywords(table, pictured, Path(out), wanted, old, request.quiet)
+    added = f", {summary.new_keywords:,} and {summary.new_clusters:,} of them new" if old is not None else ""
+    counts = f"{summary.keywords:,} keywords in {summary.clusters:,} clusters"
+    return Answer(asdict(summary), f"{out}: {counts}{added}{tell_rejects(summary.rejects)}")
 
 
 @command("export")
@@ -85,10 +88,9 @@ def export(
 
     Example: weibotag keywords export tags.parquet -o today.libffm --dictionary features.parquet
     """
-    from weibotag.curation.keywords.feature_export import export_features, foresee_export, open_clusters, read_codes
+    from weibotag.curation.keywords.feature_export import export_features, open_clusters, read_codes
     from weibotag.taxonomy.tree import load
 
-    say(foresee_export(tagged, dictionary), quiet)
     summary = export_features(
         tagged,
         out,
@@ -115,12 +117,12 @@ def map_keywords(
 
     Example: weibotag keywords map posts.csv --wordings wordings.parquet -m map -o keywords.parquet
     """
-    from weibotag.curation.keywords.picture_keywords import foresee_mapping, map_posts
+    from weibotag.curation.keywords.picture_keywords import map_posts
+    from weibotag.curation.keywords.pictured_posts import PicturedPosts
 
-    say(foresee_mapping(request.source, model), request.quiet)
-    summary = map_posts(request.source, model, out, request.words, request.wordings)
-    counts = f"{summary['keywords']:,} keywords for {summary['posts_with']:,} of {summary['posts']:,} posts"
-    return Answer(summary, f"{out}: {counts}")
+    summary = map_posts(PicturedPosts(request.source, request.words, request.wordings), model, out)
+    counts = f"{summary.keywords:,} keywords for {summary.posts_with:,} of {summary.posts:,} posts"
+    return Answer(asdict(summary), f"{out}: {counts}")
 
 
 @command("train")
@@ -140,20 +142,21 @@ def learn_map(
 
     Example: weibotag keywords map train posts.csv --wordings wordings.parquet -o map
     """
-    from weibotag.curation.keywords.picture_learning import foresee_learning, train_map
+    from weibotag.curation.keywords.picture_learning import cost_of_learning, train_map
+    from weibotag.curation.keywords.pictured_posts import PicturedPosts
 
-    source = request.source
-    say(foresee_learning(source, request.wordings), request.quiet)
-    summary = train_map(source, out, request.words, request.wordings, keywords, precision)
-    line = f"{out}: pictures show {summary['shown']:,} of {summary['keywords']:,} keywords of {summary['posts']:,} posts"
-    if summary["shown"]:
-        line += f", {summary['precision']:.1%} right and {summary['recall']:.1%} of all found on held-out posts"
-    return Answer(summary, f"{line}; the others are refused: see {out}/keywords.parquet")
+    pictured = PicturedPosts(request.source, request.words, request.wordings)
+    say(cost_of_learning(pictured), request.quiet)
+    summary = train_map(pictured, out, keywords, precision)
+    line = f"{out}: pictures show {summary.shown:,} of {summary.keywords:,} keywords of {summary.posts:,} posts"
+    if summary.shown:
+        line += f", {summary.precision:.1%} right and {summary.recall:.1%} of all found on held-out posts"
+    return Answer(asdict(summary), f"{line}; the others are refused: see {out}/keywords.parquet")
 
 
-def tell_rejects(summary: dict[str, Any]) -> str:
+def tell_rejects(rejects: int) -> str:
     """Return how many rows could not be used, to be appended to a line."""
-    return f"; {summary['rejects']:,} rows that could not be used were left out" if summary["rejects"] else ""
+    return f"; {rejects:,} rows that could not be used were left out" if rejects else ""
 
 
 map_help = "Map what pictures say onto the keywords of the post's channel; learn the map."

@@ -1,6 +1,5 @@
 """The keywords of a post, each with a score and its source; and what labelled posts teach about them."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,8 @@ import pyarrow.compute as pc
 from weibotag.core.arrays import list_parts, rank_in_runs
 from weibotag.core.schema import KEYWORD
 from weibotag.core.text_matching import fold
-from weibotag.features.vocabulary import SOURCES, Mentions, Vocabulary
+from weibotag.features.lines import SOURCES, find_marks
+from weibotag.features.vocabulary import Mentions, Vocabulary
 
 # What a mention counts by its source, in the order of SOURCES.
 PLACES = np.array([1.0, 0.8, 0.8, 0.9, 0.3])
@@ -19,8 +19,7 @@ MOST_KEYWORDS = 20
 # A word is learnt as if three more posts had mentioned it, half of them with it as a keyword.
 PRIOR_POSTS, PRIOR_TRUST = 3.0, 0.5
 LENGTHS = range(2, 21)
-# What a text itself marks as a name: 《title》, #hashtag#.
-MARKED = re.compile(r"《([^《》\n]{1,30})》|#([^#\n]{1,30})#")
+# What a name counts that a text marks as one.
 MARKED_TRUST = 0.6
 LEARNT = pa.schema([("keyword", pa.string()), ("score", pa.float32())])
 
@@ -30,16 +29,10 @@ def find_keywords(table: pa.Table, vocabulary: Vocabulary, mentions: Mentions) -
 
     A word's score is the noisy-or of its mentions: its trust, less for print in pictures than for text.
     """
-    words = vocabulary.words
-    marked_posts, marked_words = find_marked(table["text"].to_pylist(), vocabulary)
-    marked_sources = np.zeros(len(marked_posts), np.int64)
-    if "wordings" in table.column_names:
-        offsets, values = list_parts(table["wordings"].combine_chunks())
-        printed = np.flatnonzero(pc.equal(values.field("kind"), "ocr").to_numpy(zero_copy_only=False))
-        lines, line_words = find_marked(values.field("word").take(pa.array(printed)).to_pylist(), vocabulary)
-        marked_posts = np.append(marked_posts, np.searchsorted(offsets, printed[lines], side="right") - 1)
-        marked_words += line_words
-        marked_sources = np.append(marked_sources, np.full(len(lines), SOURCES.index("ocr")))
+    words, lines = vocabulary.words, mentions.lines
+    read = np.flatnonzero(~lines.named)
+    places, marked_words = find_marked([lines.texts[place] for place in read.tolist()], vocabulary)
+    marked_posts, marked_sources = lines.posts[read[places]], lines.sources[read[places]]
     fresh = {word: number for number, word in enumerate(dict.fromkeys(marked_words), start=len(words))}
     posts = np.concatenate([mentions.posts, marked_posts])
     numbers = np.concatenate([mentions.words, np.array([fresh[word] for word in marked_words], np.int64)])
@@ -68,17 +61,10 @@ def find_keywords(table: pa.Table, vocabulary: Vocabulary, mentions: Mentions) -
 
 def find_marked(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarray, list[str]]:
     """Return places in `texts` and names that these mark and the vocabulary does not know, ordered by place."""
-    rows, words = [], []
-    for row, text in enumerate(texts):
-        # Most texts have no mark, and looking for one is faster than matching.
-        if "《" not in text and "#" not in text:
-            continue
-        for match in MARKED.finditer(text):
-            word = (match[1] or match[2]).strip()
-            if len(word) >= LENGTHS.start and fold(word) not in vocabulary.numbers:
-                rows.append(row)
-                words.append(word)
-    return np.array(rows, np.int64), words
+    found = [
+        (row, word) for row, word in find_marks(texts) if len(word) >= LENGTHS.start and fold(word) not in vocabulary.numbers
+    ]
+    return np.array([row for row, _ in found], np.int64), [word for _, word in found]
 
 
 def learn_keywords(tables: Sequence[pa.Table], vocabulary: Vocabulary) -> pa.Table:

@@ -1,12 +1,17 @@
 """Visual codes: a picture as words, by the clusters that its vector falls into."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
+
+if TYPE_CHECKING:
+    from sklearn.cluster import KMeans
 
 SIZES = (64, 256)
 NEAREST = 3
@@ -86,6 +91,24 @@ def standardise(vectors: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.
     return (vectors.astype(np.float32) - mean) / scale
 
 
+def learn_centres(
+    vectors: np.ndarray, size: int, iterations: int, starts: np.ndarray | None = None, tries: int = 1
+) -> "KMeans":
+    """Return k-means of vectors (n, d) in `size` clusters, on one thread and with a fixed seed; `starts` (size, d)."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    means = KMeans(
+        size, init="k-means++" if starts is None else starts, n_init=tries, max_iter=iterations, random_state=SEED
+    )
+    # Sums of several threads are rounded in another order, and k-means makes much of little.
+    with threadpool_limits(1), warnings.catch_warnings():
+        # There may be fewer distinct vectors than clusters; those that nothing falls into do no harm.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return means.fit(vectors)
+
+
 def fit(vectors: np.ndarray, labels: csr_matrix) -> tuple[Codebook, list[list[str]]] | None:
     """Learn a codebook from labelled pictures; return it with the pictures' own codes, or None for too few pictures.
 
@@ -94,8 +117,6 @@ def fit(vectors: np.ndarray, labels: csr_matrix) -> tuple[Codebook, list[list[st
     map that was fitted without it (out of fold): a classifier trained on codes of a map that had seen the labels would
     trust them too much. Deterministic.
     """
-    from sklearn.cluster import KMeans
-
     counts = np.asarray(labels.sum(axis=0)).ravel()
     tags = np.sort(np.argsort(-counts, kind="stable")[:MOST_TAGS])
     tags = tags[counts[tags] >= FEWEST_PICTURES]
@@ -122,8 +143,7 @@ def fit(vectors: np.ndarray, labels: csr_matrix) -> tuple[Codebook, list[list[st
 
     sizes = [size for size in SIZES if size <= len(chosen) // 4] or [max(2, len(chosen) // 4)]
     centres = tuple(
-        KMeans(size, n_init=2, max_iter=50, random_state=SEED).fit(projected[chosen]).cluster_centers_.astype(np.float32)
-        for size in sizes
+        learn_centres(projected[chosen], size, 50, tries=2).cluster_centers_.astype(np.float32) for size in sizes
     )
     book = Codebook(mean, scale, weights, centres)
     return book, book.name_codes(projected)

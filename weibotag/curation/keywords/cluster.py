@@ -5,25 +5,26 @@ as they are, and new keywords join them (`join_clusters`).
 """
 
 import tempfile
-import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import list_parts
 from weibotag.core.errors import RequestError
-from weibotag.core.progress import format_seconds
 from weibotag.core.schema import arrow_schema
 from weibotag.core.text_matching import fold
-from weibotag.curation.keywords.extract import KeywordIndex, read_some
+from weibotag.curation.cost import describe_cost
+from weibotag.curation.keywords.extract import KeywordIndex
 from weibotag.curation.keywords.phrases import mix
+from weibotag.curation.keywords.pictured_posts import PicturedPosts
+from weibotag.features.visual_codes import learn_centres
 from weibotag.posts.keyword_files import read_listing
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource, input_bytes, refuse_outputs
@@ -46,8 +47,8 @@ MOST_LABELLED = 200_000
 # A new keyword joins a cluster that is as near as all but this share of what is in clusters, or by this cosine without any.
 LOOSE_SHARE, LOOSE_COSINE = 0.1, 0.5
 ROWS = 4_096
-# Room for the number of a tag in a key.
-TAGS = 1 << 32
+# Multiplications and bytes of posts in a second.
+PACE, READ_PACE = 1e10, 2e6
 
 
 def read_clusters(path: Path) -> dict[tuple[str, str], str]:
@@ -57,53 +58,51 @@ def read_clusters(path: Path) -> dict[tuple[str, str], str]:
     return dict(zip(zip(channels, keywords, strict=True), clusters, strict=True))
 
 
-def foresee_clustering(keywords: int, size: int, source: PostsSource) -> str:
-    """Return in one line what clustering so many keywords to so many clusters will take."""
-    learning = 5 + 75 * min(1.0, keywords * EPOCHS * 10 / MOST_TOKENS)
-    size_of_rest = size * (1 - ALONE)
-    gathering = max(0.0, keywords - size * ALONE) * size_of_rest * 2 * DIMENSIONS * ITERATIONS / 1e10
-    read = input_bytes(source) / 2e6
-    return (
-        f"{keywords:,} keywords to {size:,} clusters: some {format_seconds(learning + gathering + read)}, "
-        f"up to {0.5 + keywords * 6e-6:.1f} GB of memory"
-    )
+def cost_of_clustering(keywords: int, size: int, source: PostsSource) -> str:
+    """Return in one line what clustering so many keywords to so many clusters takes."""
+    learning = 75 * min(1.0, keywords * EPOCHS * 10 / MOST_TOKENS)
+    gathering = max(0.0, keywords - size * ALONE) * size * (1 - ALONE) * 2 * DIMENSIONS * ITERATIONS / PACE
+    seconds = 5 + learning + gathering + input_bytes(source) / READ_PACE
+    return describe_cost(f"{keywords:,} keywords to {size:,} clusters", 1 + keywords, seconds, 0.5e9 + keywords * 6e3)
+
+
+@dataclass(frozen=True)
+class ClusteringSummary:
+    """What was clustered: keywords, clusters, of these the new ones, rows of posts that could not be used, the file."""
+
+    keywords: int
+    clusters: int
+    new_keywords: int
+    new_clusters: int
+    rejects: int
+    out: str
 
 
 def cluster_keywords(
-    keywords: pa.Table,
-    source: PostsSource,
-    out: Path,
-    size: int,
-    old: Path | None = None,
-    words: Mapping[str, str] | None = None,
-    wordings: Path | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Write the clusters of keywords to `out` (schema "clusters"), by channel, cluster and posts; return a summary.
+    keywords: pa.Table, pictured: PicturedPosts, out: Path, size: int, old: Path | None = None, quiet: bool = False
+) -> ClusteringSummary:
+    """Write the clusters of keywords to `out` (schema "clusters"), by channel, cluster and posts.
 
-    `keywords` has the columns channel, keyword and posts; the posts of `source` say what is mentioned with what, and by
-    their tags, where they have any, what a keyword tells. `size` clusters are shared out by the keywords of each channel, at
-    least one each; with `old` clusters there are as many as that has, and more where new keywords are like none of them.
-    The same keywords and posts give the same clusters, in any order. `words` and `wordings` as for `extract_keywords`.
+    `keywords` has the columns channel, keyword and posts; the posts say what is mentioned with what, and by their tags,
+    where they have any, what a keyword tells. `size` clusters are shared out by the keywords of each channel, at least one
+    each; with `old` clusters there are as many as that has, and more where new keywords are like none of them. The same
+    keywords and posts give the same clusters, in any order.
     """
     find_format(out)
-    refuse_outputs(source, out)
+    refuse_outputs(pictured.source, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     table = join_old(keywords, old)
     rejects = Rejects()
-    tables = read_some(source, rejects, words, wordings, "reading posts", quiet)
-    lines, importance = read_mentions(tables, table)
+    lines, importance = read_mentions(pictured.read(rejects, "reading posts", quiet), table)
     vectors = train_vectors(lines, table["keyword"].to_pylist())
-    names, clusters, channels = (
-        np.array(table[name].to_pylist(), dtype=object) for name in ("keyword", "cluster", "channel")
-    )
+    columns = (np.array(table[name].to_pylist(), dtype=object) for name in ("keyword", "cluster", "channel"))
+    names, clusters, channels = columns
     fresh, known = int((clusters == "").sum()), set(zip(channels, clusters, strict=True))
     posts = table["posts"].to_numpy()
-    slices = [
-        slice(*ends) for ends in pairwise([0, *(np.flatnonzero(channels[1:] != channels[:-1]) + 1).tolist(), len(table)])
-    ]
     whole = round(size * len(table) / max(1, len(keywords)))
     alone = choose_alone(importance, posts, whole)
+    _, starts = np.unique(channels.astype(str), return_index=True)
+    slices = [slice(*ends) for ends in pairwise([*starts.tolist(), len(table)])]
     rest = [int((~alone[here]).sum()) for here in slices]
     for here, own in zip(slices, share_out(whole - int(alone.sum()), rest), strict=True):
         if (clusters[here] == "").all():
@@ -115,14 +114,7 @@ def cluster_keywords(
     order = ("channel", "ascending"), ("cluster", "ascending"), ("posts", "descending"), ("keyword", "ascending")
     write_tables([table.sort_by(list(order))], out, CLUSTERS)
     named = set(zip(channels, clusters, strict=True))
-    return {
-        "keywords": len(table),
-        "clusters": len(named),
-        "new_keywords": fresh,
-        "new_clusters": len(named - known),
-        "rejects": rejects.count,
-        "out": str(out),
-    }
+    return ClusteringSummary(len(table), len(named), fresh, len(named - known), rejects.count, str(out))
 
 
 def join_old(keywords: pa.Table, old: Path | None) -> pa.Table:
@@ -130,20 +122,22 @@ def join_old(keywords: pa.Table, old: Path | None) -> pa.Table:
 
     Those of the file `old` come as it spells them, with today's posts where there are any.
     """
-    rows: dict[tuple[str, str], list[Any]] = {}
+    rows: dict[tuple[str, str], tuple[str, str, str, int]] = {}
     if old is not None:
         known = read_listing(old, "clusters", ("channel", "keyword", "cluster"))
         for channel, keyword, cluster, posts in zip(*(column.to_pylist() for column in known.columns), strict=True):
+            key = channel, fold(keyword).strip()
             if not cluster:
                 raise RequestError(
                     f"{old}: keyword {keyword!r} in channel {channel!r} has no cluster; name it, or delete it"
                 )
-            if rows.setdefault((channel, fold(keyword).strip()), row := [channel, keyword, cluster, posts or 0]) is not row:
+            if key in rows:
                 raise RequestError(f"{old}: keyword {keyword!r} is there twice in channel {channel!r}; delete one")
-    for channel, keyword, posts in zip(
-        *(keywords[name].to_pylist() for name in ("channel", "keyword", "posts")), strict=True
-    ):
-        rows.setdefault((channel, fold(keyword).strip()), [channel, keyword, "", 0])[3] = posts or 0
+            rows[key] = channel, keyword, cluster, posts or 0
+    today = (keywords[name].to_pylist() for name in ("channel", "keyword", "posts"))
+    for channel, keyword, posts in zip(*today, strict=True):
+        key = channel, fold(keyword).strip()
+        rows[key] = *rows.get(key, (channel, keyword, "", 0))[:3], posts or 0
     columns = zip(*(rows[key] for key in sorted(rows)), strict=True) if rows else [[]] * len(CLUSTERS)
     return pa.table([pa.array(column, kind) for column, kind in zip(columns, CLUSTERS.types, strict=True)], schema=CLUSTERS)
 
@@ -177,9 +171,9 @@ def read_mentions(tables: Iterable[pa.Table], keywords: pa.Table) -> tuple[list[
     index = KeywordIndex(keywords)
     tokens = np.array([spell_token(word) for word in keywords["keyword"].to_pylist()], dtype=object)
     tags: dict[str, int] = {}
-    tag_posts: Counter[int] = Counter()
     lines: list[str] = []
-    keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
+    # Keywords x tags: posts that have both; the last row counts all posts of a tag.
+    counts = csr_matrix((len(tokens) + 1, 0), dtype=np.int64)
     labelled = 0
     for table in tables:
         posts, rows = index.find(table)
@@ -193,15 +187,15 @@ def read_mentions(tables: Iterable[pa.Table], keywords: pa.Table) -> tuple[list[
             labelled += len(table)
             offsets, values = list_parts(table["tags"].combine_chunks())
             given = np.array([tags.setdefault(tag, len(tags)) for tag in values.to_pylist()], np.int64)
-            tag_posts.update(given.tolist())
-            lengths = np.diff(offsets)[posts]
-            at = np.repeat(offsets[posts] - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
-            some, amounts = np.unique(np.repeat(rows, lengths) * TAGS + given[at], return_counts=True)
-            keys, places = np.unique(np.concatenate([keys, some]), return_inverse=True)
-            counts = np.bincount(places, np.concatenate([counts, amounts]), len(keys)).astype(np.int64)
-    often = np.array([tag_posts[tag] >= FEWEST_TAG_POSTS for tag in range(len(tags))], bool)[keys % TAGS]
+            tagged = csr_matrix((np.ones(len(given), np.int64), given, offsets), shape=(len(table), len(tags)))
+            everyone = np.arange(len(table))
+            keyed = np.append(rows, np.full(len(table), len(tokens))), np.append(posts, everyone)
+            mentioned = csr_matrix((np.ones(len(keyed[0]), np.int64), keyed), shape=(len(tokens) + 1, len(table)))
+            counts.resize(len(tokens) + 1, len(tags))
+            counts = csr_matrix(counts + mentioned @ tagged)
+    often = np.asarray(counts[-1].todense()).ravel() >= FEWEST_TAG_POSTS
     channels = pc.dictionary_encode(keywords["channel"]).combine_chunks().indices.to_numpy().astype(np.int64)
-    return lines, weigh_tags(keys[often] // TAGS, keys[often] % TAGS, counts[often], channels)
+    return lines, weigh_tags(csr_matrix(counts[:-1, often]), channels)
 
 
 def spell_token(keyword: str) -> str:
@@ -209,13 +203,14 @@ def spell_token(keyword: str) -> str:
     return "_".join(fold(keyword).split()).encode(errors="replace").decode()
 
 
-def weigh_tags(rows: np.ndarray, tags: np.ndarray, counts: np.ndarray, channels: np.ndarray) -> np.ndarray:
-    """Return what keywords tell of tags (`read_mentions`) by counts of (row, tag); `channels` has a number for each row."""
-    own, places = np.unique(channels[rows] * TAGS + tags, return_inverse=True)
-    among = np.bincount(places, counts)
-    usual = (among / np.bincount(own // TAGS, among)[own // TAGS])[places] if len(own) else among
-    total = np.bincount(rows, counts, len(channels))
-    held = (counts + PRIOR_TAGS * usual) / (total[rows] + PRIOR_TAGS)
+def weigh_tags(counts: csr_matrix, channels: np.ndarray) -> np.ndarray:
+    """Return what keywords tell of tags (`read_mentions`) by counts, keywords x tags; `channels` numbers each keyword's."""
+    rows = np.repeat(np.arange(len(channels)), np.diff(counts.indptr))
+    among = np.zeros((channels.max(initial=0) + 1, counts.shape[1]))
+    np.add.at(among, (channels[rows], counts.indices), counts.data)
+    usual = (among / np.maximum(1, among.sum(axis=1, keepdims=True)))[channels[rows], counts.indices]
+    total = np.bincount(rows, counts.data, len(channels))
+    held = (counts.data + PRIOR_TAGS * usual) / (total[rows] + PRIOR_TAGS)
     seen = np.bincount(rows, held * np.log(held / usual), len(channels))
     share = PRIOR_TAGS / (total + PRIOR_TAGS)
     unseen = share * np.log(share) * (1 - np.bincount(rows, usual, len(channels)))
@@ -267,10 +262,6 @@ def form_clusters(vectors: np.ndarray, alone: np.ndarray, size: int) -> np.ndarr
 
     Those are k-means, each keyword counting the same: rare ones are with rare ones, and drown in no frequent one.
     """
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
-
     groups = np.empty(len(vectors), np.int64)
     singles, rest = np.flatnonzero(alone), np.flatnonzero(~alone)
     groups[singles] = np.arange(len(singles))
@@ -278,11 +269,7 @@ def form_clusters(vectors: np.ndarray, alone: np.ndarray, size: int) -> np.ndarr
         groups[rest] = len(singles) + np.arange(len(rest))
         return groups
     starts = np.random.default_rng(SEED).permutation(len(rest))[:size]
-    means = KMeans(size, init=vectors[rest[starts]], n_init=1, max_iter=ITERATIONS)
-    # Several threads would add up in any order.
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        groups[rest] = len(singles) + means.fit_predict(vectors[rest])
+    groups[rest] = len(singles) + learn_centres(vectors[rest], size, ITERATIONS, starts=vectors[rest[starts]]).labels_
     return groups
 
 

@@ -3,30 +3,29 @@
 import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.sparse import csr_matrix
 
 from weibotag.core.errors import RequestError
-from weibotag.core.progress import bar, format_seconds
+from weibotag.core.progress import bar
 from weibotag.core.schema import arrow_schema
 from weibotag.core.text_matching import fold
-from weibotag.curation.keywords.lines import Lines, Spool, WordFinder, join_wordings, list_lines
+from weibotag.curation.cost import describe_cost
 from weibotag.curation.keywords.phrases import JOINERS, MOST_CHARACTERS, MOST_TOKENS, PhraseCounter, unpack, weigh_phrases
+from weibotag.curation.keywords.pictured_posts import PicturedPosts
+from weibotag.curation.keywords.spool import Spool
 from weibotag.curation.keywords.stop_words import EDGES, STOP_WORDS
-from weibotag.features.keywords import MARKED
-from weibotag.features.vocabulary import SOURCES
+from weibotag.features.lines import SOURCES, Lines, WordFinder, find_marks, list_lines
 from weibotag.posts.encodings import open_file, open_lines
 from weibotag.posts.keyword_files import has_column, read_listing
-from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource, input_bytes, refuse_outputs, resolve_files
-from weibotag.posts.supplied_words import add_given
 from weibotag.posts.writer import find_format, write_tables
 
 KEYWORDS = arrow_schema("channel_keywords")
@@ -38,8 +37,8 @@ MOST_SHARE = 0.5
 LEAST_COHESION, LEAST_FREEDOM = 2.0, 0.5
 # What a single Latin word or a name counts as: it has no parts to hold together, and needs no proof that it is whole.
 OWN_COHESION, OWN_FREEDOM = 6.0, 1.0
-# What a byte of posts takes, rounded up from what a million of them took.
-BYTES_A_SECOND, DISK_BYTES, MEMORY_GB = 1.5e6, 2, 1.5
+# What posts take, rounded up from what a million of them took: bytes a second, bytes on disk for each, bytes of memory.
+PACE, DISK_BYTES, MEMORY = 1.5e6, 2, 1.5e9
 # A number by itself, or before a unit: dates and counts.
 NUMBER = re.compile(r"^[0-9]+(?![a-z0-9])|(?<![a-z0-9])[0-9]+(?=[^\x00-\x7f])")
 
@@ -58,17 +57,16 @@ class KeywordIndex:
         words, numbers = np.unique(np.array(folded, dtype=object), return_inverse=True)
         self._finder = WordFinder(words.tolist())
         self._channels = {channel: number for number, channel in enumerate(pc.unique(table["channel"]).to_pylist())}
-        self._words = len(words)
-        channels = [self._channels[channel] for channel in table["channel"].to_pylist()]
-        keys = np.array(channels, np.int64) * self._words + numbers
-        self._rows = np.argsort(keys, kind="stable")
-        self._keys = keys[self._rows]
-        twins = np.flatnonzero(self._keys[1:] == self._keys[:-1])
-        if len(twins):
-            row = int(self._rows[twins[0] + 1])
+        channels = np.array([self._channels[channel] for channel in table["channel"].to_pylist()], np.int64)
+        _, first = np.unique(channels * len(words) + numbers, return_index=True)
+        if len(first) < len(table):
+            row = int(np.setdiff1d(np.arange(len(table)), first)[0])
             raise RequestError(
                 f"keyword {self.keywords[row]!r} is there twice in channel {table['channel'][row]}; delete one"
             )
+        # The place of each keyword, from 1, by channel and word; the last row is that of channels without keywords.
+        shape = (len(self._channels) + 1, len(words))
+        self._places = csr_matrix((np.arange(1, len(table) + 1), (channels, numbers)), shape=shape)
 
     def find(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         """Return what the posts of a table mention, each once: rows of posts and of keywords, int64, ordered by both.
@@ -78,14 +76,11 @@ class KeywordIndex:
         """
         lines = list_lines(table)
         places, words = self._finder.find(lines)
-        posts = lines.posts[places]
-        numbers = (self._channels.get(channel, -1) for channel in table["channel"].to_pylist())
+        posts, total = lines.posts[places], max(1, len(self.keywords))
+        numbers = (self._channels.get(channel, len(self._channels)) for channel in table["channel"].to_pylist())
         channels = np.fromiter(numbers, np.int64, len(table))[posts]
-        keys = channels * self._words + words
-        spots = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        known = (channels >= 0) & (self._keys[spots] == keys) if len(self._keys) else np.zeros(len(keys), bool)
-        both = np.unique(posts[known] * len(self.keywords) + self._rows[spots[known]])
-        return both // max(1, len(self.keywords)), both % max(1, len(self.keywords))
+        rows = np.asarray(self._places[channels, words]).ravel() if len(words) else words
+        return np.divmod(np.unique(posts[rows > 0] * total + rows[rows > 0] - 1), total)
 
 
 def find_keywords(table: pa.Table, keywords: KeywordIndex) -> list[list[str]]:
@@ -101,75 +96,57 @@ def read_keywords(path: Path) -> pa.Table:
     return read_listing(path, "channel_keywords", ("channel", "keyword"))
 
 
-def foresee_extraction(source: PostsSource) -> str:
-    """Return in one line what finding the keywords of posts will take, by the size of their files."""
+def cost_of_extraction(source: PostsSource) -> str:
+    """Return in one line what finding the keywords of posts takes."""
     size = input_bytes(source)
-    seconds = format_seconds(5 + size / BYTES_A_SECOND) if size else f"a second for {BYTES_A_SECOND / 1e6} MB"
-    disk = f"{size * DISK_BYTES / 1e6:,.0f} MB" if size else f"{DISK_BYTES} times as much disk"
-    return f"{source.path}: some {seconds}, up to {MEMORY_GB} GB of memory, {disk} in {tempfile.gettempdir()}"
+    return describe_cost(source.path, size, 5 + size / PACE, MEMORY, size * DISK_BYTES)
+
+
+@dataclass(frozen=True)
+class ExtractionSummary:
+    """What was found: posts, rows that could not be used, keywords, channels, keywords that are new (None: not asked)."""
+
+    posts: int
+    rejects: int
+    keywords: int
+    channels: int
+    new: int | None
+    out: str
 
 
 def extract_keywords(
-    source: PostsSource,
-    out: Path,
-    earlier: str | None = None,
-    stop_words: Path | None = None,
-    words: Mapping[str, str] | None = None,
-    wordings: Path | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Write the keywords of posts to `out` (schema "channel_keywords"), by channel and score, and return a summary.
+    posts: PicturedPosts, out: Path, earlier: str | None = None, stop_words: Path | None = None, quiet: bool = False
+) -> ExtractionSummary:
+    """Write the keywords of posts to `out` (schema "channel_keywords"), by channel and score.
 
     A keyword is a phrase that holds together and stands free (see `phrases`), a name that a picture or a text itself marks
     (《…》, #…#), or a Latin word. `earlier` is posts, or the keywords that were found in them; `stop_words` a file of
-    words that are no keywords; `words` names columns with what pictures say (see `add_given`), `wordings` a file of it.
+    words that are no keywords.
     """
     find_format(out)
-    refuse_outputs(source, out)
+    refuse_outputs(posts.source, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     without = read_stop_words(stop_words)
     if earlier is not None:
         resolve_files(earlier)
-    with Spool() as spool:
-        rejects = Rejects()
-        names: dict[str, str] = {}
-        for table in read_some(source, rejects, words, wordings, "reading posts", quiet):
+    rejects = Rejects()
+    names: dict[str, str] = {}
+    with tempfile.TemporaryFile(prefix="weibotag-") as file:
+        spool = Spool(file)
+        for table in posts.read(rejects, "reading posts", quiet):
             for name in find_names(spool.append(table)):
                 names.setdefault(fold(name), name)
-        candidates = find_candidates(spool, names, without, quiet)
-        table = count_posts(spool, candidates, quiet)
+        table = count_posts(spool, find_candidates(spool, names, without, quiet), quiet)
     if earlier is not None:
         if has_column(Path(earlier), "keyword"):
-            then = read_counts(Path(earlier))
+            before = read_counts(Path(earlier), table)
         else:
-            past = PostsSource(earlier, source.columns)
-            then = count_earlier(table, read_some(past, Rejects(), words, wordings, "reading earlier posts", quiet), quiet)
-        table = compare_with(table, then)
+            past = replace(posts, source=PostsSource(earlier, posts.source.columns))
+            before = count_mentions(past.read(Rejects(), "reading earlier posts", quiet), table)
+        table = compare_with(table, before)
     write_tables([table], out, KEYWORDS)
-    return {
-        "posts": spool.posts,
-        "rejects": rejects.count,
-        "keywords": len(table),
-        "channels": len(pc.unique(table["channel"])),
-        "new": pc.sum(table["is_new"]).as_py(),
-        "out": str(out),
-    }
-
-
-def read_some(
-    source: PostsSource,
-    rejects: Rejects,
-    words: Mapping[str, str] | None,
-    wordings: Path | None,
-    label: str,
-    quiet: bool,
-) -> Iterator[pa.Table]:
-    """Give posts with what pictures say, as columns text, channel, tags and wordings, counting them on a bar."""
-    with bar(None, label, quiet) as progress:
-        for table in read_posts(source, rejects):
-            given = add_given(join_wordings(table, wordings, source.path), words or {})
-            yield given.select([name for name in ("text", "channel", "tags", "wordings") if name in given.column_names])
-            progress.advance(len(table))
+    new = pc.sum(table["is_new"]).as_py()
+    return ExtractionSummary(spool.posts, rejects.count, len(table), len(pc.unique(table["channel"])), new, str(out))
 
 
 @dataclass
@@ -185,11 +162,10 @@ class Candidates:
 def find_names(lines: Lines) -> Iterator[str]:
     """Give the names that pictures show or texts mark."""
     for text, named in zip(lines.texts, lines.named.tolist(), strict=True):
-        # Most texts have no mark, and looking for one is faster than matching.
         if named:
             yield text.strip()
-        elif "《" in text or "#" in text:
-            yield from ((match[1] or match[2]).strip() for match in MARKED.finditer(text))
+        else:
+            yield from (name for _, name in find_marks([text]))
 
 
 def find_candidates(spool: Spool, names: Mapping[str, str], stop_words: Collection[str], quiet: bool) -> Candidates:
@@ -247,7 +223,7 @@ def read_stop_words(path: Path | None) -> frozenset[str]:
 def count_posts(spool: Spool, candidates: Candidates, quiet: bool) -> pa.Table:
     """Return the candidates that enough posts of a channel mention, and not too many (schema "channel_keywords")."""
     words = len(candidates.folded)
-    keys, posts, sources = count_mentions(spool, candidates.folded, quiet)
+    keys, posts, sources = count_sources(spool, candidates.folded, quiet)
     channels, numbers = np.divmod(keys, max(1, words))
     sizes = np.bincount(spool.channel_of(), minlength=len(spool.channels))
     total = np.bincount(numbers, posts, minlength=words)
@@ -271,7 +247,7 @@ def count_posts(spool: Spool, candidates: Candidates, quiet: bool) -> pa.Table:
     return pa.table(columns, schema=KEYWORDS)
 
 
-def count_mentions(spool: Spool, words: Sequence[str], quiet: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def count_sources(spool: Spool, words: Sequence[str], quiet: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return which words (folded) the posts of which channels mention, int64 columns ordered by the first.
 
     They are channel x words + word (numbers), how many posts, and sources as bits in the order of `SOURCES`.
@@ -300,38 +276,34 @@ def _merge(keys: np.ndarray, counts: np.ndarray, bits: np.ndarray) -> tuple[np.n
     return keys[order][starts], np.add.reduceat(counts[order], starts), np.bitwise_or.reduceat(bits[order], starts)
 
 
-def read_counts(path: Path) -> dict[tuple[str, str], int]:
-    """Return how many posts mention the keywords of a file, by channel and folded keyword. Raises RequestError."""
+def read_counts(path: Path, table: pa.Table) -> np.ndarray:
+    """Return how many posts mention the keywords of a table by a file of keywords, int64. Raises RequestError."""
     known = read_listing(path, "channel_keywords", ("channel", "keyword", "posts"))
     rows = zip(*(known[name].to_pylist() for name in ("channel", "keyword", "posts")), strict=True)
-    return {(channel, fold(word).strip()): posts or 0 for channel, word, posts in rows}
+    counts = {(channel, fold(word).strip()): posts or 0 for channel, word, posts in rows}
+    pairs = zip(table["channel"].to_pylist(), table["keyword"].to_pylist(), strict=True)
+    return np.array([counts.get((channel, fold(word)), 0) for channel, word in pairs], np.int64)
 
 
-def count_earlier(table: pa.Table, tables: Iterable[pa.Table], quiet: bool) -> dict[tuple[str, str], int]:
-    """Return how many earlier posts (`tables`) mention the keywords of a table, by channel and folded keyword."""
-    wanted = sorted({fold(word) for word in table["keyword"].to_pylist()})
-    with Spool() as spool:
-        for posts_table in tables:
-            spool.append(posts_table)
-        keys, posts, _ = count_mentions(spool, wanted, quiet)
-    channels, numbers = np.divmod(keys, max(1, len(wanted)))
-    rows = zip(channels.tolist(), numbers.tolist(), posts.tolist(), strict=True)
-    return {(spool.channels[channel], wanted[number]): count for channel, number, count in rows}
+def count_mentions(tables: Iterable[pa.Table], keywords: pa.Table) -> np.ndarray:
+    """Return how many posts of tables mention the keywords of another, int64."""
+    index, counts = KeywordIndex(keywords), np.zeros(len(keywords), np.int64)
+    for table in tables:
+        counts += np.bincount(index.find(table)[1], minlength=len(keywords))
+    return counts
 
 
-def compare_with(table: pa.Table, earlier: Mapping[tuple[str, str], int]) -> pa.Table:
+def compare_with(table: pa.Table, before: np.ndarray) -> pa.Table:
     """Return the table with `trend` and `is_new` by how many posts mentioned each keyword earlier.
 
     Trend is the logarithm of the growth of its posts, one more counted on both sides, over that of all keywords of its
     channel that both times have: twice the posts of everything is no trend.
     """
-    pairs = zip(table["channel"].to_pylist(), map(fold, table["keyword"].to_pylist()), strict=True)
-    before, now = np.array([earlier.get(pair, 0) for pair in pairs], np.int64), table["posts"].to_numpy()
+    now = table["posts"].to_numpy()
     groups = pc.dictionary_encode(table["channel"]).combine_chunks().indices.to_numpy()
     known = before > 0
     sums = (1 + np.bincount(groups[known], counts[known], len(table)) for counts in (now, before))
-    growth = np.divide(*sums)
-    trend = np.log((now + 1) / (before + 1) / growth[groups])
+    trend = np.log((now + 1) / (before + 1) / np.divide(*sums)[groups])
     for name, values in (("trend", pa.array(trend, pa.float32())), ("is_new", pa.array(~known))):
         table = table.set_column(table.column_names.index(name), KEYWORDS.field(name), values)
     return table

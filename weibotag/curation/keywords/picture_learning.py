@@ -1,8 +1,9 @@
-"""Learn from posts that have pictures and keywords which wordings speak for which keyword, and which no picture shows."""
+"""Learn from posts that have pictures and keywords which wordings show which keyword, and which no picture shows."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -10,28 +11,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix, vstack
 
-from weibotag.core.arrays import first_of_each, list_parts
+from weibotag.core.arrays import list_parts
 from weibotag.core.errors import RequestError
 from weibotag.core.text_matching import fold
+from weibotag.curation.cost import describe_cost
 from weibotag.curation.keywords.extract import KeywordIndex, find_keywords, read_keywords
 from weibotag.curation.keywords.picture_keywords import (
-    ABOUT_FILE,
+    KEYWORDS_FILE,
     LEARNT,
-    PRINT_WEIGHT,
     PictureMap,
+    Pictures,
     add_up,
-    hear,
-    keep_best,
+    place_blocks,
     read_pictured,
+    read_pictures,
 )
+from weibotag.curation.keywords.pictured_posts import PicturedPosts
 from weibotag.features.hashed_ngrams import BITS
 from weibotag.posts.encodings import STDIN
 from weibotag.posts.rejects import Rejects
-from weibotag.posts.source import PostsSource, refuse_outputs, resolve_files
-from weibotag.scoring.calibration import fit
-from weibotag.scoring.metrics import divide
-from weibotag.scoring.tagger import collect_highest, mark_right
+from weibotag.posts.source import refuse_outputs, resolve_files
+from weibotag.scoring.calibration import Calibration, fit
+from weibotag.scoring.tagger import mark_right
 
+# Memory beside what posts take, and for each byte of wordings in Parquet; of text a part is wordings. Bytes a second.
+MEMORY, MEMORY_BYTES, PACKED, PACE = 0.5e9, 75, 0.1, 1e5
 FOLDS = 4
 # Keywords and features of fewer posts are not learnt, nor what a feature says of a keyword that it met but once.
 FEWEST_POSTS, FEWEST_WITH_FEATURE, FEWEST_TOGETHER = 5, 3, 2
@@ -41,97 +45,123 @@ PRIOR_POSTS, FEWEST_HITS = 2.0, 3
 LEAST_SCORE = 0.5
 # Pairs of features and keywords that are counted at once.
 MOST_PAIRS = 20_000_000
-# Memory beside what posts take, and for each byte of wordings in Parquet; of text a part is wordings.
-MEMORY, MEMORY_BYTES, PACKED = 0.5e9, 75, 0.1
 
 
+def cost_of_learning(pictured: PicturedPosts) -> str:
+    """Return in one line what learning from posts takes, by the files that have what their pictures say."""
+    path = pictured.source.path
+    files = [pictured.wordings] if pictured.wordings else [] if path == str(STDIN) else resolve_files(path)
+    size = sum(
+        file.stat().st_size * (1 if file.suffix in (".gz", ".parquet") else PACKED) for file in files if file.is_file()
+    )
+    return describe_cost(path, size, 5 + size / PACE, MEMORY + size * MEMORY_BYTES)
+
+
+@dataclass(frozen=True)
+class LearningSummary:
+    """What was learnt from how many posts, channels and keywords, of which `shown` were not refused; held-out figures."""
+
+    posts: int
+    channels: int
+    keywords: int
+    shown: int
+    precision: float
+    recall: float
+    rejects: int = 0
+    out: str = ""
+
+
+@dataclass(frozen=True)
 class Lessons:
-    """Posts to learn from, gathered table by table: what their pictures say, and their keywords."""
+    """Posts to learn from: their channels, the folds that they are scored in, what their pictures say, their keywords.
 
-    def __init__(self) -> None:
-        self.channels: dict[str, int] = {}
-        self.posts = 0
-        self._spelled: dict[tuple[int, str], tuple[int, str]] = {}
-        self.channel_of: list[np.ndarray] = []
-        self.folds: list[np.ndarray] = []
-        self._said: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self._gold: list[tuple[np.ndarray, np.ndarray]] = []
+    `pictures` is posts x features (see `Pictures`), `features` the hashed ones that several posts have, ascending;
+    `keyword_channels` and `words` are those of the keywords, by channel, frequent ones first; `gold` is posts x keywords.
+    """
 
-    def add(self, table: pa.Table, index: KeywordIndex | None) -> None:
-        """Add the posts of a table that have wordings and keywords: those given by hand, or that the text mentions."""
+    channels: np.ndarray
+    folds: np.ndarray
+    features: np.ndarray
+    pictures: csr_matrix
+    keyword_channels: np.ndarray
+    words: list[str]
+    gold: csr_matrix
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Give the posts of a channel, and as many of its keywords of enough posts as can be counted at once."""
+        sizes, width = np.bincount(self.gold.indices, minlength=len(self.words)), self.pictures.nnz / len(self.folds)
+        for channel in dict.fromkeys(self.keyword_channels):
+            words = np.flatnonzero((self.keyword_channels == channel) & (sizes >= FEWEST_POSTS))
+            groups = np.cumsum(sizes[words] * width) // MOST_PAIRS
+            for group in np.unique(groups):
+                yield np.flatnonzero(self.channels == channel), words[groups == group]
+
+
+def read_lessons(tables: Iterable[pa.Table], index: KeywordIndex | None) -> Lessons:
+    """Return the posts that have wordings and keywords: those given by hand, or, by `index`, that the text mentions.
+
+    A keyword is spelled as it came first. Raises RequestError where there is no such post.
+    """
+    read: list[tuple[Pictures, np.ndarray]] = []
+    roots: dict[str, int] = {}
+    spelled: dict[tuple[int, str], tuple[int, str]] = {}
+    total, rows, columns = 0, [np.empty(0, np.int64)], []
+    everything = np.arange(1 << BITS, dtype=np.int32)
+    for table in tables:
         if index is not None:
             mentioned = pa.array(find_keywords(table.select(["text", "channel"]), index), pa.list_(pa.string()))
             given = pc.coalesce(table["keywords"].combine_chunks(), mentioned)
             table = table.set_column(table.column_names.index("keywords"), "keywords", given)
         table = table.filter(pc.and_(table["keywords"].is_valid(), pc.greater(pc.list_value_length(table["wordings"]), 0)))
-        names = table["channel"].to_pylist()
-        channel = np.array([self.channels.setdefault(name, len(self.channels)) for name in names], np.int64)
-        self.channel_of.append(channel)
-        self.folds.append(np.array([crc32(name.encode()) % FOLDS for name in table["post_id"].to_pylist()], np.int8))
-        said = hear(table, self.channels)
-        said = said.keep(first_of_each(said.posts * (len(self.channels) << BITS) + said.keys))
-        self._said.append(((said.posts + self.posts).astype(np.int32), said.keys, said.printed))
+        folds = [crc32(name.encode()) % FOLDS for name in table["post_id"].to_pylist()]
+        read.append((read_pictures(table, everything, 1 << BITS), np.array(folds, np.int8)))
         offsets, words = list_parts(table["keywords"].combine_chunks())
         owner = np.repeat(np.arange(len(table)), np.diff(offsets))
-        pairs = zip(channel[owner].tolist(), words.to_pylist(), strict=True)
-        self._gold.append((owner + self.posts, np.array([self._number(*pair) for pair in pairs], np.int64)))
-        self.posts += len(table)
-
-    def _number(self, channel: int, word: str) -> int:
-        """Return the number of a keyword of a channel; it is spelled as it came first."""
-        number, _ = self._spelled.setdefault((channel, fold(word).strip()), (len(self._spelled), word))
-        return number
-
-    def keywords(self) -> tuple[np.ndarray, list[str], csr_matrix]:
-        """Return channel and spelling of the keywords, by channel, frequent ones first, and posts x keywords (0/1)."""
-        rows, numbers = (np.concatenate(parts) for parts in zip(*self._gold, strict=True))
-        gold = csr_matrix((np.ones(len(rows), np.int32), (rows, numbers)), shape=(self.posts, len(self._spelled)))
-        gold.data[:] = 1
-        channel = np.array([channel for channel, _ in self._spelled], np.int64)
-        order = np.lexsort((-np.bincount(gold.indices, minlength=len(channel)), channel))
-        words = [word for _, word in self._spelled.values()]
-        return channel[order], [words[number] for number in order.tolist()], csr_matrix(gold[:, order])
-
-    def said(self) -> tuple[np.ndarray, csr_matrix]:
-        """Return the keys that several posts have, ascending, and posts x keys as `add_up` takes it."""
-        posts, said, printed = (np.concatenate(parts) for parts in zip(*self._said, strict=True))
-        keys, counts = np.unique(said, return_counts=True)
-        keys = keys[counts >= FEWEST_WITH_FEATURE]
-        kept = np.isin(said, keys)
-        values = np.where(printed[kept], PRINT_WEIGHT, 1).astype(np.float32)
-        places = np.searchsorted(keys, said[kept]).astype(np.int32)
-        return keys, csr_matrix((values, (posts[kept], places)), shape=(self.posts, len(keys)))
-
-
-def foresee_learning(source: PostsSource, wordings: Path | None) -> str:
-    """Return in one line what learning from posts will take, by the size of the files that have what pictures say."""
-    files = [wordings] if wordings is not None else [] if source.path == str(STDIN) else resolve_files(source.path)
-    if not files:
-        return "how much memory it needs depends on what comes on stdin"
-    size = sum(path.stat().st_size * (1 if path.suffix in (".gz", ".parquet") else PACKED) for path in files)
-    return f"{source.path}: up to {(MEMORY + size * MEMORY_BYTES) / 1e9:.1f} GB of memory"
+        channels = [roots.setdefault(name, len(roots)) for name in table["channel"].to_pylist()]
+        for post, word in zip(owner.tolist(), words.to_pylist(), strict=True):
+            key = channels[post], fold(word).strip()
+            columns.append(spelled.setdefault(key, (len(spelled), word))[0])
+        rows.append(owner + total)
+        total += len(table)
+    if not total:
+        raise RequestError(
+            "no post has both keywords and pictures that say something: give posts with a column keywords, or with "
+            "--keywords KEYWORDS what `weibotag keywords extract` found"
+        )
+    places = np.concatenate(rows), np.array(columns, np.int64)
+    gold = csr_matrix((np.ones(len(columns), np.float32), places), shape=(total, len(spelled)))
+    gold.data[:] = 1
+    said = csr_matrix(vstack([pictures.posts for pictures, _ in read], format="csr"))
+    features = np.flatnonzero(np.bincount(said.indices, minlength=1 << BITS) >= FEWEST_WITH_FEATURE)
+    channel = np.array([number for number, _ in spelled], np.int64)
+    order = np.lexsort((-np.bincount(gold.indices, minlength=len(channel)), channel))
+    words = [word for _, word in spelled.values()]
+    return Lessons(
+        np.concatenate([pictures.channels for pictures, _ in read]),
+        np.concatenate([folds for _, folds in read]),
+        features.astype(np.uint32),
+        csr_matrix(said[:, features]),
+        np.array(list(roots), dtype=object)[channel[order]],
+        [words[place] for place in order.tolist()],
+        csr_matrix(gold[:, order]),
+    )
 
 
-def train_map(
-    source: PostsSource, out: Path, words: Mapping[str, str], wordings: Path | None, keywords: Path | None, precision: float
-) -> dict[str, Any]:
-    """Learn a map from posts (see `read_pictured`, `learn_map`), write it to the folder `out`, and return a summary.
-
-    `keywords` is a file of channels' keywords, or None.
-    """
-    refuse_outputs(source, out)
-    if out.exists() and not (out / ABOUT_FILE).exists():
+def train_map(pictured: PicturedPosts, out: Path, keywords: Path | None, precision: float) -> LearningSummary:
+    """Learn a map from posts (see `learn_map`) and write it to the folder `out`; `keywords` is a file of them, or None."""
+    refuse_outputs(pictured.source, out)
+    if out.exists() and not (out / KEYWORDS_FILE).exists():
         raise RequestError(f"{out}: exists and is no map; choose another name")
     index = None if keywords is None else KeywordIndex(read_keywords(keywords))
     rejects = Rejects(None)
-    found, summary = learn_map(read_pictured(source, rejects, words, wordings), precision, index)
+    found, summary = learn_map(read_pictured(pictured, rejects), precision, index)
     found.save(out)
-    return {**summary, "rejects": rejects.count, "out": str(out)}
+    return replace(summary, rejects=rejects.count, out=str(out))
 
 
 def learn_map(
     tables: Iterable[pa.Table], precision: float, index: KeywordIndex | None = None
-) -> tuple[PictureMap, dict[str, Any]]:
+) -> tuple[PictureMap, LearningSummary]:
     """Return a map learnt from posts that have keywords and the column `wordings`, and what it is worth.
 
     Each channel learns for itself. Scores of all posts come from weights that were learnt without them (folds by a hash of
@@ -141,140 +171,120 @@ def learn_map(
     picture. `index` finds keywords in the texts of posts that have none by hand. The same posts give the same map. Raises
     RequestError without a post to learn from.
     """
-    lessons = Lessons()
-    for table in tables:
-        lessons.add(table, index)
-    if not lessons.posts:
-        raise RequestError(
-            "no post has both keywords and pictures that say something: give posts with a column keywords, or with "
-            "--keywords KEYWORDS what `weibotag keywords extract` found"
-        )
-    own, folds = np.concatenate(lessons.channel_of), np.concatenate(lessons.folds)
-    channel, words, gold = lessons.keywords()
-    keys, heard = lessons.said()
-    sizes = np.bincount(gold.indices, minlength=len(words))
-    blocks = list(part(own, keys, channel, sizes, heard.nnz / lessons.posts))
-
-    found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
-    for posts, some, columns in blocks:
-        raw = score_unseen(heard[posts][:, some], gold[posts][:, columns], folds[posts]).tocoo()
-        found.append((posts[raw.row], columns[raw.col], raw.data))
-    rows, columns, data = (np.concatenate(column) for column in zip(*found, strict=True))
-    scores = keep_best(collect_highest(rows, columns, data, gold.shape))
-    calibration = fit(scores, gold)
-    shares = sizes / np.bincount(own, minlength=len(lessons.channels))[channel]
-    thresholds, hits, given, refused = choose(calibration.apply(scores), gold, shares, precision)
-
-    prior, pairs = np.zeros(len(words), np.float32), found[:1]
-    for posts, some, columns in blocks:
-        shown = columns[thresholds[columns] > 0]
-        if not len(shown):
-            continue
-        weights, prior[shown] = weigh(heard[posts][:, some], gold[posts][:, shown])
-        coo = weights.tocoo()
-        pairs.append((coo.row + some.start, shown[coo.col], coo.data))
-    rows, columns, data = (np.concatenate(column) for column in zip(*pairs, strict=True))
-    used, places = np.unique(rows, return_inverse=True)
-    weights = csr_matrix((data, (places, columns)), shape=(len(used), len(words)))
-
-    names = list(lessons.channels)
-    shown = thresholds > 0
-    figures = (np.where(shown, values, np.nan) for values in (thresholds, divide(hits, given), divide(hits, sizes)))
-    listed = [
-        pa.array([names[number] for number in channel.tolist()], pa.string()),
-        pa.array(words, pa.string()),
-        pa.array(sizes),
-        *(pa.array(values.astype(np.float32), from_pandas=True) for values in figures),
-        pa.array(refused, pa.string()),
+    lessons = read_lessons(tables, index)
+    gold = lessons.gold
+    blocks = [
+        (score_unseen(lessons.pictures[posts], gold[posts][:, words], lessons.folds[posts]), posts, words)
+        for posts, words in lessons.blocks()
     ]
-    keywords = pa.table(listed, schema=LEARNT)
-    return PictureMap(names, keywords, keys[used], weights, prior, calibration), {
-        "posts": lessons.posts,
-        "channels": len(names),
-        "keywords": len(words),
-        "shown": int(shown.sum()),
-        "precision": float(divide(hits.sum(), given.sum())),
-        "recall": float(divide(hits.sum(), gold.nnz)),
-    }
+    raw = place_blocks(blocks, gold.shape)
+    calibration = fit(raw, gold)
+    cuts = choose_cuts(calibration.apply(raw), lessons, precision)
+    shown = np.array([cut.refused is None for cut in cuts], bool)
+    weights, prior = learn_weights(lessons, shown)
+    used = np.flatnonzero(np.diff(weights.indptr))
+    calibrated = Calibration(calibration.slope[shown], calibration.offset[shown])
+    learnt = PictureMap(list_cuts(lessons, cuts), lessons.features[used], weights[used][:, shown], prior[shown], calibrated)
+    hits, given, channels = sum(cut.hits for cut in cuts), sum(cut.given for cut in cuts), len(set(lessons.channels))
+    figures = hits / max(1, given), hits / max(1, gold.nnz)
+    return learnt, LearningSummary(len(lessons.folds), channels, len(cuts), int(shown.sum()), *figures)
 
 
-def part(
-    own: np.ndarray, keys: np.ndarray, channel: np.ndarray, sizes: np.ndarray, width: float
-) -> Iterator[tuple[np.ndarray, slice, np.ndarray]]:
-    """Give posts of a channel, the range of its keys, and as many of its keywords as can be counted at once.
-
-    `own` is the channel of each post, `channel` and `sizes` those of each keyword, `width` the features of a post.
-    """
-    for number in np.unique(channel).tolist():
-        words = np.flatnonzero((channel == number) & (sizes >= FEWEST_POSTS))
-        low, high = np.searchsorted(keys, [number << BITS, (number + 1) << BITS]).tolist()
-        groups = np.cumsum(sizes[words] * width) // MOST_PAIRS
-        for group in np.unique(groups):
-            yield np.flatnonzero(own == number), slice(low, high), words[groups == group]
+def learn_weights(lessons: Lessons, shown: np.ndarray) -> tuple[csr_matrix, np.ndarray]:
+    """Return weights (features x keywords) and prior by all posts, for the keywords of a mask alone."""
+    prior, everything = np.zeros(len(shown), np.float32), np.arange(len(lessons.features))
+    blocks = []
+    for posts, words in lessons.blocks():
+        words = words[shown[words]]
+        weights, prior[words] = weigh(lessons.pictures[posts], lessons.gold[posts][:, words])
+        blocks.append((weights, everything, words))
+    return place_blocks(blocks, (len(everything), len(shown))), prior
 
 
-def weigh(heard: csr_matrix, gold: csr_matrix) -> tuple[csr_matrix, np.ndarray]:
-    """Return weights (keys x keywords) and prior as `add_up` takes them, from what posts say and their keywords.
+def weigh(said: csr_matrix, gold: csr_matrix) -> tuple[csr_matrix, np.ndarray]:
+    """Return weights (features x keywords) and prior as `add_up` takes them, from what posts say and their keywords.
 
     Naive Bayes, as if one post more with each keyword and one without it said what is usual. A feature that never met a
     keyword says nothing of it, so the matrix stays sparse.
     """
-    posts = heard.shape[0]
-    with_key = np.bincount(heard.indices, minlength=heard.shape[1])
+    posts = said.shape[0]
+    with_feature = np.bincount(said.indices, minlength=said.shape[1])
     with_word = np.bincount(gold.indices, minlength=gold.shape[1])
-    ones = csr_matrix((np.ones(heard.nnz, np.int32), heard.indices, heard.indptr), shape=heard.shape)
-    pairs = csr_matrix(ones.T @ gold).tocoo()
+    ones = csr_matrix((np.ones(said.nnz, np.int32), said.indices, said.indptr), shape=said.shape)
+    pairs = csr_matrix(ones.T @ gold.astype(np.int32)).tocoo()
     met = pairs.data >= FEWEST_TOGETHER
-    keys, words, both = pairs.row[met], pairs.col[met], pairs.data[met]
-    usual = (with_key[keys] + 1) / (posts + 2)
+    features, words, both = pairs.row[met], pairs.col[met], pairs.data[met]
+    usual = (with_feature[features] + 1) / (posts + 2)
     inside = (both + usual) / (with_word[words] + 1)
-    outside = (with_key[keys] - both + usual) / (posts - with_word[words] + 1)
-    weights = csr_matrix((np.log(inside / outside).astype(np.float32), (keys, words)), shape=pairs.shape)
+    outside = (with_feature[features] - both + usual) / (posts - with_word[words] + 1)
+    weights = csr_matrix((np.log(inside / outside).astype(np.float32), (features, words)), shape=pairs.shape)
     return weights, np.log((with_word + 0.5) / (posts - with_word + 0.5))
 
 
-def score_unseen(heard: csr_matrix, gold: csr_matrix, folds: np.ndarray) -> csr_matrix:
+def score_unseen(said: csr_matrix, gold: csr_matrix, folds: np.ndarray) -> csr_matrix:
     """Return raw scores (posts x keywords) of each fold by weights that the others gave."""
-    parts = [add_up(heard[folds == fold], *weigh(heard[folds != fold], gold[folds != fold])) for fold in range(FOLDS)]
+    parts = [add_up(said[folds == fold], *weigh(said[folds != fold], gold[folds != fold])) for fold in range(FOLDS)]
     places = np.argsort(np.argsort(folds, kind="stable"), kind="stable")
     return csr_matrix(vstack(parts, format="csr")[places])
 
 
-def choose(
-    scores: csr_matrix, gold: csr_matrix, shares: np.ndarray, precision: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str | None]]:
-    """Return the lowest threshold of each keyword at which enough of the held-out posts are right (0: refused), how many
-    are right, how many it is given to, and why it is refused.
-
-    `scores` and `gold` are posts x keywords, `shares` the shares of the channels' posts that have the keyword.
+@dataclass(frozen=True)
+class Cut:
+    """What is decided of a keyword that so many posts have: the score from which on it is given, for how many held-out
+    posts that is right, and to how many it is given; or why it is refused.
     """
-    columns = scores.tocsc()
-    right = csr_matrix((mark_right(scores, gold), scores.indices, scores.indptr), scores.shape).tocsc()
-    total = scores.shape[1]
-    sizes = np.bincount(gold.indices, minlength=total)
-    threshold, hits, given = np.zeros(total, np.float32), np.zeros(total, np.int64), np.zeros(total, np.int64)
-    refused: list[str | None] = [None] * total
-    for word in range(total):
-        if sizes[word] < FEWEST_POSTS:
-            refused[word] = f"{sizes[word]} posts; needed: {FEWEST_POSTS}"
-            continue
-        low, high = columns.indptr[word], columns.indptr[word + 1]
-        order = np.argsort(-columns.data[low:high], kind="stable")
-        data, found = columns.data[low:high][order], np.cumsum(right.data[low:high][order])
-        shown = np.arange(1, len(data) + 1)
-        share = float(shares[word])
-        needed = max(precision, 1 - (1 - share) / 2)
-        sure = (found + PRIOR_POSTS * share) / (shown + PRIOR_POSTS)
-        # Equal scores pass together: only the last of them is a cut.
-        cuts = np.append(np.diff(data) < 0, True)[: len(data)] & (found >= FEWEST_HITS) & (data >= LEAST_SCORE)
-        passing = np.flatnonzero(cuts & (sure >= needed))
-        if not len(passing):
-            best = f"right {sure[cuts].max():.0%} of the time at best" if cuts.any() else "no wording speaks for it"
-            usual = f", as {share:.0%} of the channel's posts have it" if needed > precision else ""
-            refused[word] = f"{best}; needed: {needed:.0%}{usual}"
-            continue
-        last = passing[-1]
-        below = data[last + 1] if last + 1 < len(data) else 0
-        threshold[word] = max(LEAST_SCORE, (data[last] + below) / 2)
-        hits[word], given[word] = found[last], shown[last]
-    return threshold, hits, given, refused
+
+    size: int
+    threshold: float = 0.0
+    hits: int = 0
+    given: int = 0
+    refused: str | None = None
+
+
+def choose_cuts(scores: csr_matrix, lessons: Lessons, precision: float) -> list[Cut]:
+    """Return what is decided of each keyword by the calibrated scores (posts x keywords) of held-out posts."""
+    right = csr_matrix((mark_right(scores, lessons.gold), scores.indices, scores.indptr), scores.shape).tocsc()
+    columns, posts = scores.tocsc(), Counter(lessons.channels.tolist())
+    sizes = np.bincount(lessons.gold.indices, minlength=len(lessons.words)).tolist()
+    cuts = []
+    for word, (size, channel) in enumerate(zip(sizes, lessons.keyword_channels.tolist(), strict=True)):
+        own = slice(columns.indptr[word], columns.indptr[word + 1])
+        if size < FEWEST_POSTS:
+            cuts.append(Cut(size, refused=f"{size} posts; needed: {FEWEST_POSTS}"))
+        else:
+            cuts.append(choose_cut(columns.data[own], right.data[own], size, posts[channel], precision))
+    return cuts
+
+
+def choose_cut(scores: np.ndarray, right: np.ndarray, size: int, posts: int, precision: float) -> Cut:
+    """Return the lowest threshold of a keyword at which enough of the held-out posts are right.
+
+    `scores` are those of posts that have any, `right` (bool) whether they have the keyword, as do `size` of all `posts` of
+    the channel.
+    """
+    order, share = np.argsort(-scores, kind="stable"), size / posts
+    scores, found = scores[order], np.cumsum(right[order])
+    given = np.arange(1, len(scores) + 1)
+    needed = max(precision, 1 - (1 - share) / 2)
+    sure = (found + PRIOR_POSTS * share) / (given + PRIOR_POSTS)
+    # Equal scores pass together: only the last of them is a cut.
+    cuts = np.append(np.diff(scores) < 0, True)[: len(scores)] & (found >= FEWEST_HITS) & (scores >= LEAST_SCORE)
+    passing = np.flatnonzero(cuts & (sure >= needed))
+    if not len(passing):
+        best = f"right {sure[cuts].max():.0%} of the time at best" if cuts.any() else "no wording speaks for it"
+        usual = f", as {share:.0%} of the channel's posts have it" if needed > precision else ""
+        return Cut(size, refused=f"{best}; needed: {needed:.0%}{usual}")
+    last = passing[-1]
+    below = scores[last + 1] if last + 1 < len(scores) else 0
+    return Cut(size, max(LEAST_SCORE, (scores[last] + below) / 2), int(found[last]), int(given[last]))
+
+
+def list_cuts(lessons: Lessons, cuts: Sequence[Cut]) -> pa.Table:
+    """Return the keywords as a table of schema "picture_keywords"."""
+    figures = [
+        (None, None, None) if cut.refused else (cut.threshold, cut.hits / cut.given, cut.hits / cut.size) for cut in cuts
+    ]
+    named = zip(lessons.keyword_channels.tolist(), lessons.words, figures, cuts, strict=True)
+    rows = [(channel, word, cut.size, *own, cut.refused) for channel, word, own, cut in named]
+    columns = zip(*rows, strict=True) if rows else [[]] * len(LEARNT)
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, LEARNT.types, strict=True)], schema=LEARNT)
