@@ -1,3 +1,4 @@
+import re
 import tomllib
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from weibotag.core.errors import RequestError
 from weibotag.extraction.pipeline_files import read_pipeline
-from weibotag.extraction.requests import PipelineFile
+from weibotag.extraction.requests import PipelineFile, TagRequest, TrainRequest
 from weibotag.extraction.settings import MediaSettings, Pipeline, WorkerSettings
 
 KEYS = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12)
@@ -66,6 +67,21 @@ def test_lite_toml_leaves_out_no_setting_of_how_pictures_are_looked_at() -> None
     assert set(data["media"]) == set(MediaSettings.model_fields)
     # The count of processes is the machine's unless said.
     assert set(data["workers"]) == set(WorkerSettings.model_fields) - {"count", "memory_mb"}
+
+
+@pytest.mark.parametrize(("table", "request_model"), [("train", TrainRequest), ("tag", TagRequest)])
+def test_lite_toml_shows_tables_that_fit_with_their_defaults(
+    table: str, request_model: type[TrainRequest | TagRequest]
+) -> None:
+    text = LITE.read_text(encoding="utf-8").partition(f"# [{table}]\n")[2].partition("\n\n")[0]
+    lines = [re.fullmatch(r"# (\w+) = (.+?)\s+#\s(.*)|# (\w+) = (.+)", line) for line in text.splitlines()]
+    shown = {line[1] or line[4]: (line[2] or line[5], line[3] or "") for line in lines if line}
+    data = tomllib.loads("\n".join(f"{name} = {value}" for name, (value, _) in shown.items()))
+    assert len(data) > 5 and data.keys() <= request_model.model_fields.keys()
+    for name, (_, said) in shown.items():
+        default = request_model.model_fields[name].default
+        if isinstance(default, str | int | float) and default != "" and "default:" not in said:
+            assert data[name] == default, f"[{table}] {name}"
 
 
 @pytest.mark.parametrize(
