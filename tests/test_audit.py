@@ -17,11 +17,13 @@ from weibotag.curation.tags import tag_counts
 from weibotag.curation.tags.apply import apply
 from weibotag.curation.tags.audit import audit
 from weibotag.curation.tags.label_doubts import most_specific, plant, shift_prior
-from weibotag.curation.tags.labelled_posts import read_labelled
+from weibotag.curation.tags.labelled_posts import PostsByTag, read_labelled
 from weibotag.curation.tags.proposals import PROPOSALS, Finding, Proposal, read_proposals, write_proposals
 from weibotag.curation.tags.relabelling import propose
 from weibotag.curation.tags.restructure import Relabelling, restructure
-from weibotag.curation.tags.tag_similarity import compare_pairs, measure_likeness, part_in_two, tell_same, vectorise
+from weibotag.curation.tags.tag_halves import measure_likeness, part_in_two
+from weibotag.curation.tags.tag_similarity import compare_pairs, judge_same
+from weibotag.features.hashed_ngrams import vectorise
 from weibotag.posts.source import PostsSource
 from weibotag.taxonomy.tree import Tag, Taxonomy, load, save_csv
 
@@ -258,13 +260,17 @@ def matrix(rows: list[list[str]]) -> csr_matrix:
     return csr_matrix(np.array(cells, np.float32))
 
 
+def by_tag(rows: list[list[str]]) -> PostsByTag:
+    return PostsByTag(TREE, matrix(rows).tocsc(), [f"p{row}" for row in range(len(rows))])
+
+
 def kinds(found: Any) -> list[tuple[str, str, str | None]]:
     return [(one.kind, one.tag, one.other) for one in found if isinstance(one, Finding)]
 
 
 def test_one_tag_inside_another_is_found_by_counting() -> None:
     rows = [["体育/棋", "美妆/眼影"]] * 30 + [["体育/足球"]] * 300 + [["美妆/眼影"]] * 200
-    found = list(tag_counts.find_together(TREE, matrix(rows).tocsc(), [f"p{row}" for row in range(len(rows))]))
+    found = list(tag_counts.find_together(by_tag(rows)))
     assert kinds(found) == [("containment", "体育/棋", "美妆/眼影")]
     assert isinstance(found[1], Proposal)
     assert (found[1].action, found[1].tag, found[1].other) == ("move", "体育/棋", "美妆/眼影")
@@ -273,36 +279,25 @@ def test_one_tag_inside_another_is_found_by_counting() -> None:
 
 def test_tags_that_are_always_given_together_overlap() -> None:
     rows = [["体育/棋", "美妆/眼影"]] * 30 + [["体育/棋"]] + [["体育/足球"]] * 50 + [["美妆/口红"]] * 50
-    found = list(tag_counts.find_together(TREE, matrix(rows).tocsc(), [f"p{row}" for row in range(len(rows))]))
+    found = list(tag_counts.find_together(by_tag(rows)))
     assert kinds(found) == [("overlap", "美妆/眼影", "体育/棋")]
 
 
 def test_a_tag_that_everything_carries_contains_nothing() -> None:
     rows = [["体育/棋", "美妆/眼影"]] * 30 + [["体育/足球", "美妆/眼影"]] * 200
-    assert not list(tag_counts.find_together(TREE, matrix(rows).tocsc(), [""] * len(rows)))
+    assert not list(tag_counts.find_together(by_tag(rows)))
 
 
 def test_the_habit_of_one_annotator_is_found_but_not_of_who_labels_most() -> None:
     rows = [["体育/棋"]] * 20 + [["体育/足球"]] * 60 + [["美妆"]] * 20
-    gold, ids = matrix(rows).tocsc(), [f"p{row}" for row in range(len(rows))]
+    posts = by_tag(rows)
     people = np.array(["小王"] * 20 + ["小李", "小张"] * 30 + ["小李"] * 20, object)
-    assert kinds(tag_counts.find_habits(TREE, gold, ids, people)) == [
+    assert kinds(tag_counts.find_habits(posts, people)) == [
         ("habit", "美妆", None),
         ("habit", "体育/棋", None),
     ]
     alone = np.array(["小王"] * len(rows), object)
-    assert not list(tag_counts.find_habits(TREE, gold, ids, alone))
-
-
-def test_missing_parents_and_imbalance_are_found_by_counting() -> None:
-    given_tags = csr_matrix(np.array([[1, 1, 0, 0, 0, 0, 0, 0]] * 6 + [[0, 1, 0, 0, 0, 0, 0, 0]] * 4, np.float32)).tocsc()
-    ids = [f"p{row}" for row in range(10)]
-    found = list(tag_counts.find_missing_parents(TREE, given_tags, ids))
-    assert kinds(found) == [("parent missing", "美妆/口红", "美妆")]
-    assert isinstance(found[0], Finding)
-    assert found[0].evidence == ("p6", "p7", "p8", "p9")
-    rows = [["体育/足球"]] * 100 + [["体育/网球"]] * 2 + [["体育/棋"]] * 2
-    assert ("imbalance", "体育/足球", None) in kinds(tag_counts.find_imbalance(TREE, matrix(rows).tocsc(), [""] * 104))
+    assert not list(tag_counts.find_habits(posts, alone))
 
 
 @given(st.integers(0, 40), st.integers(1, 40))
@@ -340,11 +335,10 @@ def test_two_tags_that_nothing_is_known_of_are_not_the_same() -> None:
     random = np.random.default_rng(0)
     # Nothing tells the first ten from each other, the others are told apart, but for 10 and 11.
     near = [(at, other) for at in range(30) for other in range(at + 1, at + 5) if other < 30 and (at < 10) == (other < 10)]
-    first, second = np.array(near).T
-    distances = np.where(first < 10, 0, 2) + random.normal(0, 0.3, len(near))
+    distances = np.where(np.array(near)[:, 0] < 10, 0, 2) + random.normal(0, 0.3, len(near))
     planted = near.index((10, 11))
     distances[planted] = 0.1
-    same = tell_same(first, second, distances, np.full(len(near), 0.2), np.full(len(near), 0.05))
+    same = judge_same(np.array(near), distances, np.full(len(near), 0.2), np.full(len(near), 0.05))
     assert same[planted] > 0.5
     assert np.delete(same, planted).max() < 0.2
 
@@ -352,14 +346,15 @@ def test_two_tags_that_nothing_is_known_of_are_not_the_same() -> None:
 def test_groups_of_one_thing_are_alike_and_equal_posts_have_no_groups() -> None:
     texts, _ = make_posts(number=40)
     table = pa.table({"text": texts, "author": [""] * len(texts), "channel": [""] * len(texts)})
-    vectors = vectorise(table)
+    vectors = vectorise(table).matrix
     two = [place for place in range(len(texts)) if place % 5 == 3]
     one = [place for place in range(len(texts)) if place % 5 == 4]
     assert part_in_two(vectors[two])[1] > 0.8
     assert measure_likeness(vectors[one[::2]], vectors[one[1::2]]) > 0.7
     assert part_in_two(vectors[[0] * 30])[1] == 0
     gold = csr_matrix(np.eye(5, dtype=np.float32)[np.arange(len(texts)) % 5])
-    pairs = compare_pairs(vectors, gold, np.array([0, 0]), np.array([1, 2]), np.full(2, 0.05))
+    posts = PostsByTag(TREE, gold.tocsc(), [""] * len(texts))
+    pairs = compare_pairs(vectors, posts, np.array([[0, 1], [0, 2]]), np.full(2, 0.05))
     assert abs(pairs.area[0] - 0.5) < 0.25
     assert pairs.area[1] > 0.9
 

@@ -94,8 +94,8 @@ def audit(
     quiet = request.quiet
     about = audit(request.source, load(taxonomy), out, annotator=annotator, minutes=minutes, quiet=quiet)
     lines = []
-    for title in ("findings", "proposals"):
-        counted = ", ".join(f"{number:,} {name}" for name, number in about[title].items() if number)
+    for title, numbers in (("findings", about["findings"]), ("proposals", about["proposals"])):
+        counted = ", ".join(f"{number:,} {name}" for name, number in numbers.items() if number)
         lines.append(f"{title}: {counted or 'none'} ({out / title}.csv)")
     return Answer(about, "\n".join(lines))
 
@@ -119,10 +119,9 @@ def apply(
 
     Example: weibotag taxonomy apply AUDIT posts.csv -t taxonomy.csv -o NEW --accept recommended
     """
-    from weibotag.curation.tags.apply import apply, foresee_applying
+    from weibotag.curation.tags.apply import apply
     from weibotag.taxonomy.tree import load
 
-    say(foresee_applying(request.source), request.quiet)
     about = apply(audit, request.source, load(taxonomy), out, accept)
     accepted = ", ".join(f"{number:,} {action}" for action, number in about["accepted"].items() if number)
     tags, judged = about["tags"], about["micro_f1"]

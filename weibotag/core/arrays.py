@@ -1,7 +1,8 @@
-"""Small operations on arrays and lists that several rooms share."""
+"""Small operations on arrays, lists and sparse matrices that several rooms share."""
 
 import numpy as np
 import pyarrow as pa
+from scipy.sparse import csr_matrix
 
 
 def list_parts(array: pa.ListArray) -> tuple[np.ndarray, pa.Array]:
@@ -9,6 +10,11 @@ def list_parts(array: pa.ListArray) -> tuple[np.ndarray, pa.Array]:
     offsets = array.offsets.to_numpy()
     first, last = (int(offsets[0]), int(offsets[-1])) if len(offsets) else (0, 0)
     return offsets - first, array.values.slice(first, last - first)
+
+
+def rows_of(offsets: np.ndarray) -> np.ndarray:
+    """Return the row (int64) of each value of lists with these offsets, or of a csr_matrix with this indptr."""
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
 def first_of_each(keys: np.ndarray) -> np.ndarray:
@@ -24,3 +30,11 @@ def rank_in_runs(keys: np.ndarray) -> np.ndarray:
     starts = np.flatnonzero(np.diff(keys, prepend=keys[:1] - 1))
     lengths = np.diff(np.append(starts, len(keys)))
     return np.arange(len(keys)) - np.repeat(starts, lengths)
+
+
+def keep_highest(matrix: csr_matrix, most: int) -> csr_matrix:
+    """Return the `most` highest values of each row."""
+    rows = rows_of(matrix.indptr)
+    order = np.lexsort((-matrix.data, rows))
+    kept = order[rank_in_runs(rows[order]) < most]
+    return csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)

@@ -1,11 +1,12 @@
-"""Posts as hashed n-grams of characters and words."""
+"""Posts as hashed n-grams of characters and words, and as vectors of them."""
 
+from dataclasses import dataclass
 from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.arrays import list_parts
 from weibotag.core.text_matching import edge_kinds, spell_out
@@ -14,6 +15,7 @@ from weibotag.scoring.blend import MOST_OCR_CHARACTERS
 # n-grams of words are hashed to so many bits; those of one post only are not kept, and of more than so many the rarest.
 BITS = 22
 FEWEST_POSTS = 2
+MOST_FEATURES = 1_000_000
 MOST_WORDS = 3
 # Posts that are read, and scored over all tags, at once: what they take stays in the processor's cache.
 ROWS = 1_000
@@ -32,7 +34,7 @@ POWERS = np.cumprod(np.full(32, 0x100000001B3, np.uint64))
 def mix(numbers: np.ndarray) -> np.ndarray:
     """Return uint64 numbers whose bits, the high ones above all, depend on all bits of the given."""
     numbers = numbers * MULTIPLIER
-    return numbers ^ (numbers >> np.uint64(32))
+    return np.asarray(numbers ^ (numbers >> np.uint64(32)))
 
 
 def hash_features(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -98,8 +100,8 @@ def _read(table: pa.Table) -> tuple[list[str], list[np.ndarray], list[np.ndarray
 
 def _hash_whole(kinds: pa.Array | str, words: pa.Array) -> np.ndarray:
     coded = pc.binary_join_element_wise(kinds, words, "_").dictionary_encode()
-    hashes = np.array([crc32(word.encode()) for word in coded.dictionary.to_pylist()], np.uint64)
-    return hashes[coded.indices.to_numpy()] + WHOLE
+    hashes = np.array([crc32(word.encode()) for word in coded.dictionary.to_pylist()], np.uint64) + WHOLE
+    return np.asarray(hashes[coded.indices.to_numpy()])
 
 
 def collect(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> csr_matrix:
@@ -108,3 +110,32 @@ def collect(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> cs
     keys = keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]
     indptr = np.searchsorted(keys, np.arange(shape[0] + 1) << 32)
     return csr_matrix((np.ones(len(keys), np.float32), (keys & 0xFFFFFFFF).astype(np.int32), indptr), shape=shape)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Unit TF-IDF vectors of posts: `matrix` (posts x features, float32), `features` the numbers (int64, ascending) of its
+    columns among hashed features, `frequencies` (float32) the inverse document frequency of each."""
+
+    matrix: csr_matrix
+    features: np.ndarray
+    frequencies: np.ndarray
+
+
+def vectorise(table: pa.Table) -> Vectors:
+    """Return the vectors of a table with the columns `READ` (wordings may be absent).
+
+    Features of fewer than `FEWEST_POSTS` posts are left out, and of more than `MOST_FEATURES` the rarest.
+    """
+    parts = [table.slice(start, ROWS) for start in range(0, len(table), ROWS)]
+    blocks = [collect(*hash_features(part), (len(part), 1 << BITS)) for part in parts]
+    matrix = csr_matrix(vstack(blocks)) if blocks else csr_matrix((0, 1 << BITS), dtype=np.float32)
+    counts = np.bincount(matrix.indices, minlength=1 << BITS)
+    features = np.flatnonzero(counts >= FEWEST_POSTS)
+    features = np.sort(features[np.argsort(-counts[features], kind="stable")[:MOST_FEATURES]])
+    frequencies = (1 + np.log((1 + len(table)) / (1 + counts[features]))).astype(np.float32)
+    matrix = matrix[:, features]
+    matrix.data = frequencies[matrix.indices]
+    lengths = np.sqrt(matrix.multiply(matrix).sum(axis=1).A1)
+    matrix.data /= np.repeat(lengths, np.diff(matrix.indptr)).astype(np.float32)
+    return Vectors(matrix, features, frequencies)

@@ -2,53 +2,62 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix
 
+from weibotag.core.arrays import rows_of
 from weibotag.core.errors import RequestError
-from weibotag.core.schema import arrow_schema
-from weibotag.curation.tags.labelled_posts import is_read
+from weibotag.core.schema import STRINGS, arrow_schema
+from weibotag.curation.tags.labelled_posts import can_learn, draw_folds, list_read
 from weibotag.curation.tags.proposals import ACTIONS, PROPOSALS, SPLITS, Proposal, read_proposals
-from weibotag.curation.tags.restructure import Relabelling, _place, restructure
-from weibotag.curation.tags.tag_similarity import can_learn, vectorise
-from weibotag.features.hashed_ngrams import READ
+from weibotag.curation.tags.restructure import Relabelling, restructure
+from weibotag.features.hashed_ngrams import vectorise
 from weibotag.posts.encodings import STDIN, find_kind
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
-from weibotag.posts.source import PostsSource, input_bytes, refuse_outputs, resolve_files
+from weibotag.posts.source import PostsSource, refuse_outputs, resolve_files
 from weibotag.posts.table_files import lay_out
 from weibotag.posts.writer import write_tables
 from weibotag.scoring import thresholds
 from weibotag.scoring.tagger import collect_highest, raise_parents
 from weibotag.taggers.linear import train_linear
 from weibotag.taxonomy.tree import Taxonomy, save_csv
-from weibotag.training.dataset import blake, gold_matrix
+from weibotag.training.dataset import gold_matrix
 
-LIST = pa.list_(pa.string())
 # Of five parts of the posts, by a hash of the id, one is judged and one chooses the threshold.
 PARTS, JUDGED, CHOOSING = 5, 0, 1
 TRAINING_SECONDS = 120.0
-# Bytes of memory: of the libraries, and of a byte of the posts' files, whose texts are kept for the judgement.
-MEMORY, INPUT_BYTES = 500_000_000, 6
 
 
-def foresee_applying(source: PostsSource) -> str:
-    """Return in one line what applying takes, by the size of the posts' files."""
-    memory = MEMORY + INPUT_BYTES * input_bytes(source)
-    return (
-        f"{source.path}: relabelled in parts; to judge that, a linear tagger is trained twice, "
-        f"{TRAINING_SECONDS:.0f} s each at most; up to {memory / 1e9:.1f} GB of memory"
-    )
+class Judgement(TypedDict):
+    """Numbers of posts and tags that were judged, and the micro-F1 on them before and after."""
+
+    posts: int
+    tags: int
+    before: float
+    after: float
 
 
-def apply(folder: Path, source: PostsSource, taxonomy: Taxonomy, out: Path, accept: str | None) -> dict[str, Any]:
+class ApplySummary(TypedDict):
+    """What was done: accepted proposals by action, tags before and after, posts and rows, and what it brought."""
+
+    accepted: dict[str, int]
+    tags: dict[str, int]
+    posts: int
+    posts_changed: int
+    rejects: int
+    micro_f1: Judgement | None
+    out: str
+
+
+def apply(folder: Path, source: PostsSource, taxonomy: Taxonomy, out: Path, accept: str | None) -> ApplySummary:
     """Write taxonomy.csv and the relabelled posts to the folder `out`, and return what was done and what it brought.
 
     `folder` holds an audit; what is accepted is as for `read_proposals`. Posts are written as they came (Parquet for several
@@ -61,27 +70,12 @@ def apply(folder: Path, source: PostsSource, taxonomy: Taxonomy, out: Path, acce
             f"{folder / PROPOSALS}: nothing is accepted; write yes into its column accept, or give --accept recommended"
         )
     refuse_outputs(source, out)
-    names = {one.tag: _new_id(f"{one.tag}（2）", taxonomy) for one in accepted if one.action == "split"}
-    new, target = restructure(taxonomy, accepted, names)
-    by_post: dict[str, list[Proposal]] = defaultdict(list)
-    for one in accepted:
-        if one.action == "relabel":
-            strange = [tag for tag in (*one.removed, *one.added) if tag not in taxonomy.index]
-            if strange:
-                raise RequestError(f"{_place(one)}: the taxonomy has no tag {strange[0]}; correct it, or refuse the line")
-            by_post[one.post_id].append(one)
-    splits = {}
-    if names:
-        for row in _read_splits(folder / SPLITS):
-            if row["tag"] in names:
-                splits[row["tag"], row["post_id"]] = names[row["tag"]]
-    changes = Relabelling({**target, **{tag: tag for tag in names.values()}}, splits, by_post)
+    new, changes = plan_changes(folder, taxonomy, accepted)
     out.mkdir(parents=True, exist_ok=True)
     place = out / f"posts.{_choose_format(source)}"
     read: list[pa.Table] = []
-    counts: Counter[str] = Counter()
     with Rejects(out / "rejects.csv") as rejects:
-        tables = _relabel(source, changes, out, rejects, read, counts)
+        tables = _relabel(source, changes, out, rejects, read)
         first = next(tables, None)
         if first is None:
             raise RequestError(f"{source.path}: no post can be used; {out / 'rejects.csv'} says why")
@@ -89,30 +83,45 @@ def apply(folder: Path, source: PostsSource, taxonomy: Taxonomy, out: Path, acce
     if not rejects.count:
         (out / "rejects.csv").unlink()
     save_csv(new, out / "taxonomy.csv")
-    judged = judge(read, taxonomy, new, changes)
+    posts = pa.concat_tables(read, promote_options="default")
+    pairs = zip(posts["old"].to_pylist(), posts["new"].to_pylist(), strict=True)
     actions = Counter(one.action for one in accepted)
-    return {
-        "accepted": {action: actions[action] for action in ACTIONS},
-        "tags": {"before": len(taxonomy), "after": len(new)},
-        "posts": sum(map(len, read)),
-        "posts_changed": counts["changed"],
-        "rejects": rejects.count,
-        "micro_f1": judged,
-        "out": str(place),
-    }
+    return ApplySummary(
+        accepted={action: actions[action] for action in ACTIONS},
+        tags={"before": len(taxonomy), "after": len(new)},
+        posts=len(posts),
+        posts_changed=sum((before or None) != after for before, after in pairs),
+        rejects=rejects.count,
+        micro_f1=judge(posts, taxonomy, new, changes),
+        out=str(place),
+    )
+
+
+def plan_changes(folder: Path, taxonomy: Taxonomy, accepted: Sequence[Proposal]) -> tuple[Taxonomy, Relabelling]:
+    """Return the new taxonomy and what becomes of the tags of posts; raises RequestError for what can't be carried out."""
+    names = {one.tag: _new_id(f"{one.tag}（2）", taxonomy) for one in accepted if one.action == "split"}
+    new, target = restructure(taxonomy, accepted, names)
+    by_post: dict[str, list[Proposal]] = defaultdict(list)
+    for one in accepted:
+        if one.action == "relabel":
+            strange = [tag for tag in (*one.removed, *one.added) if tag not in taxonomy.index]
+            if strange:
+                raise RequestError(f"{one.place}: the taxonomy has no tag {strange[0]}; correct it, or refuse the line")
+            by_post[one.post_id].append(one)
+    splits = {}
+    if names:
+        try:
+            rows = pq.read_table(folder / SPLITS).to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise RequestError(f"{folder / SPLITS}: can't be read, and a split needs it; make the audit again") from error
+        splits = {(row["tag"], row["post_id"]): names[row["tag"]] for row in rows if row["tag"] in names}
+    return new, Relabelling({**target, **{tag: tag for tag in names.values()}}, splits, by_post)
 
 
 def _new_id(tag_id: str, taxonomy: Taxonomy) -> str:
     while tag_id in taxonomy.index:
         tag_id += "'"
     return tag_id
-
-
-def _read_splits(path: Path) -> list[dict[str, str]]:
-    try:
-        return pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"{path}: can't be read, and a split needs it; make the audit again") from error
 
 
 def _choose_format(source: PostsSource) -> str:
@@ -123,29 +132,26 @@ def _choose_format(source: PostsSource) -> str:
 
 
 def _relabel(
-    source: PostsSource, changes: Relabelling, out: Path, rejects: Rejects, read: list[pa.Table], counts: Counter[str]
+    source: PostsSource, changes: Relabelling, out: Path, rejects: Rejects, read: list[pa.Table]
 ) -> Iterator[pa.Table]:
-    """Give the posts with their new tags; what is needed to judge them goes to `read`, with both kinds of tags."""
-    dropped = {"folder"}
+    """Give the posts with their new tags; what is needed to judge them goes to `read`, with old and new tags."""
+    dropped = ["folder"]
     if source.path != str(STDIN):
         layouts = [lay_out(path, source.columns, alone=False) for path in resolve_files(source.path)]
         taken = {name for layout in layouts if layout for name in layout.taken}
-        dropped = {name for name in arrow_schema("posts").names if name not in taken | {"tags"}}
+        dropped = [name for name in arrow_schema("posts").names if name not in taken | {"tags"}]
     for table in read_posts(source, rejects):
         ids, old = table["post_id"].to_pylist(), table["tags"].to_pylist()
         new = [(tags and changes.change(post_id, tags)) or None for post_id, tags in zip(ids, old, strict=True)]
-        counts["changed"] += sum((before or None) != after for before, after in zip(old, new, strict=True))
-        known = [name for name in READ if is_read(table, name)]
-        read.append(
-            table.select(["post_id", *known]).append_column("old", table["tags"]).append_column("new", pa.array(new, LIST))
-        )
+        known = table.select(["post_id", *list_read(table)])
+        read.append(known.append_column("old", table["tags"]).append_column("new", pa.array(new, STRINGS)))
         for name in ("images", "videos"):
             table = _set(table, name, _see_from(table[name].to_pylist(), table["folder"].to_pylist(), out))
-        yield _set(table, "tags", new).drop(sorted(dropped))
+        yield _set(table, "tags", new).drop(dropped)
 
 
 def _set(table: pa.Table, name: str, cells: list[list[str] | None]) -> pa.Table:
-    return table.set_column(table.column_names.index(name), name, pa.array(cells, LIST))
+    return table.set_column(table.column_names.index(name), name, pa.array(cells, STRINGS))
 
 
 def _see_from(lists: list[list[str] | None], folders: list[str], out: Path) -> list[list[str] | None]:
@@ -155,45 +161,53 @@ def _see_from(lists: list[list[str] | None], folders: list[str], out: Path) -> l
     return [paths and [see(path, folder) for path in paths] for paths, folder in zip(lists, folders, strict=True)]
 
 
-def judge(read: Sequence[pa.Table], old: Taxonomy, new: Taxonomy, changes: Relabelling) -> dict[str, Any] | None:
+def judge(posts: pa.Table, old: Taxonomy, new: Taxonomy, changes: Relabelling) -> Judgement | None:
     """Return the micro-F1 of linear taggers trained on the labels before and after, judged alike; None for too few posts.
 
-    Both are judged on a fifth of the posts (by a hash of the id), which neither was trained on, by the labels they were
-    given, with merged tags counted as one and split ones as not split: no relabelling of a post helps to judge it.
+    `posts` have what taggers read and the columns `old` and `new` with tags. Both taggers are judged on a fifth of the posts
+    (by a hash of the id), which neither was trained on, by the labels they were given, with merged tags counted as one and
+    split ones as not split: no relabelling of a post helps to judge it.
     """
-    posts = pa.concat_tables(read, promote_options="default")
     posts = posts.filter(pa.array([bool(tags) for tags in posts["old"].to_pylist()])).combine_chunks()
-    part = np.array([int(blake(post_id), 16) % PARTS for post_id in posts["post_id"].to_pylist()])
-    trained, choosing, judged = (pa.array(mask) for mask in (part > CHOOSING, part == CHOOSING, part == JUDGED))
-    whole = {**{tag: tag for tag in new.ids}, **{new_id: tag for (tag, _), new_id in changes.splits.items()}}
-    whole = {tag: changes.target.get(top, top) for tag, top in whole.items()}
+    part = draw_folds(posts["post_id"].to_pylist(), PARTS)
+    split_from = {new_id: tag for (tag, _), new_id in changes.splits.items()}
+    whole = {tag: changes.target[split_from.get(tag, tag)] for tag in new.ids}
     common = Taxonomy(tag for tag in new.tags if whole[tag.id] == tag.id)
-    structural = [changes.change_structure(tags) for tags in posts["old"].to_pylist()]
-    gold = _gold(structural, common)
-    if not can_learn(vectorise(posts)) or not all(gold[np.asarray(mask)].nnz for mask in (trained, choosing, judged)):
+    gold = _gold([changes.change_structure(tags) for tags in posts["old"].to_pylist()], common)
+    sides = part > CHOOSING, part == CHOOSING, part == JUDGED
+    if not can_learn(vectorise(posts).matrix) or not all(gold[side].nnz for side in sides):
         return None
-    figures: dict[str, Any] = {"posts": int(np.asarray(judged).sum()), "tags": len(common)}
-    for name, taxonomy, labels, place in (
-        ("before", old, posts["old"].to_pylist(), changes.target),
-        ("after", new, posts["new"].to_pylist(), whole),
-    ):
-        own = _gold(labels, taxonomy)
-        taught = np.asarray(trained) & (np.diff(own.indptr) > 0)
-        tagger = train_linear([posts.filter(pa.array(taught))], own[taught], taxonomy, TRAINING_SECONDS)
-        numbers = np.array([common.index[place[tag_id]] for tag_id in taxonomy.ids])
-        chosen, scored = (place_scores(tagger.scores(posts.filter(mask)), numbers, common) for mask in (choosing, judged))
-        cut = thresholds.best_shared(chosen, gold[np.asarray(choosing)], common)
-        decided = thresholds.decide(scored, np.full(len(common), cut), common)
-        figures[name] = round(thresholds.micro_f1(decided, gold[np.asarray(judged)]), 4)
-    return figures
+    before = _measure_f1(posts, posts["old"].to_pylist(), old, part, changes.target, gold, common)
+    after = _measure_f1(posts, posts["new"].to_pylist(), new, part, whole, gold, common)
+    return Judgement(posts=int(sides[2].sum()), tags=len(common), before=round(before, 4), after=round(after, 4))
+
+
+def _measure_f1(
+    posts: pa.Table,
+    labels: Sequence[Sequence[str] | None],
+    taxonomy: Taxonomy,
+    part: np.ndarray,
+    place: Mapping[str, str],
+    gold: csr_matrix,
+    common: Taxonomy,
+) -> float:
+    """Return the micro-F1, by `gold` in the tags of `common`, of a tagger trained on labels, whose tags go by `place`."""
+    own = _gold(labels, taxonomy)
+    taught = (part > CHOOSING) & (np.diff(own.indptr) > 0)
+    tagger = train_linear([posts.filter(pa.array(taught))], own[taught], taxonomy, TRAINING_SECONDS)
+    numbers = np.array([common.index[place[tag_id]] for tag_id in taxonomy.ids])
+    scores = place_scores(tagger.scores(posts), numbers, common)
+    cut = thresholds.best_shared(scores[part == CHOOSING], gold[part == CHOOSING], common)
+    decided = thresholds.decide(scores[part == JUDGED], np.full(len(common), cut), common)
+    return thresholds.micro_f1(decided, gold[part == JUDGED])
 
 
 def _gold(tags: Sequence[Sequence[str] | None], taxonomy: Taxonomy) -> csr_matrix:
-    return gold_matrix([pa.table({"tags": pa.array(tags, LIST)})], taxonomy)
+    return gold_matrix([pa.table({"tags": pa.array(tags, STRINGS)})], taxonomy)
 
 
 def place_scores(scores: csr_matrix, numbers: np.ndarray, taxonomy: Taxonomy) -> csr_matrix:
     """Return scores under other numbers of tags: of several that become one the highest."""
-    rows = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
-    moved = collect_highest(rows, numbers[scores.indices], scores.data, (scores.shape[0], len(taxonomy)))
+    shape = (scores.shape[0], len(taxonomy))
+    moved = collect_highest(rows_of(scores.indptr), numbers[scores.indices], scores.data, shape)
     return raise_parents(moved, taxonomy)

@@ -6,14 +6,13 @@ places are planted among the labels, looked for in the same way, and a logistic 
 cleanlab (Apache-2.0 as of 2.9) asks for a dense matrix of posts x tags and gives no probability; here all is sparse.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
-from weibotag.curation.tags.tag_similarity import keep_highest
+from weibotag.core.arrays import keep_highest, rows_of
 from weibotag.scoring import calibration
 from weibotag.scoring.calibration import logit
 from weibotag.scoring.tagger import mark_right, raise_parents
@@ -26,21 +25,22 @@ MOST_SCORES, MOST_MISSING = 20, 3
 ABSENT = 0.005
 # The share of labels that is dropped in the rehearsal, and that is swapped: enough to learn from, and most are left alone.
 PLANTED = 0.05
-Score = Callable[[csr_matrix], csr_matrix]
 
 
 @dataclass(frozen=True)
 class Doubts:
-    """Doubtful labels: `rows` and `tags` (int64) of the pairs, `sure` (float64, 0 to 1): how likely each is at fault."""
+    """Doubtful labels: `rows` and `tags` (int64) of the pairs, `features` (float64, pairs x features) that describe each,
+    `sure` (float64, 0 to 1): how likely each is at fault, before that is known its score."""
 
     rows: np.ndarray
     tags: np.ndarray
+    features: np.ndarray
     sure: np.ndarray
 
     def above(self, cut: float) -> "Doubts":
         """Return those at least so sure."""
         kept = self.sure >= cut
-        return Doubts(self.rows[kept], self.tags[kept], self.sure[kept])
+        return Doubts(self.rows[kept], self.tags[kept], self.features[kept], self.sure[kept])
 
 
 def score_out_of_fold(
@@ -63,7 +63,7 @@ def score_out_of_fold(
 
 def most_specific(gold: csr_matrix, taxonomy: Taxonomy) -> csr_matrix:
     """Return labels (posts x tags, with ancestors) without those that have another below them in the same post."""
-    rows = np.repeat(np.arange(gold.shape[0]), np.diff(gold.indptr))
+    rows = rows_of(gold.indptr)
     parents = taxonomy.parents[gold.indices]
     inner = parents >= 0
     above = csr_matrix((np.ones(int(inner.sum()), np.float32), (rows[inner], parents[inner])), shape=gold.shape)
@@ -71,61 +71,49 @@ def most_specific(gold: csr_matrix, taxonomy: Taxonomy) -> csr_matrix:
     return csr_matrix((np.ones(int(kept.sum()), np.float32), (rows[kept], gold.indices[kept])), shape=gold.shape)
 
 
-def thresholds_of(scores: csr_matrix, gold: csr_matrix) -> np.ndarray:
-    """Return the mean score (tags,) of the posts that carry each tag: what confident learning compares with."""
-    carried = scores.multiply(gold)
-    totals = np.asarray(gold.sum(axis=0)).ravel()
-    return np.maximum(np.asarray(carried.sum(axis=0)).ravel() / np.maximum(totals, 1), ABSENT)
-
-
 def look_up(scores: csr_matrix, rows: np.ndarray, tags: np.ndarray) -> np.ndarray:
     """Return the scores of pairs, `ABSENT` where there is none."""
     return np.maximum(np.asarray(scores[rows, tags]).ravel() if len(rows) else np.empty(0), ABSENT)
 
 
-def describe(
-    scores: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy
-) -> tuple[tuple[Doubts, np.ndarray], tuple[Doubts, np.ndarray]]:
-    """Return what may be missing and what may be wrong, each as pairs (nothing of how sure) and their features."""
+def describe(scores: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy) -> tuple[Doubts, Doubts]:
+    """Return what may be missing and what may be wrong, each pair with its score in the place of how sure that is."""
     leaves = most_specific(gold, taxonomy)
-    cuts = thresholds_of(scores, gold)
     sizes = np.asarray(gold.sum(axis=0)).ravel()
+    # The mean score of the posts that carry a tag: what confident learning compares with.
+    cuts = np.maximum(np.asarray(scores.multiply(gold).sum(axis=0)).ravel() / np.maximum(sizes, 1), ABSENT)
     lacking = scores.copy()
     lacking.data[mark_right(scores, gold)] = 0
     lacking.eliminate_zeros()
-    lacking = keep_highest(lacking, MOST_MISSING).tocoo()
-    missing = Doubts(lacking.row.astype(np.int64), lacking.col.astype(np.int64), lacking.data.astype(float))
-    own_rows = np.repeat(np.arange(gold.shape[0]), np.diff(leaves.indptr))
-    own = look_up(scores, own_rows, leaves.indices)
+    lacking = keep_highest(lacking, MOST_MISSING)
+    missing = rows_of(lacking.indptr), lacking.indices.astype(np.int64), lacking.data.astype(float)
+    own_rows = rows_of(leaves.indptr)
+    wrong = own_rows, leaves.indices.astype(np.int64), look_up(scores, own_rows, leaves.indices)
     best = np.full(gold.shape[0], ABSENT)
-    np.maximum.at(best, missing.rows, missing.sure)
+    np.maximum.at(best, missing[0], missing[2])
     least = np.full(gold.shape[0], 1.0)
-    np.minimum.at(least, own_rows, own)
+    np.minimum.at(least, own_rows, wrong[2])
     number = np.diff(leaves.indptr)
     # How usual it is that a post with this tag has one below it too.
     deeper = 1 - np.bincount(leaves.indices, minlength=len(taxonomy)) / np.maximum(sizes, 1)
 
-    def features(rows: np.ndarray, tags: np.ndarray, values: np.ndarray, other: np.ndarray) -> np.ndarray:
+    def doubt(rows: np.ndarray, tags: np.ndarray, values: np.ndarray, other: np.ndarray) -> Doubts:
         parents = taxonomy.parents[tags]
         stops = (parents >= 0) & (look_up(leaves, rows, parents) == 1)
         columns = (
             logit(values),
             logit(values) - logit(cuts[tags]),
             logit(np.where(parents >= 0, values / look_up(scores, rows, parents), values)),
-            logit(other),
+            logit(other[rows]),
             np.log1p(number[rows]),
             number[rows] == 1,
             stops,
             np.where(stops, logit(deeper[parents]), 0),
             np.log1p(sizes[tags]),
         )
-        return np.stack([np.asarray(column, float) for column in columns], axis=1)
+        return Doubts(rows, tags, np.stack([np.asarray(column, float) for column in columns], axis=1), values)
 
-    wrong = Doubts(own_rows, leaves.indices.astype(np.int64), own)
-    return (
-        (missing, features(missing.rows, missing.tags, missing.sure, least[missing.rows])),
-        (wrong, features(wrong.rows, wrong.tags, own, best[wrong.rows])),
-    )
+    return doubt(*missing, least), doubt(*wrong, best)
 
 
 def plant(gold: csr_matrix, taxonomy: Taxonomy, dropped: float, swapped: float, random: np.random.Generator) -> csr_matrix:
@@ -134,7 +122,7 @@ def plant(gold: csr_matrix, taxonomy: Taxonomy, dropped: float, swapped: float, 
     A dropped label leaves its parent, unless the post has more; the other tag is a sibling, or any by its number of posts.
     """
     leaves = most_specific(gold, taxonomy)
-    rows = np.repeat(np.arange(gold.shape[0]), np.diff(leaves.indptr))
+    rows = rows_of(leaves.indptr)
     tags = leaves.indices.copy()
     fate = random.random(len(tags))
     drop, swap = fate < dropped, (fate >= dropped) & (fate < dropped + swapped)
@@ -152,29 +140,31 @@ def plant(gold: csr_matrix, taxonomy: Taxonomy, dropped: float, swapped: float, 
     return raise_parents(own, taxonomy)
 
 
-def find_doubts(score: Score, gold: csr_matrix, taxonomy: Taxonomy, seed: int = 0) -> tuple[Doubts, Doubts, csr_matrix]:
-    """Return labels that may be missing, those that may be wrong, with how sure that is, and the scores of `gold`.
+def find_doubts(
+    posts: pa.Table, gold: csr_matrix, taxonomy: Taxonomy, folds: np.ndarray, seconds: float
+) -> tuple[Doubts, Doubts, csr_matrix]:
+    """Return labels that may be missing, those that may be wrong, with how sure that is, and the scores of all.
 
-    `score` gives out-of-fold scores for labels: for `gold` (posts x tags, with ancestors), and for it with planted faults.
+    What is passed is as for `score_out_of_fold`, which is asked twice: for `gold`, and for it with planted faults.
     """
+    planted = plant(gold, taxonomy, PLANTED, PLANTED, np.random.default_rng(0))
+    rehearsed = describe(score_out_of_fold(posts, planted, taxonomy, folds, seconds), planted, taxonomy)
+    scores = score_out_of_fold(posts, gold, taxonomy, folds, seconds)
+    missing, wrong = describe(scores, gold, taxonomy)
+    carried = [look_up(gold, doubts.rows, doubts.tags) > ABSENT for doubts in rehearsed]
+    return weigh(missing, rehearsed[0], carried[0]), weigh(wrong, rehearsed[1], ~carried[1]), scores
+
+
+def weigh(doubts: Doubts, rehearsed: Doubts, at_fault: np.ndarray) -> Doubts:
+    """Return doubts with how sure each is, by those of a rehearsal, of which it is known (bool) whether they were right."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    planted = plant(gold, taxonomy, PLANTED, PLANTED, np.random.default_rng(seed))
-    rehearsed = describe(score(planted), planted, taxonomy)
-    scores, found = score(gold), []
-    for number, (doubts, features) in enumerate(describe(scores, gold, taxonomy)):
-        pairs, known = rehearsed[number]
-        carried = look_up(gold, pairs.rows, pairs.tags) > ABSENT
-        at_fault = ~carried if number else carried
-        if len(np.unique(at_fault)) < 2:
-            found.append(Doubts(doubts.rows, doubts.tags, np.zeros(len(doubts.rows))))
-            continue
-        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(known, at_fault)
-        sure = shift_prior(model.predict_proba(features)[:, 1], float(at_fault.mean()))
-        found.append(Doubts(doubts.rows, doubts.tags, sure))
-    return found[0], found[1], scores
+    if len(np.unique(at_fault)) < 2:
+        return replace(doubts, sure=np.zeros(len(doubts.rows)))
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(rehearsed.features, at_fault)
+    return replace(doubts, sure=shift_prior(model.predict_proba(doubts.features)[:, 1], float(at_fault.mean())))
 
 
 def shift_prior(sure: np.ndarray, prior: float) -> np.ndarray:
@@ -186,4 +176,4 @@ def shift_prior(sure: np.ndarray, prior: float) -> np.ndarray:
     share = float(np.clip(sure.mean(), 1e-6, 1 - 1e-6))
     sure = np.minimum(sure, 1 - 1e-9)
     odds = sure / (1 - sure) * (1 - prior) / prior * share / (1 - share)
-    return odds / (1 + odds)
+    return np.asarray(odds / (1 + odds))

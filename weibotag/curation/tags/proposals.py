@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from weibotag.core import schema
 from weibotag.core.errors import RequestError
-from weibotag.posts.encodings import find_delimiter, open_file, read_records
+from weibotag.posts.encodings import read_sound_records
 from weibotag.posts.writer import write_tables
 from weibotag.taxonomy.reader import join_list, split_list
 
@@ -17,24 +17,11 @@ FINDINGS, PROPOSALS, SPLITS, ABOUT = "findings.csv", "proposals.csv", "splits.pa
 ACTIONS = ("merge", "alias", "move", "split", "relabel")
 YES = frozenset({"y", "yes", "1", "true", "x", "是", "对", "√"})
 NO = frozenset({"", "n", "no", "0", "false", "否", "不", "×"})
+# Less sure mergers and relabellings are not proposed.
+LEAST_SURE = 0.2
 # What `--accept recommended` takes: a wrong relabelling costs one label, a wrong merger a tag.
 RECOMMENDED = dict.fromkeys(ACTIONS, 0.9) | {"relabel": 0.5}
 AT_LEAST = re.compile(r">=\s*(0?\.\d+|0|1(?:\.0*)?|0\.)")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something about tags or labels that their owner should know; columns as in schema "findings"."""
-
-    kind: str
-    tag: str
-    other: str | None
-    strength: float
-    posts: int
-    other_posts: int | None
-    together: int | None
-    reason: str
-    evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,30 +39,46 @@ class Proposal:
     evidence: tuple[str, ...] = ()
     line: int = 0
 
+    @property
+    def place(self) -> str:
+        """Return where it stands, for an error."""
+        return f"{PROPOSALS}, line {self.line}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about tags or labels that their owner should know; columns as in schema "findings"."""
+
+    kind: str
+    tag: str
+    other: str | None
+    strength: float
+    posts: int
+    other_posts: int | None
+    together: int | None
+    reason: str
+    evidence: tuple[str, ...] = ()
+
+    def propose(self, action: str, confidence: float, added: tuple[str, ...] = ()) -> Proposal:
+        """Return the change that this finding suggests."""
+        other = self.other or ""
+        return Proposal(action, self.tag, other, "", (), added, confidence, self.reason, self.evidence)
+
+
+Found = Finding | Proposal
+
 
 def write_findings(findings: Iterable[Finding], path: Path) -> None:
     """Write findings, the strongest of each kind first."""
-    names = schema.arrow_schema("findings").names
     ordered = sorted(findings, key=lambda finding: (finding.kind, -finding.strength, finding.tag))
-    rows = [{name: getattr(finding, name) for name in names} for finding in ordered]
-    write_tables([pa.Table.from_pylist(rows, schema.arrow_schema("findings"))], path, schema.arrow_schema("findings"))
+    form = schema.arrow_schema("findings")
+    write_tables([pa.Table.from_pylist(list(map(asdict, ordered)), form)], path, form)
 
 
 def write_proposals(proposals: Iterable[Proposal], path: Path) -> None:
     """Write proposals with an empty column `accept`, tags before posts, the surest first."""
     ordered = sorted(proposals, key=lambda one: (ACTIONS.index(one.action), -one.confidence, one.tag, one.post_id))
-    rows = [
-        {
-            **{
-                name: getattr(one, name)
-                for name in ("action", "tag", "other", "post_id", "confidence", "reason", "evidence")
-            },
-            "accept": "",
-            "from": join_list(one.removed),
-            "to": join_list(one.added),
-        }
-        for one in ordered
-    ]
+    rows = [asdict(one) | {"accept": "", "from": join_list(one.removed), "to": join_list(one.added)} for one in ordered]
     form = schema.arrow_schema("proposals")
     write_tables([pa.Table.from_pylist(rows, form)], path, form)
 
@@ -86,26 +89,21 @@ def read_proposals(path: Path, accept: str | None) -> list[Proposal]:
     `accept` is all, recommended, or actions and a least confidence joined by commas: merge,alias,>=0.9. Without it an empty
     cell means no; no is no in any case. Raises RequestError with the line of what can't be understood.
     """
-    taken = _parse_accept(accept)
+    least = _parse_accept(accept)
     if not path.is_file():
         raise RequestError(f"{path}: no such file; expected the folder that `weibotag taxonomy audit` wrote")
-    file = open_file(path, "csv")
-    records = read_records(file, find_delimiter(file))
-    _, names, _ = next(records, (0, [], None))
+    names, records = read_sound_records(path, "csv", "mend this line")
     missing = [name for name in schema.arrow_schema("proposals").names if name not in (*names, "reason", "evidence")]
     if missing:
         raise RequestError(f"{path} has no column {', '.join(missing)}; found {', '.join(names) or 'none'}")
     accepted = []
-    for line, fields, problem in records:
-        where = f"{path}, line {line}"
-        if problem or len(fields) != len(names):
-            raise RequestError(f"{where}: {problem or f'{len(fields)} fields; expected {len(names)}'}; mend this line")
+    for line, fields in records:
         row = {name: cell.strip() for name, cell in zip(names, fields, strict=True)}
-        proposal = _parse(row, line, where)
+        proposal = _parse(row, line, f"{path}, line {line}")
         answer = row["accept"].lower()
         if answer not in YES | NO:
-            raise RequestError(f"{where}: accept is {row['accept']!r}; expected yes, no or nothing")
-        if answer in YES or (not answer and proposal.confidence >= taken.get(proposal.action, float("inf"))):
+            raise RequestError(f"{path}, line {line}: accept is {row['accept']!r}; expected yes, no or nothing")
+        if answer in YES or (not answer and proposal.confidence >= least.get(proposal.action, float("inf"))):
             accepted.append(proposal)
     return accepted
 

@@ -2,59 +2,52 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from weibotag.curation.tags.label_doubts import Doubts, find_doubts, score_out_of_fold
-from weibotag.curation.tags.labelled_posts import Labelled
-from weibotag.curation.tags.proposals import RECOMMENDED, Finding, Proposal
+from weibotag.curation.tags.label_doubts import Doubts, find_doubts
+from weibotag.curation.tags.labelled_posts import EXAMPLES, Labelled, draw_folds
+from weibotag.curation.tags.proposals import LEAST_SURE, RECOMMENDED, Finding, Found, Proposal
 from weibotag.curation.tags.restructure import restructure
-from weibotag.curation.tags.tag_counts import EXAMPLES
 from weibotag.scoring.tagger import raise_parents
 from weibotag.taxonomy.tree import Taxonomy
-from weibotag.training.dataset import blake
 
 FOLDS = 5
-# Less sure proposals are not made.
-LEAST_SURE = 0.2
+Sure = tuple[int, float]
 # A tag above a wrong one stays where the post's score for it is so high.
 HOLDS = 0.5
 
 
 def find_faults(
     labelled: Labelled, taxonomy: Taxonomy, kept: np.ndarray, same: Sequence[Proposal], seconds: float
-) -> list[Finding | Proposal]:
+) -> list[Found]:
     """Return labels of posts that are likely missing or wrong: a finding for each tag, a proposal for each post.
 
     `taxonomy` has the tags numbered `kept` of the labels' taxonomy; of `same`, leaves count as one
     with what they would be merged into. Each training takes `seconds` at most.
     """
     new, target = restructure(taxonomy, [one for one in same if taxonomy.is_leaf[taxonomy.index[one.tag]]], {})
-    numbers = np.array([new.index[target[tag_id]] for tag_id in taxonomy.ids])
-    given = csr_matrix(labelled.given[:, kept])
-    gold = csr_matrix(labelled.gold[:, kept])
-    merged = csr_matrix((gold.data, numbers[gold.indices], gold.indptr), shape=(gold.shape[0], len(new)))
-    merged.sum_duplicates()
+    numbers = [new.index[target[tag_id]] for tag_id in taxonomy.ids]
+    given, gold = (csr_matrix(labels[:, kept]) for labels in (labelled.given, labelled.gold))
+    ones = np.ones(len(numbers), np.float32)
+    merged = csr_matrix(gold @ csr_matrix((ones, (np.arange(len(numbers)), numbers)), shape=(len(numbers), len(new))))
     merged.data[:] = 1
-    folds = np.array([int(blake(post_id), 16) % FOLDS for post_id in labelled.ids])
-    score = partial(score_out_of_fold, labelled.posts, taxonomy=new, folds=folds, seconds=seconds)
-    missing, wrong, scores = find_doubts(score, raise_parents(merged, new), new)
+    folds = draw_folds(labelled.ids, FOLDS)
+    missing, wrong, scores = find_doubts(labelled.posts, raise_parents(merged, new), new, folds, seconds)
     missing, wrong = missing.above(LEAST_SURE), wrong.above(LEAST_SURE)
-    by_post: dict[int, tuple[list[tuple[int, float]], list[tuple[int, float]]]] = defaultdict(lambda: ([], []))
+    by_post: dict[int, tuple[list[Sure], list[Sure]]] = defaultdict(lambda: ([], []))
     for side, doubts in enumerate((missing, wrong)):
         for row, tag, sure in zip(doubts.rows.tolist(), doubts.tags.tolist(), doubts.sure.tolist(), strict=True):
             by_post[row][side].append((tag, sure))
-    found: list[Finding | Proposal] = []
+    found: list[Found] = []
     for row, (lacking, doubted) in sorted(by_post.items()):
         own = [taxonomy.ids[tag] for tag in given.indices[given.indptr[row] : given.indptr[row + 1]]]
-        scored = scores[row]
-        holding = {new.ids[tag] for tag in scored.indices[scored.data >= HOLDS].tolist()}
+        holding = {new.ids[tag] for tag in scores[row].indices[scores[row].data >= HOLDS].tolist()}
         found += propose(labelled.ids[row], own, target, holding, lacking, doubted, new)
-    sizes = np.asarray(gold.sum(axis=0)).ravel()
-    for kind, doubts in (("missing", missing), ("wrong", wrong)):
-        found += sum_up(kind, doubts, labelled.ids, new, dict(zip(taxonomy.ids, sizes.astype(int).tolist(), strict=True)))
+    sizes = dict(zip(taxonomy.ids, np.asarray(gold.sum(axis=0)).ravel().astype(int).tolist(), strict=True))
+    found += sum_up("missing", missing, labelled.ids, new, sizes)
+    found += sum_up("wrong", wrong, labelled.ids, new, sizes)
     return found
 
 
@@ -63,8 +56,8 @@ def propose(
     own: Sequence[str],
     target: dict[str, str],
     holding: set[str],
-    lacking: list[tuple[int, float]],
-    doubted: list[tuple[int, float]],
+    lacking: list[Sure],
+    doubted: list[Sure],
     taxonomy: Taxonomy,
 ) -> list[Proposal]:
     """Return the proposals for one post, which carries the tags `own`.
@@ -74,7 +67,7 @@ def propose(
     cut = RECOMMENDED["relabel"]
     ids = taxonomy.ids
     below = {tag: [sure for other, sure in lacking if tag in taxonomy.ancestors(other)] for tag, _ in lacking}
-    # What is as sure of a deeper tag is said there.
+    # What is as sure of a deeper tag is proposed there.
     lacking = sorted(((tag, sure) for tag, sure in lacking if max(below[tag], default=0.0) < sure), key=lambda one: -one[1])
     proposals = []
     for tag, sure in sorted(doubted, key=lambda one: -one[1]):
@@ -109,8 +102,8 @@ def sum_up(kind: str, doubts: Doubts, ids: Sequence[str], taxonomy: Taxonomy, si
         mine = np.flatnonzero(doubts.tags == tag)
         mine = mine[np.argsort(-doubts.sure[mine], kind="stable")]
         expected, posts = float(doubts.sure[mine].sum()), sizes[taxonomy.ids[tag]]
-        said = "lack it though their texts speak" if kind == "missing" else "have it though their texts don't speak"
-        reason = f"{len(mine)} of the posts {said} for it; about {expected:.1f} are expected to be at fault"
+        fault = "lack it though their texts speak" if kind == "missing" else "have it though their texts don't speak"
+        reason = f"{len(mine)} of the posts {fault} for it; about {expected:.1f} are expected to be at fault"
         evidence = tuple(ids[row] for row in doubts.rows[mine[:EXAMPLES]])
         strength = expected / max(1.0, posts + (expected if kind == "missing" else 0.0))
         found.append(Finding(kind, taxonomy.ids[tag], None, strength, posts, None, len(mine), reason, evidence))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from weibotag.core.errors import RequestError
-from weibotag.curation.tags.proposals import PROPOSALS, Proposal
+from weibotag.curation.tags.proposals import Proposal
 from weibotag.taxonomy.check import find_errors
 from weibotag.taxonomy.reader import Row
 from weibotag.taxonomy.tree import Tag, Taxonomy
@@ -46,10 +46,10 @@ def restructure(
             continue
         for tag_id in (one.tag, one.other):
             if tag_id and tag_id not in taxonomy.index:
-                raise RequestError(f"{_place(one)}: the taxonomy has no tag {tag_id}; correct it, or refuse the line")
+                raise RequestError(f"{one.place}: the taxonomy has no tag {tag_id}; correct it, or refuse the line")
         if one.action in ("merge", "alias"):
             if one.tag in goes and goes[one.tag].other != one.other:
-                raise RequestError(f"{_place(one)}: {one.tag} is merged into {goes[one.tag].other} too; accept one of them")
+                raise RequestError(f"{one.place}: {one.tag} is merged into {goes[one.tag].other} too; accept one of them")
             goes[one.tag] = one
         elif one.action == "move":
             moves[one.tag] = one
@@ -88,11 +88,7 @@ def _follow(tag_id: str, goes: Mapping[str, Proposal]) -> str:
         other = goes[way[-1]].other
         if other in way:
             raise RequestError(
-                f"{_place(goes[way[-1]])}: tags are merged in a circle: {' > '.join([*way, other])}; refuse one"
+                f"{goes[way[-1]].place}: tags are merged in a circle: {' > '.join([*way, other])}; refuse one"
             )
         way.append(other)
     return way[-1]
-
-
-def _place(proposal: Proposal) -> str:
-    return f"{PROPOSALS}, line {proposal.line}"
