@@ -47,7 +47,7 @@ COMMANDS = dict(list_commands())
 # Start, help, completion
 
 
-@pytest.mark.parametrize("words", [["--help"], ["tag", "--help"], ["--version"]])
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["tag", "--help"], ["--version"]])
 def test_nothing_heavy_is_imported_for_help(words: list[str]) -> None:
     code = (
         "import sys\nfrom weibotag.cli.main import main\n"
@@ -59,7 +59,26 @@ def test_nothing_heavy_is_imported_for_help(words: list[str]) -> None:
     loaded = {name.partition(".")[0] for name in done.stderr.split()}
     assert {"weibotag", "typer"} <= loaded
     # Whatever the command, typer reads its options with pydantic.
-    assert loaded & set(HEAVY) <= ({"pydantic"} if "tag" in words else set())
+    assert loaded & set(HEAVY) <= ({"pydantic"} if len(words) > 1 else set())
+
+
+def test_the_help_of_train_fits_two_screens_and_says_the_basics_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = shell("train", "--help").stdout.splitlines()
+    assert len(lines) <= 80
+    panels = [line.split()[1] for line in lines if line.startswith("╭")]
+    assert panels == ["Arguments", "Options", "Posts", "Search", "Network", "Pictures", "Run"]
+
+
+def test_an_option_is_declared_once() -> None:
+    """Whatever the command, an option of a name says the same, but for what is written and by which model."""
+    said: dict[str, set[str]] = {}
+    for command in COMMANDS.values():
+        for parameter in command.params:
+            if getattr(parameter, "rich_help_panel", None) in ("Posts", "Pictures", "Run"):
+                said.setdefault(parameter.opts[0], set()).add(str(parameter.help))
+    assert {flag: texts for flag, texts in said.items() if len(texts) > 1} == {}
+    assert {"--where", "--pipeline", "--store", "--quiet", "--json"} <= set(said)
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

@@ -6,9 +6,9 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from weibotag.cli.answer import Answer, say
-from weibotag.cli.command import Group, Quiet, command
+from weibotag.cli.command import Group, command
 from weibotag.core.errors import RequestError
-from weibotag.core.option import Argument, Option
+from weibotag.core.option import Argument, Option, Quiet
 from weibotag.extraction.requests import Out
 
 Vectors = Annotated[Path, Argument("Parquet with post_id and a column of lists of floats: `weibotag embed`.", "VECTORS")]

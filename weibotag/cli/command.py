@@ -13,10 +13,11 @@ from typer.core import TyperCommand, TyperGroup
 
 from weibotag.cli.answer import Answer, show
 from weibotag.core.errors import RequestError
-from weibotag.core.option import PANELS, RUN, Argument, Option
+from weibotag.core.option import PANELS, RUN, Argument, Option, Quiet
 
-Quiet = Annotated[bool, Option("Say nothing but errors.", short="-q", panel=RUN)]
 Json = Annotated[bool, Option("Print JSON to stdout.", flag="--json", panel=RUN)]
+# What help calls a value; short, so that the text beside it has room.
+METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 # Name, type with its metadata, default; `inspect.Parameter.empty` where it must be given.
 Parameter = tuple[str, Any, Any]
 
@@ -102,19 +103,20 @@ def _make_field(name: str, annotation: Any, default: Any) -> tuple[str, Any, Any
     from pydantic import BeforeValidator
 
     option, least, most = (_find(annotation, kind) for kind in (Argument | Option, Ge, Le))
-    settings: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
-    settings |= {"min": least and least.ge, "max": most and most.le}
-    if isinstance(option, Argument):
-        typed: Any = typer.Argument(**settings)
-    else:
-        flags = [option.flag or f"--{name.replace('_', '-')}", *([option.short] if option.short else [])]
-        typed = typer.Option(*flags, **settings, show_default=option.shown or True, rich_help_panel=option.panel)
     kind = _strip(annotation)
     if get_origin(kind) in (dict, list, tuple):
         kind = list[str]
     # What a validator reads is typed as text.
     elif _find(annotation, BeforeValidator) or not (get_origin(kind) is Literal or kind in (bool, int, float, Path)):
         kind = str
+    settings: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
+    settings |= {"min": least and least.ge, "max": most and most.le}
+    if isinstance(option, Argument):
+        typed: Any = typer.Argument(**settings)
+    else:
+        settings["metavar"] = option.metavar or METAVARS.get(kind)
+        flags = [option.flag or f"--{name.replace('_', '-')}", *([option.short] if option.short else [])]
+        typed = typer.Option(*flags, **settings, show_default=option.shown or True, rich_help_panel=option.panel)
     if default is inspect.Parameter.empty:
         return name, Annotated[kind, typed], field()
     default = None if isinstance(default, dict | list | tuple) else default

@@ -9,7 +9,7 @@ from weibotag.cli.answer import Answer, say
 from weibotag.cli.command import command
 from weibotag.core.errors import RequestError
 from weibotag.core.option import Argument, Option
-from weibotag.extraction.requests import PicturesRequest, PostsRequest, Valid
+from weibotag.extraction.requests import PicturesRequest, PostsRequest, TaxonomyFile, Valid
 
 TAGGERS = "rules,fast,text"
 
@@ -56,7 +56,7 @@ def evaluate(
 @command("compare")
 def compare(
     request: PicturesRequest,
-    taxonomy: Annotated[Path, Option("The tag tree: CSV, JSON or YAML.", short="-t")],
+    taxonomy: TaxonomyFile,
     taggers: Annotated[str, Option("Names joined by commas: rules, fast, linear, text, networks (concat …).")] = TAGGERS,
     valid: Valid = None,
     test: Annotated[str | None, Option("Rows that taggers are scored on.", metavar="EXPR", shown="a fifth")] = None,

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from weibotag.cli.answer import Answer
-from weibotag.cli.command import Group, Quiet, command
+from weibotag.cli.command import Group, command
 from weibotag.core.errors import RequestError
-from weibotag.core.option import Argument, Option
+from weibotag.core.option import Argument, Option, Quiet
 from weibotag.extraction.requests import PIPELINE
 
 # Warnings and photos left out that are written out; the rest is counted, and all are in the JSON.

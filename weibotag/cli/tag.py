@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from weibotag.cli.answer import Answer, say
-from weibotag.cli.command import Quiet, command
+from weibotag.cli.command import command
 from weibotag.core.errors import RequestError
-from weibotag.core.option import Argument
+from weibotag.core.option import Argument, Quiet
 from weibotag.extraction.requests import Out, TagRequest
 
 

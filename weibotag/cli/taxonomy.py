@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge
 
 from weibotag.cli.answer import Answer, say
-from weibotag.cli.command import Group, Quiet, command
+from weibotag.cli.command import Group, command
 from weibotag.core.errors import RequestError
-from weibotag.core.option import Argument, Option
-from weibotag.extraction.requests import PostsRequest
+from weibotag.core.option import Argument, Option, Quiet
+from weibotag.extraction.requests import PostsRequest, TaxonomyFile
 from weibotag.posts.selection import PostsSource
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def show(
 @command("audit")
 def audit(
     request: PostsRequest,
-    taxonomy: Annotated[Path, Option("The tag tree: CSV, JSON or YAML.", short="-t")],
+    taxonomy: TaxonomyFile,
     out: Annotated[Path, Option("Folder for findings.csv and proposals.csv.", short="-o")],
     annotator: Annotated[str | None, Option("Who labelled: finds tags that are one's habit.", metavar="COLUMN")] = None,
     minutes: Annotated[float, Ge(0.1), Option("What its trainings may take together.")] = 10,

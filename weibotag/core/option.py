@@ -1,6 +1,7 @@
 """How a field of a request is given on the command line: metadata of `typing.Annotated`, read by `cli/command.py`."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 # Parts of a command's help, in order; the first has no name.
 POSTS, SEARCH, NETWORK, PICTURES, RUN = "Posts", "Search", "Network", "Pictures", "Run"
@@ -30,3 +31,6 @@ class Option:
     metavar: str | None = None
     panel: str | None = None
     shown: str | None = None
+
+
+Quiet = Annotated[bool, Option("Say nothing but errors.", short="-q", panel=RUN)]

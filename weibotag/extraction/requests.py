@@ -1,13 +1,13 @@
 """What is asked for: one model per command, whose fields are its options and the keys of a pipeline file's table."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from weibotag.core.errors import RequestError
-from weibotag.core.option import NETWORK, PICTURES, POSTS, RUN, SEARCH, Argument, Option
+from weibotag.core.option import NETWORK, PICTURES, POSTS, RUN, SEARCH, Argument, Option, Quiet
 from weibotag.extraction.settings import File, Pipeline, Reuse, Strict, place
 from weibotag.posts.selection import PostsSource
 
@@ -17,7 +17,9 @@ STDIO = "-"
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 BYTES = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
 
-Route = Literal["rules", "fast", "xmc", "average", "text", "fused", "cascade"]
+Route = Literal["rules", "fast", "linear", "xmc", "text", "average", "fused", "cascade"]
+# What can be trained, besides a network by its name.
+TAGGERS = ("auto", *get_args(Route)[1:])
 
 
 def read_pairs(pairs: Any, info: ValidationInfo) -> Any:
@@ -69,37 +71,31 @@ def place_text(text: str, info: ValidationInfo) -> str:
 Text = Annotated[str, AfterValidator(place_text)]
 Pairs = Annotated[dict[str, str], BeforeValidator(read_pairs)]
 Out = Annotated[Text, Option("OUT.parquet, OUT.csv, OUT.jsonl, or - (JSONL to stdout).", short="-o")]
-Gallery = Annotated[File | None, Option("Names for faces: what `weibotag faces gallery build` made.", panel=PICTURES)]
-Same = Annotated[
-    Reuse | None,
-    Option("near: reposts resized or saved anew are not looked at.", panel=PICTURES, shown="exact"),
-]
-Words = Annotated[
-    Pairs,
-    Option("Words the posts have for their pictures: ocr, object, face, clip.", metavar="KIND=COLUMN", panel=PICTURES),
-]
+Gallery = Annotated[File | None, Option("Names for faces: what `faces gallery build` made.", panel=PICTURES)]
+Same = Annotated[Reuse | None, Option("near: reposts saved anew are not looked at.", panel=PICTURES, shown="exact")]
+WORDS = "Words the posts bring for pictures: ocr, object, face, clip."
+Words = Annotated[Pairs, Option(WORDS, metavar="KIND=COLUMN", panel=PICTURES)]
 Run = Annotated[File | None, Option("Run folder.", panel=RUN, shown="OUT.run")]
-
-
-PIPELINE = Option("How pictures are looked at: lite, full, gpu, or a TOML file.", short="-p", panel=PICTURES, shown="lite")
-Valid = Annotated[str | None, Option("Rows that thresholds are chosen on.", metavar="EXPR", shown="a tenth")]
+PIPELINE = Option("How to look at pictures: lite, full, gpu, or a TOML file.", short="-p", panel=PICTURES, shown="lite")
+Valid = Annotated[str | None, Option("Rows to choose thresholds on.", metavar="EXPR", shown="a tenth")]
+TaxonomyFile = Annotated[File, Option("Tag tree: CSV, JSON or YAML.", short="-t")]
 
 
 class Request(Strict):
     """What every command knows."""
 
-    quiet: Annotated[bool, Option("Say nothing but errors.", short="-q", panel=RUN)] = False
+    quiet: Quiet = False
 
 
 class PostsRequest(Request):
     """Which posts are read."""
 
-    posts: Annotated[Text, Argument("Posts: a file, a folder, a quoted glob, or - (CSV or JSONL).", "POSTS")]
-    where: Annotated[
-        str | None, Option("Rows that count, a DuckDB expression: \"split = 'train'\".", metavar="EXPR", panel=POSTS)
-    ] = None
+    posts: Annotated[Text, Argument("Posts: file, folder, quoted glob, or - (CSV or JSONL).", "POSTS")]
+    where: Annotated[str | None, Option("Rows that count: \"split = 'train'\" (DuckDB).", metavar="EXPR", panel=POSTS)] = (
+        None
+    )
     columns: Annotated[
-        Pairs, Option("Map a column: --column text=content.", flag="--column", metavar="NAME=THEIRS", panel=POSTS)
+        Pairs, Option("Map a column: text=content.", flag="--column", metavar="OURS=THEIRS", panel=POSTS)
     ] = {}
     limit: Annotated[int | None, Ge(1), Option("Stop after so many posts.", panel=POSTS)] = None
 
@@ -113,7 +109,7 @@ class WordingsRequest(PostsRequest):
     """Which posts are read, and what their pictures say: their column `wordings`, a file of them, or columns of words."""
 
     wordings: Annotated[
-        Path | None, Option("What `weibotag wordings` wrote (.parquet).", shown="the posts' own column", panel=PICTURES)
+        Path | None, Option("What `weibotag wordings` wrote (.parquet).", panel=PICTURES, shown="the posts' own column")
     ] = None
     words: Words = {}
 
@@ -123,54 +119,39 @@ class PicturesRequest(PostsRequest):
 
     pipeline: Annotated[Text | Pipeline | None, PIPELINE] = None
     store: Annotated[
-        File | None,
-        Option("Folder that keeps what pictures say.", panel=RUN, shown="$WEIBOTAG_STORE, or in the user's cache"),
+        File | None, Option("Folder that keeps what pictures say.", panel=RUN, shown="$WEIBOTAG_STORE, or a cache")
     ] = None
     workers: Annotated[
-        int | None,
-        Ge(0),
-        Option("Processes that look at pictures; 0: none but this.", panel=RUN, shown="one per core"),
+        int | None, Ge(0), Option("Processes for pictures; 0: none but this.", panel=RUN, shown="one per core")
     ] = None
 
 
 class TrainRequest(PicturesRequest):
     """What is trained, on which posts."""
 
-    taxonomy: Annotated[File, Option("The tag tree: CSV, JSON or YAML.", short="-t")]
+    taxonomy: TaxonomyFile
     model: Annotated[File, Option("Folder of the model.", flag="--out", short="-o")]
     tagger: Annotated[
-        Literal["fast", "xmc", "auto", "fused", "cascade"],
-        Option(
-            "fast: fastText on characters and wordings; xmc: for very many tags, or few posts of each; auto: the "
-            "better of these or their mean; fused: a network beside fast; cascade: both, each where it pays."
-        ),
+        str,
+        Option(f"{', '.join(TAGGERS)}, or a network's name; see docs/taggers.md.", metavar="NAME"),
     ] = "fast"
     valid: Valid = None
-    network: Annotated[str, Option("Network of the fused tagger: concat, hma, vl-bert …", panel=NETWORK)] = "concat"
-    minutes: Annotated[float | None, Ge(0), Option("Time for training the network.", panel=NETWORK, shown="as it needs")] = (
-        None
-    )
-    tasks: Annotated[
-        Pairs, Option("A further task of the network; repeatable.", flag="--task", metavar="NAME=COLUMN", panel=NETWORK)
-    ] = {}
-    seed: Annotated[int, Option("Seed of the network.", panel=NETWORK)] = 0
-    start: Annotated[File | None, Option("Begin from a folder that `weibotag pretrain` made.", panel=NETWORK)] = None
-    encoder: Annotated[Text, Option("Language model that reads the text: a folder, or hf:owner/name.", panel=NETWORK)] = ""
-    encoder_training: Annotated[
-        Literal["frozen", "full", "lora"],
-        Option("What of it is trained: nothing, all, or small additions.", panel=NETWORK),
-    ] = "frozen"
-    tune_seconds: Annotated[float, Ge(0), Option("Time for trying hyper-parameters; 0: the defaults.", panel=SEARCH)] = 120
-    threads: Annotated[
-        int,
-        Ge(1),
-        Option("Threads of fastText; above 1 a model can't be made again exactly.", panel=SEARCH),
-    ] = 1
+    tune_seconds: Annotated[float, Ge(0), Option("Time to try hyper-parameters; 0: none tried.", panel=SEARCH)] = 120
+    threads: Annotated[int, Ge(1), Option("Of fastText; above 1 no model comes out twice.", panel=SEARCH)] = 1
     memory: Annotated[
         float | None,
         BeforeValidator(read_bytes),
-        Option("What training xmc may take (4GB): it learns from fewer posts then.", metavar="SIZE", panel=SEARCH),
+        Option("What xmc may take (4GB): fewer posts are learnt from.", metavar="SIZE", panel=SEARCH),
     ] = None
+    network: Annotated[str, Option("Network of fused and cascade: concat, hma, vl-bert …", panel=NETWORK)] = "concat"
+    minutes: Annotated[float | None, Ge(0), Option("To train the network.", panel=NETWORK, shown="as it needs")] = None
+    tasks: Annotated[Pairs, Option("A further task; repeatable.", flag="--task", metavar="NAME=COLUMN", panel=NETWORK)] = {}
+    seed: Annotated[int, Option("Seed of the network.", panel=NETWORK)] = 0
+    start: Annotated[File | None, Option("What `weibotag pretrain` made, to begin with.", panel=NETWORK)] = None
+    encoder: Annotated[Text, Option("Language model: a folder, or hf:owner/name.", panel=NETWORK)] = ""
+    encoder_training: Annotated[Literal["frozen", "full", "lora"], Option("What of it is trained.", panel=NETWORK)] = (
+        "frozen"
+    )
     gallery: Gallery = None
     reuse: Same = None
     words: Words = {}
@@ -187,11 +168,9 @@ class TagRequest(PicturesRequest):
     deadline: Annotated[
         float | None,
         BeforeValidator(read_seconds),
-        Option("After so long (90s, 30m, 2h) no picture is looked at any more.", metavar="TIME"),
+        Option("After so long (90s, 30m, 2h) no picture is looked at.", metavar="TIME"),
     ] = None
-    max_rejects: Annotated[
-        int | None, Ge(0), Option("Exit 3, tagging nothing, above so many rejected rows.", panel=POSTS)
-    ] = None
+    max_rejects: Annotated[int | None, Ge(0), Option("Exit 3, tagging nothing, above so many rejects.", panel=POSTS)] = None
     run: Run = None
     gallery: Gallery = None
     reuse: Same = None
@@ -202,16 +181,10 @@ class PlanRequest(PicturesRequest):
     """What tagging by a cascade is planned for."""
 
     model: Annotated[File, Option("Folder of a model trained with --tagger cascade.", short="-m")]
-    out: Annotated[File, Field(validate_default=True), Option("File that the plan is written to.", short="-o")] = Path(
-        "plan.json"
-    )
+    out: Annotated[File, Field(validate_default=True), Option("File of the plan.", short="-o")] = Path("plan.json")
     budget: Annotated[
         str | None,
-        Option(
-            "Time for the whole run (90s, 30m, 2h), a post (5ms), or as times a run on text alone (3x).",
-            metavar="BUDGET",
-            shown="the knee of the curve",
-        ),
+        Option("Time in all (30m), a post (5ms), or times a run on text (3x).", metavar="BUDGET", shown="the curve's knee"),
     ] = None
     sample: Annotated[int, Ge(10), Option("Posts with pictures that are looked at to know.")] = 300
     plot: Annotated[File | None, Option("Draw the curve: .png or .svg.")] = None
