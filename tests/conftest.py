@@ -1,10 +1,14 @@
 """What many tests share. What takes long to make is made once for all of them, when the first test asks for it."""
 
+import threading
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from commands import add_pictures, ask, enter
+from model_servers import Server
 from reading import read
 
 from weibotag.taxonomy.tree import Taxonomy, load
@@ -54,3 +58,25 @@ def example_model(example_store: Path, tmp_path_factory: pytest.TempPathFactory)
     )
     assert done.exit_code == 0, done.output
     return out
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server that gives a small file of weights."""
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def no_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the test a cache, a hub cache and a working folder of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("WEIBOTAG_MODELS", raising=False)
+    if find_spec("huggingface_hub") is not None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")

@@ -1,9 +1,17 @@
-"""Servers of this machine that stand for the places models are downloaded from."""
+"""Servers that stand for the places models are downloaded from, and short ways to know and to ask for models."""
 
 import hashlib
 import json
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
+
+from weibotag.core.errors import RequestError
+from weibotag.vision.weights import catalogue
+from weibotag.vision.weights.catalogue import Model, find_model
 
 CONTENT = bytes(range(256)) * 300
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -93,3 +101,26 @@ class Hub(BaseHTTPRequestHandler):
 
     def log_message(self, *words: Any) -> None:
         pass
+
+
+def tiny(url: str, name: str = "tiny.onnx", **other: Any) -> Model:
+    return replace(Model(name, "detect", url, len(CONTENT), SHA256, "MIT"), **other)
+
+
+def know(monkeypatch: pytest.MonkeyPatch, *rows: Model) -> None:
+    """Let the table have these rows."""
+    monkeypatch.setattr(catalogue, "TABLE", rows)
+
+
+def refuse(name: str, allow_pickle: bool = False) -> str:
+    """Return the one line that `find_model` refuses a name with."""
+    with pytest.raises(RequestError) as caught:
+        find_model(name, allow_pickle)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def put(path: Path, content: bytes = CONTENT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path

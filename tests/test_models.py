@@ -6,8 +6,7 @@ import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from http.server import ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,69 +14,25 @@ from typing import Any
 
 import pytest
 from commands import shell
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from model_servers import CONTENT, SHA256, Answer, Hub, Server
+from model_servers import CONTENT, SHA256, Hub, Server, know, put, refuse, tiny
 from typer.testing import CliRunner
 
 from weibotag.cli.main import app
 from weibotag.core.errors import MissingExtraError, RequestError
-from weibotag.vision.weights import catalogue, fetch
-from weibotag.vision.weights.catalogue import TABLE, Model, at_hand, cache_folder, examine, find_model, match, split_hash
-from weibotag.vision.weights.fetch import download
+from weibotag.vision.weights import catalogue
+from weibotag.vision.weights.catalogue import TABLE, at_hand, cache_folder, examine, find_model, match, split_hash
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", ROOT.parent / "shared"))
 CLOSED = "http://127.0.0.1:9/tiny.onnx"
 HUB_CLIENT = find_spec("huggingface_hub") is not None
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
-
-
-@pytest.fixture(autouse=True)
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the test a cache, a hub cache and a working folder of its own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("WEIBOTAG_MODELS", raising=False)
-    if HUB_CLIENT:
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-
-
-def tiny(url: str, name: str = "tiny.onnx", **other: Any) -> Model:
-    return replace(Model(name, "detect", url, len(CONTENT), SHA256, "MIT"), **other)
-
-
-def know(monkeypatch: pytest.MonkeyPatch, *rows: Model) -> None:
-    """Let the table have these rows."""
-    monkeypatch.setattr(catalogue, "TABLE", rows)
+pytestmark = pytest.mark.usefixtures("no_models")
 
 
 def ask(*words: str) -> Any:
     return CliRunner().invoke(app, ["models", *words])
-
-
-def refuse(name: str, allow_pickle: bool = False) -> str:
-    """Return the one line that `find_model` refuses a name with."""
-    with pytest.raises(RequestError) as caught:
-        find_model(name, allow_pickle)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def put(path: Path, content: bytes = CONTENT) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 def test_a_path_then_the_folder_then_the_cache_then_the_network(
@@ -132,113 +87,6 @@ def test_any_text_is_a_name_or_refused(text: str) -> None:
         assert "#sha256=" in text
         return
     assert found is None or found.exists()
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cuts=st.lists(st.integers(1, 40_000), max_size=6), ranges=st.booleans())
-def test_a_broken_download_goes_on_where_it_stopped(
-    server: Server, tmp_path_factory: pytest.TempPathFactory, cuts: list[int], ranges: bool
-) -> None:
-    server.cuts, server.ranges, server.asked = list(cuts), ranges, []
-    target = tmp_path_factory.mktemp("target") / "tiny.onnx"
-    for _ in range(len(cuts) + 1):
-        try:
-            download(server.url, target, SHA256, len(CONTENT), target)
-            break
-        except RequestError as error:
-            # Only a server without ranges can bring nothing new.
-            assert not ranges and "try again" in str(error)
-    assert target.read_bytes() == CONTENT
-    assert not target.with_name(".tiny.onnx.part").exists()
-    done = [0, *(sum(cuts[: at + 1]) for at in range(len(cuts)))]
-    expected = [f"bytes={at}-" if at else None for at in done if at < len(CONTENT)]
-    assert not ranges or server.asked == expected
-
-
-@pytest.mark.parametrize(
-    ("part", "asked"),
-    [(CONTENT[:1000], ["bytes=1000-"]), (CONTENT, []), (CONTENT + b"more", [None])],
-    ids=["begun", "whole", "longer than the file"],
-)
-def test_the_next_call_goes_on_with_the_part(server: Server, tmp_path: Path, part: bytes, asked: list[str | None]) -> None:
-    target = tmp_path / "tiny.onnx"
-    put(tmp_path / ".tiny.onnx.part", part)
-    download(server.url, target, SHA256, len(CONTENT), target)
-    assert target.read_bytes() == CONTENT and server.asked == asked
-
-
-def test_a_wrong_hash_is_thrown_away_and_both_are_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    know(monkeypatch, tiny(server.url))
-    server.content = CONTENT[::-1]
-    line = refuse("tiny.onnx")
-    assert SHA256 in line and hashlib.sha256(server.content).hexdigest() in line
-    assert [path.name for path in cache_folder().iterdir()] == [".tiny.onnx.lock"]
-    server.content = CONTENT
-    assert find_model("tiny.onnx").read_bytes() == CONTENT
-
-
-def test_the_page_of_a_proxy_does_not_cost_the_part(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    know(monkeypatch, tiny(server.url))
-    part = put(cache_folder() / ".tiny.onnx.part", CONTENT[:1000])
-    server.content, server.ranges = b"<html>log in</html>", False
-    assert f"19 bytes instead of {len(CONTENT):,}" in refuse("tiny.onnx")
-    assert part.read_bytes() == CONTENT[:1000]
-
-
-@pytest.mark.parametrize("status", [403, 404, 500])
-def test_a_refusal_is_one_line(server: Server, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    know(monkeypatch, tiny(server.url))
-    server.status = status
-    assert f"HTTP Error {status}" in refuse("tiny.onnx")
-    assert len(server.asked) == 1
-
-
-def test_offline_names_file_url_and_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    know(monkeypatch, tiny(CLOSED))
-    line = refuse("tiny.onnx")
-    assert line.startswith("tiny.onnx can't be downloaded") and CLOSED in line
-    assert line.endswith(f"put it at {cache_folder() / 'tiny.onnx'}")
-    monkeypatch.setenv("WEIBOTAG_MODELS", str(tmp_path))
-    assert refuse("tiny.onnx").endswith(f"put it at {tmp_path / 'tiny.onnx'}")
-    put(tmp_path / "tiny.onnx")
-    assert find_model("tiny.onnx") == tmp_path / "tiny.onnx"
-
-
-def test_a_server_that_falls_silent_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "TIMEOUT_SECONDS", 0.2)
-    silent = threading.Event()
-    monkeypatch.setattr(Answer, "do_GET", lambda self: silent.wait(20))
-    with pytest.raises(RequestError, match="timed out"):
-        download(server.url, tmp_path / "tiny.onnx", SHA256, len(CONTENT), tmp_path / "tiny.onnx")
-    silent.set()
-
-
-def test_a_proxy_of_the_environment_is_asked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", server.url.removesuffix("/tiny.onnx"))
-    monkeypatch.setenv("no_proxy", "")
-    # The environment is read once a process.
-    monkeypatch.setattr("urllib.request._opener", None)
-    download("http://models.invalid/tiny.onnx", tmp_path / "tiny.onnx", SHA256, len(CONTENT), tmp_path / "tiny.onnx")
-    assert (tmp_path / "tiny.onnx").read_bytes() == CONTENT
-
-
-FETCH = """
-import sys
-from pathlib import Path
-from weibotag.vision.weights.fetch import download
-url, target, sha256, size = sys.argv[1:]
-download(url, Path(target), sha256, int(size), Path(target))
-"""
-
-
-def test_two_processes_fetch_once(server: Server, tmp_path: Path) -> None:
-    target = tmp_path / "models" / "tiny.onnx"
-    words = [sys.executable, "-c", FETCH, server.url, str(target), SHA256, str(len(CONTENT))]
-    running = [subprocess.Popen(words, stderr=subprocess.PIPE, encoding="utf-8") for _ in range(2)]
-    for process in running:
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == 0, said
-    assert target.read_bytes() == CONTENT and len(server.asked) == 1
 
 
 def test_a_pickle_needs_the_flag_and_a_known_hash(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
