@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -176,19 +175,23 @@ def are_right(folder: Path, fresh: pa.Table) -> np.ndarray:
     return scores[:, leaves].argmax(axis=1) == gold[:, leaves].argmax(axis=1)
 
 
-def kill_between_epochs(code: str, folder: Path, least: int) -> int:
-    """Run code on a folder in another process, kill it after some epochs; return how many had been written."""
-    losses = folder / "losses.csv"
-    command = [sys.executable, "-c", code, str(folder), str(ROOT / "tests")]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
+# Stops a training in the middle of an epoch, wherever the processes stand: before what it learnt is written.
+KILL = """
+import os, signal
+from weibotag.training.network.loop import TrainingLoop
+run_epoch = TrainingLoop.run_epoch
+def run_epoch_or_die(loop):
+    losses = run_epoch(loop)
+    if loop.epoch == {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return losses
+TrainingLoop.run_epoch = run_epoch_or_die
+"""
 
-    def count() -> int:
-        return len(losses.read_text(encoding="utf-8").splitlines()) - 1 if losses.exists() else 0
 
-    try:
-        while count() < least and process.poll() is None:
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    return count()
+def kill_between_epochs(code: str, folder: Path, after: int) -> int:
+    """Run code that trains in a folder in another process, killed after some epochs; return how many are written."""
+    command = [sys.executable, "-c", KILL.format(after=after) + code, str(folder), str(ROOT / "tests")]
+    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert killed.returncode == -signal.SIGKILL
+    return len((folder / "losses.csv").read_text(encoding="utf-8").splitlines()) - 1
