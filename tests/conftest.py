@@ -8,10 +8,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from commands import add_pictures, ask, enter
+from hypothesis import settings
 from model_servers import Server
 from reading import read
 
 from weibotag.taxonomy.tree import Taxonomy, load
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("weibotag", deadline=None)
+settings.load_profile("weibotag")
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
