@@ -25,7 +25,6 @@ from weibotag.taxonomy.tree import load
 from weibotag.vision.face_gallery import (
     FALSE_NAMES,
     Gallery,
-    assess,
     build_gallery,
     choose_threshold,
     hash_name,
@@ -37,6 +36,7 @@ from weibotag.vision.face_gallery import (
     read_gallery,
     remove_name,
 )
+from weibotag.vision.gallery_worth import assess
 from weibotag.vision.media.pictures import Frame, frames_table
 
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", Path(__file__).parents[2] / "shared"))

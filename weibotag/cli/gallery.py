@@ -1,13 +1,16 @@
 """`weibotag faces gallery`: names for faces, from a folder of photos per name."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from weibotag.cli.answer import Answer
 from weibotag.cli.command import Group, command
 from weibotag.core.errors import RequestError
 from weibotag.core.option import Argument, Option, Quiet
 from weibotag.extraction.requests import PIPELINE
+
+if TYPE_CHECKING:
+    from weibotag.vision.gallery_worth import Worth
 
 # Warnings and photos left out that are written out; the rest is counted, and all are in the JSON.
 SHOWN = 20
@@ -30,7 +33,8 @@ def build(
     Example: weibotag faces gallery build stars/ -o stars.gallery
     """
     from weibotag.extraction.pipeline_files import read_pipeline
-    from weibotag.vision.face_gallery import assess, build_gallery, list_removed
+    from weibotag.vision.face_gallery import build_gallery, list_removed
+    from weibotag.vision.gallery_worth import assess
 
     if not out.absolute().parent.is_dir():
         raise RequestError(f"--out {out}: no such folder: {out.parent}; make it first")
@@ -54,7 +58,8 @@ def show(gallery: Gallery) -> Answer:
 
     Example: weibotag faces gallery show stars.gallery
     """
-    from weibotag.vision.face_gallery import assess, read_gallery
+    from weibotag.vision.face_gallery import read_gallery
+    from weibotag.vision.gallery_worth import assess
 
     worth = assess(read_gallery(gallery))
     lines = describe(worth)
@@ -79,7 +84,7 @@ def remove(gallery: Gallery, name: Annotated[str, Argument("Name to remove.")]) 
     return Answer({"gallery": str(gallery), "name": name, "removed": removed, "log": log}, line)
 
 
-def describe(worth: dict[str, Any]) -> list[str]:
+def describe(worth: "Worth") -> list[str]:
     """Return what a gallery is worth, and what to look after, in lines."""
     from weibotag.vision.face_gallery import FALSE_NAMES, STRANGERS_PAIRS
 
@@ -88,8 +93,8 @@ def describe(worth: dict[str, Any]) -> list[str]:
         f"{names:,} names, {worth['faces']:,} faces; a cosine of {worth['threshold']:.3f} and more is a name, "
         f"so that {FALSE_NAMES:.1%} of strangers get one"
     ]
-    for key, whose in (("own", "their own name"), ("strangers", "other names")):
-        if (scores := worth[key]) is not None:
+    for scores, whose in ((worth["own"], "their own name"), (worth["strangers"], "other names")):
+        if scores is not None:
             lines.append(
                 f"cosines of faces with {whose}: {scores['q05']:.2f} {scores['q50']:.2f} {scores['q95']:.2f} "
                 f"(5, 50, 95 of a hundred below), {scores['highest']:.2f} at most"

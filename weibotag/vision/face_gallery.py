@@ -11,7 +11,6 @@ from hashlib import sha256
 from math import tanh
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
 from unicodedata import normalize
 
 import numpy as np
@@ -81,7 +80,7 @@ class Gallery:
 
     def is_sure(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Return whether cosines with a name reach the threshold, and lie `MARGIN` above those with the second name."""
-        return (first >= self.threshold) & (first - second >= MARGIN)
+        return np.asarray((first >= self.threshold) & (first - second >= MARGIN))
 
     def check_model(self, path: Path | None) -> None:
         """Raise RequestError unless the file (of the faces stage) is the model that made the gallery's vectors."""
@@ -192,66 +191,14 @@ def find_nearest(
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Return vectors at unit length, float32; those of no length stay as they are."""
     vectors = vectors.astype(np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-
-
-def assess(gallery: Gallery) -> dict[str, Any]:
-    """Return what a gallery is worth, ready for JSON, each of its faces held against the names as if it were a new one.
-
-    `names`: how many faces, and how many of them would be recognised (null where there is one); `own`, `strangers`: cosines
-    with the own name and with all others; `recognised`: share of faces that would get their name; `misnamed`: share that
-    would get another one if their own were not there; `alike`: pairs of names; `odd`: faces nearer to another name.
-    """
-    names, owners = gallery.names, gallery.owners
-    faces = np.bincount(owners, minlength=len(names))
-    # A face does not count for its own name here, as one of a new picture would not.
-    known = faces[owners] > 1
-    own = np.einsum("ij,ij->i", gallery.vectors, unit(gallery.sums[owners] - gallery.vectors))
-    best, nearest, second = find_nearest(gallery.vectors, gallery.means, owners)
-    right = known & gallery.is_sure(own, nearest)
-    # As alike as two pictures of one person, or nearly enough for a wrong name.
-    limit = min(gallery.threshold, float(np.median(own[known])) if known.any() else 1.0) - MARGIN
-    # Two names of one person are alike; a face is odd where it is unlike its own name.
-    odd = known & (own < np.minimum(nearest, gallery.threshold)) & (nearest >= limit)
-    alike: dict[tuple[int, ...], float] = {}
-    for row in np.flatnonzero(~odd & (nearest >= limit)).tolist():
-        pair = tuple(sorted((int(owners[row]), int(best[row]))))
-        alike[pair] = max(alike.get(pair, -1.0), float(nearest[row]))
-    hits = np.bincount(owners[right], minlength=len(names)).tolist()
-    return {
-        "threshold": round(gallery.threshold, 4),
-        "faces": len(owners),
-        "names": [
-            {"name": name, "faces": count, "recognised": hit if count > 1 else None}
-            for name, count, hit in zip(names, faces.tolist(), hits, strict=True)
-        ],
-        "own": quantiles(own[known]),
-        "strangers": quantiles(list_strangers(gallery)),
-        "recognised": round(float(right[known].mean()), 4) if known.any() else None,
-        "misnamed": round(float(gallery.is_sure(nearest, second).mean()), 4) if len(names) > 1 else None,
-        "alike": [
-            {"names": [names[one], names[other]], "score": round(score, 4)} for (one, other), score in sorted(alike.items())
-        ],
-        "odd": [
-            {"face": row, "name": names[owners[row]], "looks_like": names[best[row]], "score": round(float(nearest[row]), 4)}
-            for row in np.flatnonzero(odd).tolist()
-        ],
-    }
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9))
 
 
 def list_strangers(gallery: Gallery) -> np.ndarray:
     """Return the cosines of a gallery's faces, evenly chosen where they are many, with all names but their own."""
     some = slice(None, None, 1 + len(gallery.owners) * len(gallery.names) // MOST_STRANGERS)
     scores = gallery.vectors[some] @ gallery.means.T
-    return scores[np.arange(len(gallery.names)) != gallery.owners[some, None]]
-
-
-def quantiles(scores: np.ndarray) -> dict[str, float] | None:
-    """Return the 5th, 50th and 95th percentile and the highest of scores; None where there are none."""
-    if not len(scores):
-        return None
-    values = np.quantile(scores, (0.05, 0.5, 0.95, 1)).tolist()
-    return {name: round(value, 4) for name, value in zip(("q05", "q50", "q95", "highest"), values, strict=True)}
+    return np.asarray(scores[np.arange(len(gallery.names)) != gallery.owners[some, None]])
 
 
 @dataclass(frozen=True)
@@ -279,7 +226,7 @@ def build_gallery(
             "a gallery needs YuNet and a face model: weibotag models pull face_detection_yunet_2026may.onnx "
             "face_recognition_sface_2021dec.onnx, or set vectors of [faces]"
         )
-    photos = settle_twins(list_photos(folder, forgotten))
+    photos = list_photos(folder, forgotten)
     stage.open()
     try:
         with bar(len(photos), "looking at photos", quiet) as progress:
@@ -305,13 +252,16 @@ def make_gallery(names: Sequence[str], vectors: np.ndarray, model: str, digest: 
 
 
 def list_photos(folder: Path, forgotten: Collection[str]) -> list[Photo]:
-    """Return the files of a folder by name and path; hidden ones are passed over."""
+    """Return the files of a folder by name and path; hidden ones are passed over.
+
+    Bytes that stand under two names, or twice under one, are given a reason.
+    """
     if not folder.is_dir():
         raise RequestError(f"{folder}: no such folder; expected one that holds a folder of photos for each name")
     photos = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in folder.rglob("*"):
         first, *others = path.relative_to(folder).parts
-        if any(part.startswith(".") for part in (first, *others)):
+        if not path.is_file() or any(part.startswith(".") for part in (first, *others)):
             continue
         name = normalize("NFC", first).strip()
         if not others:
@@ -320,24 +270,18 @@ def list_photos(folder: Path, forgotten: Collection[str]) -> list[Photo]:
             photos.append(Photo(path, name, None, "its name was removed from this gallery, see the log beside it"))
         else:
             photos.append(Photo(path, name, *hash_file(path, LIMITS)))
-    return sorted(photos, key=lambda photo: (photo.name, photo.path))
-
-
-def settle_twins(photos: Sequence[Photo]) -> list[Photo]:
-    """Return the photos with a reason for those whose bytes stand under two names, or twice under one."""
+    photos.sort(key=lambda photo: (photo.name, photo.path))
     twins: dict[str | None, list[Photo]] = defaultdict(list)
     for photo in photos:
         twins[photo.digest].append(photo)
-    settled = []
-    for photo in photos:
-        reason, first = photo.reason, twins[photo.digest][0]
-        names = sorted({twin.name for twin in twins[photo.digest]})
-        if reason is None and len(names) > 1:
-            reason = f"the same file stands under {' and '.join(names)}"
-        elif reason is None and photo is not first:
-            reason = f"the same file as {first.path.name}"
-        settled.append(replace(photo, reason=reason))
-    return settled
+    for at, photo in enumerate(photos):
+        alike = twins[photo.digest]
+        names = sorted({twin.name for twin in alike})
+        if photo.reason is None and len(names) > 1:
+            photos[at] = replace(photo, reason=f"the same file stands under {' and '.join(names)}")
+        elif photo.reason is None and photo is not alike[0]:
+            photos[at] = replace(photo, reason=f"the same file as {alike[0].path.name}")
+    return photos
 
 
 def find_face(photo: Photo, stage: Faces) -> list[float] | str:
@@ -349,14 +293,15 @@ def find_face(photo: Photo, stage: Faces) -> list[float] | str:
         return str(file.rows[0]["media_error"])
     (row,) = stage.process(frames_table(file.frames)).to_pylist()
     if row["faces_error"] is not None:
-        return row["faces_error"]
+        return str(row["faces_error"])
     faces = sorted(row["faces_found"], key=lambda face: -face["box"][2] * face["box"][3])
     if not faces:
         return "no face found"
     areas = [face["box"][2] * face["box"][3] for face in faces]
     if len(faces) > 1 and areas[1] >= SECOND_FACE * areas[0]:
         return "two faces of about the same size"
-    return faces[0]["vector"] or f"its face is too small ({faces[0]['box'][2]:.0f} pixels wide)"
+    vector: list[float] | None = faces[0]["vector"]
+    return vector or f"its face is too small ({faces[0]['box'][2]:.0f} pixels wide)"
 
 
 def remove_name(path: Path, name: str) -> int:
