@@ -199,6 +199,7 @@ def test_the_table_travels_with_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert "*.csv" in project["tool"]["setuptools"]["package-data"]["weibotag.vision.weights"]
     assert "*.csv" in project["tool"]["setuptools"]["package-data"]["weibotag.vision"]
+    assert "*.yml" in project["tool"]["setuptools"]["package-data"]["weibotag.vision.backends"]
 
 
 def test_docs_show_the_table() -> None:

@@ -283,8 +283,8 @@ def test_every_view_is_inside_the_picture_and_bounded(width: int, height: int, m
     most = max_side**2 / PAGE
     for view in views:
         rows = view.bottom - view.top
-        assert 1 <= view.scale <= ENLARGE
-        first = view.side / max(width, rows)
+        first = view.scale
+        assert 0 < first <= ENLARGE
         assert first**2 * width * rows <= 1.1 * max(most, ENLARGE**2 * SMALL**2)
         assert view.near == 0 or first * CLOSER * 0.95 <= view.near <= 2.05 * first
 

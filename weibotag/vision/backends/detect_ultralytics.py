@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -279,9 +279,9 @@ def set_classes(model: Any, prompts: list[str], encoder: Path) -> None:
     from ultralytics.nn.tasks import WorldModel
     from ultralytics.nn.text_model import CLIP, MobileCLIPTS
 
-    cpu = torch.device("cpu")
+    cpu, world = torch.device("cpu"), cast("type[Any]", WorldModel)
     # By path: by name the library takes a file of the working folder, or downloads one.
-    if isinstance(model, WorldModel):
+    if isinstance(model, world):
         model.clip_model = CLIP(str(encoder), cpu)
         model.set_classes(prompts, cache_clip_model=True)
     else:

@@ -125,7 +125,8 @@ def join_blocks(blocks: Sequence[np.ndarray]) -> np.ndarray:
     So no block and no single channel outweighs others.
     """
     rooted = [np.sign(block) * np.sqrt(np.abs(block)) for block in blocks]
-    return np.concatenate([block / (np.linalg.norm(block) + 1e-9) for block in rooted]).astype(np.float16)
+    joined: np.ndarray = np.concatenate([block / (np.linalg.norm(block) + 1e-9) for block in rooted])
+    return joined.astype(np.float16)
 
 
 def colours(rgb: np.ndarray) -> list[np.ndarray]:
@@ -162,8 +163,9 @@ def histogram(hsv: np.ndarray, bins: tuple[int, int, int]) -> np.ndarray:
     """Return the share of pixels in each of the hue x saturation x value bins, float32."""
     import cv2
 
-    counts = cv2.calcHist([hsv], [0, 1, 2], None, list(bins), [0, 180, 0, 256, 0, 256])
-    return np.asarray(counts).ravel() / (hsv.shape[0] * hsv.shape[1])
+    counts: np.ndarray = cv2.calcHist([hsv], [0, 1, 2], None, list(bins), [0, 180, 0, 256, 0, 256])
+    shares: np.ndarray = counts.ravel() / (hsv.shape[0] * hsv.shape[1])
+    return shares
 
 
 def fix_input(model: "ModelProto") -> int:

@@ -1,7 +1,8 @@
 """How pictures are searched for text, whole or in overlapping tiles, and how the lines found there are put in order."""
 
-from dataclasses import dataclass
-from math import sqrt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod, sqrt
 
 import numpy as np
 
@@ -22,7 +23,7 @@ LOW_SHARE = 0.05
 
 @dataclass(frozen=True)
 class View:
-    """One look at a picture: rows `top` to `bottom`, times `scale`, searched at `side` pixels on the long side at most.
+    """One look at a picture: rows `top` to `bottom`, searched at `scale`.
 
     `near`: the scale of a second search, for where the first finds small text; 0 where that would not show more.
     """
@@ -30,8 +31,42 @@ class View:
     top: int
     bottom: int
     scale: float
-    side: int
     near: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """Text found in a picture: corners (n, 4, 2), clockwise from top left, in its pixels; whether much of it is small.
+
+    `read`: text and score of each line, where it was read as it was found.
+    """
+
+    corners: np.ndarray
+    small: bool
+    read: Sequence[tuple[str, float]] = ()
+
+
+# Pictures, and at which scale each is searched, to what is found in each.
+Search = Callable[[Sequence[np.ndarray], Sequence[float]], list[Found]]
+
+
+def search_pictures(pictures: Sequence[np.ndarray], max_side: int, search: Search) -> list[list[Line]]:
+    """Return the lines of each picture, without doubles; one that was not read yet has no text, and its area as a score."""
+    plans = [plan_views(rgb.shape[1], rgb.shape[0], max_side) for rgb in pictures]
+    views = [(place, view) for place, plan in enumerate(plans) for view in plan]
+    parts = [pictures[place][view.top : view.bottom] for place, view in views]
+    seen = search(parts, [view.scale for _, view in views])
+    small = [at for at, (_, view) in enumerate(views) if seen[at].small and view.near]
+    nearer = search([parts[at] for at in small], [views[at][1].near for at in small])
+    for at, found in zip(small, nearer, strict=True):
+        seen[at] = found
+    lines: list[list[Line]] = [[] for _ in pictures]
+    for (place, view), found in zip(views, seen, strict=True):
+        for at, corners in enumerate(found.corners + np.array([0, view.top])):
+            if not is_cut(corners[:, 1], view, len(pictures[place])):
+                text, score = found.read[at] if found.read else ("", prod(side_lengths(corners)))
+                lines[place].append(Line(text, score, tuple(corners.ravel().tolist())))
+    return [drop_doubles(some) if len(plan) > 1 else some for some, plan in zip(lines, plans, strict=True)]
 
 
 def plan_views(width: int, height: int, max_side: int) -> list[View]:
@@ -53,7 +88,8 @@ def plan_view(width: int, top: int, bottom: int, max_side: int) -> View:
     page = max_side / sqrt(PAGE * width * (bottom - top))
     first = min(page, max(1.0, min(ENLARGE, SMALL / longest)), WIDEST / longest)
     near = min(2 * first, max(1.0, page), WIDEST / longest)
-    return View(top, bottom, max(1.0, first), round(first * longest), near if near >= CLOSER * first else 0.0)
+    scale = min(max(1.0, first), round(first * longest) / longest)
+    return View(top, bottom, scale, near if near >= CLOSER * first else 0.0)
 
 
 def tile_rows(height: int, tile: int) -> list[tuple[int, int]]:
@@ -105,7 +141,8 @@ def bounds(line: Line) -> tuple[float, float, float, float]:
 
 
 def order_lines(lines: list[Line]) -> list[Line]:
-    """Return the lines from top to bottom; those that stand side by side from left to right."""
+    """Return the lines from top to bottom; those that stand side by side from left to right; boxes to a hundredth."""
+    lines = [replace(line, box=tuple(np.round(line.box, 2).tolist())) for line in lines]
     rows: list[list[tuple[float, float, float, Line]]] = []
     placed = [(top, bottom, left, line) for line in lines for left, top, _, bottom in [bounds(line)]]
     for top, bottom, left, line in sorted(placed, key=lambda place: (place[0] + place[1], place[2])):

@@ -7,6 +7,7 @@ torch and paddlepaddle clash. With paddlepaddle its memory is known to grow, so 
 import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,11 +22,9 @@ from weibotag.vision.backend import Backend, Line
 from weibotag.vision.backends.ocr_layout import (
     LOW,
     LOW_SHARE,
-    View,
-    drop_doubles,
-    is_cut,
+    Found,
     order_lines,
-    plan_views,
+    search_pictures,
     side_lengths,
 )
 from weibotag.vision.backends.onnx_session import GPU, choose_providers, session_errors
@@ -80,26 +79,13 @@ class PaddleOcr(Backend[list[Line]]):
         self.look([np.full((48, 96, 3), 255, np.uint8)])
 
     def _look_at(self, rgb: np.ndarray) -> list[Line]:
-        height, width = rgb.shape[:2]
-        views = plan_views(width, height, self.max_side)
-        lines = [line for view in views for line in self._view(rgb, view)]
-        return order_lines(drop_doubles(lines) if len(views) > 1 else lines)
+        (lines,) = search_pictures([rgb], self.max_side, self._search)
+        return order_lines(lines)
 
-    def _view(self, rgb: np.ndarray, view: View) -> list[Line]:
-        part = rgb[view.top : view.bottom]
-        scale = min(view.scale, view.side / max(part.shape))
-        lines = self._predict(part, scale)
-        sides = [side_lengths(corners * scale) for corners, _, _ in lines]
-        if view.near and sum(long for long, high in sides if high < LOW) > LOW_SHARE * sum(long for long, _ in sides):
-            lines = self._predict(part, view.near)
-        return [
-            Line(text, score, tuple((corners + np.array([0, view.top])).round(2).ravel().tolist()))
-            for corners, text, score in lines
-            if not is_cut(corners[:, 1] + view.top, view, len(rgb))
-        ]
+    def _search(self, parts: Sequence[np.ndarray], scales: Sequence[float]) -> list[Found]:
+        return [self._predict(part, scale) for part, scale in zip(parts, scales, strict=True)]
 
-    def _predict(self, part: np.ndarray, scale: float) -> list[tuple[np.ndarray, str, float]]:
-        """Return corners (4, 2), text and score of each line of a picture, searched at a scale."""
+    def _predict(self, part: np.ndarray, scale: float) -> Found:
         import cv2
 
         bgr = cv2.cvtColor(part, cv2.COLOR_RGB2BGR)
@@ -108,12 +94,11 @@ class PaddleOcr(Backend[list[Line]]):
         side = round(scale * max(part.shape))
         found = self._model.predict(bgr, text_det_limit_side_len=side, text_det_limit_type="max")[0]
         read = zip(found["rec_polys"], found["rec_texts"], found["rec_scores"], strict=True)
-        larger = max(1.0, scale)
-        return [
-            (np.asarray(box, np.float64) / larger, text.strip(), round(float(score), 4))
-            for box, text, score in read
-            if text.strip()
-        ]
+        lines = [(box, text.strip(), round(float(score), 4)) for box, text, score in read if text.strip()]
+        corners = np.reshape([box for box, _, _ in lines], (-1, 4, 2)).astype(np.float64) / max(1.0, scale)
+        sides = [side_lengths(box * scale) for box in corners]
+        small = sum(long for long, high in sides if high < LOW) > LOW_SHARE * sum(long for long, _ in sides)
+        return Found(corners, small, [(text, score) for _, text, score in lines])
 
 
 def load(detector: Path, recogniser: Path, device: str, threads: int) -> Any:
@@ -206,32 +191,18 @@ def read_name(folder: Path, kind: str) -> str:
 def lay_out(folder: Path) -> tuple[Path, Path]:
     """Make the model folders det and rec in `folder` from the two ONNX files of the rapidocr wheel and return them.
 
-    What the settings say is how the networks were trained (PP-OCRv6_small_det.yml and PP-OCRv6_small_rec.yml of PaddleOCR).
+    What the settings say, in the file beside this one, is how the networks were trained.
     """
     import onnx
     import yaml
 
+    settings = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
     sources = {"det": find_model(DETECTOR), "rec": find_model(RECOGNISER)}
     described = {entry.key: entry.value for entry in onnx.load(str(sources["rec"])).metadata_props}
-    decode = {"DecodeImage": {"img_mode": "BGR", "channel_first": False}}
-    normalise = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "scale": "1./255.", "order": "hwc"}
-    steps = {
-        "det": [decode, {"DetResizeForTest": None}, {"NormalizeImage": normalise}, {"ToCHWImage": None}],
-        # The width is the least one: at the usual 320 short lines would be mostly padding.
-        "rec": [decode, {"RecResizeImg": {"image_shape": [3, 48, 48]}}],
-    }
-    endings = {
-        "det": {"name": "DBPostProcess", "thresh": 0.3, "box_thresh": 0.6, "max_candidates": 1000, "unclip_ratio": 1.5},
-        "rec": {"name": "CTCLabelDecode", "character_dict": described["character"].split("\n")},
-    }
+    settings["rec"]["PostProcess"]["character_dict"] = described["character"].split("\n")
     for kind, source in sources.items():
         target = folder / kind
         target.mkdir()
         copyfile(source, target / "inference.onnx")
-        settings = {
-            "Global": {"model_name": f"PP-OCRv6_small_{kind}"},
-            "PreProcess": {"transform_ops": steps[kind]},
-            "PostProcess": endings[kind],
-        }
-        (target / SETTINGS).write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+        (target / SETTINGS).write_text(yaml.safe_dump(settings[kind], allow_unicode=True), encoding="utf-8")
     return folder / "det", folder / "rec"

@@ -7,7 +7,7 @@ where nothing else is said.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from math import ceil, prod
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,9 @@ from weibotag.vision.backends.ocr_layout import (
     LOW,
     LOW_SHARE,
     WIDEST,
-    drop_doubles,
-    is_cut,
+    Found,
     order_lines,
-    plan_views,
+    search_pictures,
     side_lengths,
 )
 from weibotag.vision.backends.onnx_session import (
@@ -55,14 +54,6 @@ TURN_WIDTH, TURN_SURE = 192, 0.9
 # Pixels of a batch. On a CPU a batch of found pictures takes longer than they do one by one, and lines gain little.
 CPU_BATCHES = (1, 8 * HIGH * 320)
 GPU_BATCHES = (8 * 640 * 960, 64 * HIGH * 320)
-
-
-@dataclass(frozen=True)
-class Found:
-    """Text found in a picture: corners (n, 4, 2), clockwise from top left, in its pixels; whether much of it is small."""
-
-    corners: np.ndarray
-    small: bool
 
 
 @dataclass
@@ -101,35 +92,15 @@ class RapidOcr(Backend[list[Line]]):
 
     def look(self, pictures: Sequence[np.ndarray]) -> list[list[Line]]:
         """Return the lines of each picture, uint8 RGB (height, width, 3), in reading order; may raise `errors`."""
-        found = self._find(pictures)
-        spots = [(rgb, start_at_text(box)) for rgb, boxes in zip(pictures, found, strict=True) for box in boxes]
-        read = iter(self._read(spots))
-        answers = []
-        for boxes in found:
-            lines = [(box.round(2).ravel().tolist(), *next(read)) for box in boxes]
-            answers.append(order_lines([Line(text, round(score, 4), tuple(box)) for box, text, score in lines if text]))
-        return answers
+        found = search_pictures(pictures, self.max_side, self._search)
+        boxes = [(rgb, np.reshape(line.box, (4, 2))) for rgb, lines in zip(pictures, found, strict=True) for line in lines]
+        read = iter(self._read([(rgb, start_at_text(box)) for rgb, box in boxes]))
+        return [
+            order_lines([Line(text, round(score, 4), line.box) for line, (text, score) in zip(lines, read) if text])  # noqa: B905
+            for lines in found
+        ]
 
-    def _find(self, pictures: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-        """Return the corners (4, 2) of each line of text in each picture."""
-        plans = [plan_views(rgb.shape[1], rgb.shape[0], self.max_side) for rgb in pictures]
-        views = [(place, view) for place, plan in enumerate(plans) for view in plan]
-        parts = [pictures[place][view.top : view.bottom] for place, view in views]
-        seen = self._search(
-            parts, [min(view.scale, view.side / max(part.shape)) for (_, view), part in zip(views, parts, strict=True)]
-        )
-        small = [at for at, (_, view) in enumerate(views) if seen[at].small and view.near]
-        for at, nearer in zip(
-            small, self._search([parts[at] for at in small], [views[at][1].near for at in small]), strict=True
-        ):
-            seen[at] = nearer
-        found: list[list[np.ndarray]] = [[] for _ in pictures]
-        for (place, view), one in zip(views, seen, strict=True):
-            boxes = one.corners + np.array([0, view.top])
-            found[place] += [box for box in boxes if not is_cut(box[:, 1], view, len(pictures[place]))]
-        return [drop_smaller(boxes) if len(plan) > 1 else boxes for boxes, plan in zip(found, plans, strict=True)]
-
-    def _search(self, parts: list[np.ndarray], scales: list[float]) -> list[Found]:
+    def _search(self, parts: Sequence[np.ndarray], scales: Sequence[float]) -> list[Found]:
         scaled = [resize(part, scale) for part, scale in zip(parts, scales, strict=True)]
         maps = self._run("find", scaled, MEAN, DEVIATION, self._batches[0])
         return [find_text(text[0][0], part.shape) for text, part in zip(maps, parts, strict=True)]
@@ -169,12 +140,6 @@ class RapidOcr(Backend[list[Line]]):
                 for place, output in zip(places, whole, strict=True):
                     outputs[place].append(output)
         return outputs
-
-
-def drop_smaller(boxes: list[np.ndarray]) -> list[np.ndarray]:
-    """Return the boxes without those that two tiles both saw; of two, the larger stays."""
-    lines = [Line("", prod(side_lengths(box)), tuple(box.ravel())) for box in boxes]
-    return [np.reshape(line.box, (4, 2)) for line in drop_doubles(lines)]
 
 
 def resize(part: np.ndarray, scale: float) -> np.ndarray:

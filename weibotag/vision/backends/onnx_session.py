@@ -58,8 +58,7 @@ def cut_network(model: "ModelProto", outputs: Iterable[str]) -> bytes:
 
     kinds = dict.fromkeys(outputs, int(TensorProto.FLOAT))
     set_outputs(model.graph, kinds)
-    inner: ModelProto = Extractor(model).extract_model([model.graph.input[0].name], list(kinds))
-    return inner.SerializeToString()
+    return bytes(Extractor(model).extract_model([model.graph.input[0].name], list(kinds)).SerializeToString())
 
 
 def set_outputs(graph: "GraphProto", kinds: Mapping[str, int]) -> None:
