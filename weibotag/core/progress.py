@@ -19,28 +19,20 @@ class Bar(Protocol):
 @contextmanager
 def bar(total: int | None, label: str, quiet: bool = False) -> Iterator[Bar]:
     """Show on stderr how many of `total` (None: not known) are done, from the start to the end of the block."""
-    if quiet:
-        yield _Silence()
-    elif sys.stderr.isatty():
+    if sys.stderr.isatty() and not quiet:
         with _draw(total, label) as drawn:
             yield drawn
-    else:
-        lines = _Lines(total, label)
-        try:
-            yield lines
-        finally:
-            lines.write()
-
-
-class _Silence:
-    def advance(self, n: int = 1) -> None:
-        pass
+        return
+    lines = _Lines(total, label, quiet)
+    try:
+        yield lines
+    finally:
+        lines.write()
 
 
 class _Lines:
-    def __init__(self, total: int | None, label: str) -> None:
-        self._total = total
-        self._label = label
+    def __init__(self, total: int | None, label: str, quiet: bool) -> None:
+        self._total, self._label, self._quiet = total, label, quiet
         self._done = 0
         self._started = self._written = time.monotonic()
 
@@ -50,6 +42,8 @@ class _Lines:
             self.write()
 
     def write(self) -> None:
+        if self._quiet:
+            return
         self._written = time.monotonic()
         seconds = self._written - self._started
         whole = "" if self._total is None else f" of {self._total:,}"
@@ -69,22 +63,9 @@ def format_seconds(seconds: float) -> str:
 @contextmanager
 def _draw(total: int | None, label: str) -> Iterator[Bar]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     # Only stderr is redirected around the bar: stdout may be the data.
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as progress:
         task = progress.add_task(label, total=total)

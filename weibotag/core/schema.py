@@ -1,6 +1,11 @@
-"""Every table of the project: column, Arrow type, unit, owner. The only place where a column is declared."""
+"""Every table of the project: column, Arrow type, owner, meaning with its unit. The only place where a column is declared.
+
+A score is a number from 0 to 1; a box is x y width height, landmarks are x y, in pixels of the picture; a vector has length
+1; what can't be known is null; a column whose name ends in `error` says why, and is null where all went well.
+"""
 
 from dataclasses import dataclass
+from functools import cache
 
 import pyarrow as pa
 
@@ -12,7 +17,7 @@ class Column:
     name: str
     type: pa.DataType
     owner: str
-    what: str
+    description: str
 
 
 STRINGS = pa.list_(pa.string())
@@ -21,21 +26,11 @@ OCR_LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", BO
 VECTOR = pa.list_(pa.float16())
 FACE = pa.struct([("score", pa.float32()), ("box", BOX), ("landmarks", BOX), ("vector", VECTOR), ("name", pa.string())])
 OBJECT = pa.struct([("label", pa.string()), ("label_zh", pa.string()), ("score", pa.float32()), ("box", BOX)])
-WORDING = pa.struct(
-    [
-        ("word", pa.string()),
-        ("kind", pa.string()),
-        ("score", pa.float32()),
-        ("count", pa.int32()),
-        ("media_id", pa.string()),
-        ("box", BOX),
-    ]
-)
+PLACE = [("media_id", pa.string()), ("box", BOX)]
+WORDING = pa.struct([("word", pa.string()), ("kind", pa.string()), ("score", pa.float32()), ("count", pa.int32()), *PLACE])
 TAG = pa.struct([("id", pa.string()), ("score", pa.float32())])
 KEYWORD = pa.struct([("keyword", pa.string()), ("score", pa.float32()), ("source", pa.string())])
-EVIDENCE = pa.struct(
-    [("tag_id", pa.string()), ("kind", pa.string()), ("word", pa.string()), ("media_id", pa.string()), ("box", BOX)]
-)
+EVIDENCE = pa.struct({"tag_id": pa.string(), "kind": pa.string(), "word": pa.string(), "media_id": pa.string(), "box": BOX})
 
 TABLES: dict[str, tuple[Column, ...]] = {
     "posts": (
@@ -81,34 +76,17 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "ocr": (
         Column("media_id", pa.string(), "media", "one picture or frame"),
-        Column(
-            "ocr_lines",
-            pa.list_(OCR_LINE),
-            "ocr",
-            "lines in reading order; score 0 to 1; box: x1 y1 … x4 y4, pixels of the picture",
-        ),
+        Column("ocr_lines", pa.list_(OCR_LINE), "ocr", "lines in reading order; box here: x1 y1 … x4 y4"),
         Column("ocr_error", pa.string(), "ocr", "why there are no lines; null when the picture was read"),
     ),
     "faces": (
         Column("media_id", pa.string(), "media", "one picture or frame"),
-        Column(
-            "faces_found",
-            pa.list_(FACE),
-            "faces",
-            "faces; score 0 to 1; box: x y width height, landmarks: five x y pairs or empty, pixels; unit vector or null; "
-            "name by the gallery or null",
-        ),
+        Column("faces_found", pa.list_(FACE), "faces", "faces; landmarks: five points or none; vector and name may be null"),
         Column("faces_error", pa.string(), "faces", "why there are no faces; null when the picture was looked at"),
     ),
     "detect": (
         Column("media_id", pa.string(), "media", "one picture or frame"),
-        Column(
-            "detect_objects",
-            pa.list_(OBJECT),
-            "detect",
-            "objects, best first; label: the model's, label_zh: in Chinese or null; score 0 to 1; "
-            "box: x y width height, pixels",
-        ),
+        Column("detect_objects", pa.list_(OBJECT), "detect", "objects, best first; label_zh: the label in Chinese, or null"),
         Column("detect_error", pa.string(), "detect", "why there are no objects; null when the picture was looked at"),
     ),
     "near": (
@@ -125,23 +103,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "embed": (
         Column("media_id", pa.string(), "media", "one picture or frame"),
         Column("embed_vector", VECTOR, "embed", "picture vector, unit length in each of its blocks"),
-        Column(
-            "embed_patches",
-            pa.list_(VECTOR),
-            "embed",
-            "vectors of the cells of a grid over the picture, row by row; null where no grid was asked for",
-        ),
+        Column("embed_patches", pa.list_(VECTOR), "embed", "vectors of a grid's cells, row by row; null without a grid"),
         Column("embed_error", pa.string(), "embed", "why there is no vector; null when there is one"),
     ),
     "wordings": (
         Column("post_id", pa.string(), "posts", "id of the post"),
-        Column(
-            "wordings",
-            pa.list_(WORDING),
-            "wordings",
-            "what the post's pictures say; kind: ocr, object, face, code, clip; score 0 to 1; count: frames of the file "
-            "that say it; box as its stage gave it",
-        ),
+        Column("wordings", pa.list_(WORDING), "wordings", "words of its pictures, by kind; count: frames with it"),
         Column("wordings_error", pa.string(), "wordings", "pictures that could not be used, with reasons; else null"),
     ),
     "similarity": (
@@ -199,25 +166,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "tags": (
         Column("post_id", pa.string(), "posts", "id of the post"),
         Column("tags", pa.list_(TAG), "tag", "tag ids with calibrated scores 0 to 1, highest first, parents included"),
-        Column(
-            "keywords",
-            pa.list_(KEYWORD),
-            "keywords",
-            "keywords, highest score (0 to 1) first; source: text, ocr, object, face, clip",
-        ),
-        Column(
-            "route",
-            pa.string(),
-            "tag",
-            "tagger that answered: rules, fast, text, fused; of a cascade, after +, the stages that had looked; +late: time "
-            "ran out",
-        ),
-        Column(
-            "evidence",
-            pa.list_(EVIDENCE),
-            "tag",
-            "words that spoke for a tag, then what a network with attention looked at, and where they stood",
-        ),
+        Column("keywords", pa.list_(KEYWORD), "keywords", "keywords, best first; source: text, ocr, object, face, clip"),
+        Column("route", pa.string(), "tag", "what answered, + the stages that a cascade asked, +late when time ran out"),
+        Column("evidence", pa.list_(EVIDENCE), "tag", "words that spoke for a tag, what a network looked at, and where"),
         Column("error", pa.string(), "tag", "what could not be used of this post; null when all was"),
     ),
     "codes": (
@@ -240,6 +191,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
 }
 
 
+@cache
 def arrow_schema(table: str) -> pa.Schema:
     """Return the Arrow schema of a table of `TABLES`."""
     return pa.schema([(column.name, column.type) for column in TABLES[table]])
@@ -247,9 +199,6 @@ def arrow_schema(table: str) -> pa.Schema:
 
 def cast(data: pa.Table, table: str) -> pa.Table:
     """Return `data` with exactly the declared columns of `table`, in order, cast; absent ones become nulls."""
-    schema = arrow_schema(table)
-    columns = [
-        data[field.name].cast(field.type) if field.name in data.column_names else pa.nulls(len(data), field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    known = {name: data[name] for name in data.column_names}
+    columns = [known.get(field.name, pa.nulls(len(data))).cast(field.type) for field in arrow_schema(table)]
+    return pa.table(columns, schema=arrow_schema(table))
