@@ -1,5 +1,6 @@
 """`weibotag codes`: vectors as words, for models that read ids only."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -30,17 +31,17 @@ def fit(
 
     Example: weibotag codes fit vectors.parquet -o today.safetensors --align yesterday.safetensors
     """
-    from weibotag.curation.keywords.semantic_codes import fit_codes, foresee_codes
+    from weibotag.curation.keywords.semantic_codes import cost_of_fitting, fit_codes
 
     if align is not None and (levels, size, name) != (None, None, None):
         raise RequestError("--align takes --levels, --size and --name from the old codes: leave them out")
     levels, size, name = levels or 3, size or 256, name or "s0"
-    say(foresee_codes(vectors, column, size, levels), quiet)
+    say(cost_of_fitting(vectors, column, size, levels), quiet)
     summary = fit_codes(vectors, out, name=name, levels=levels, size=size, column=column, align_to=align)
-    line = f"{out}: {summary['vectors']:,} vectors, explained by level: {_spell(summary['explained'])}"
-    if align is not None:
-        line += f" (old codes: {_spell(summary['explained_before'])}); keep theirs: {_spell(summary['kept'])}"
-    return Answer(summary, line)
+    line = f"{out}: {summary.vectors:,} vectors, explained by level: {_spell(summary.explained)}"
+    if summary.kept is not None and summary.explained_before is not None:
+        line += f" (old codes: {_spell(summary.explained_before)}); keep theirs: {_spell(summary.kept)}"
+    return Answer(asdict(summary), line)
 
 
 @command("apply")
@@ -55,11 +56,10 @@ def apply(
 
     Example: weibotag codes apply vectors.parquet -m codes.safetensors -o codes.parquet
     """
-    from weibotag.curation.keywords.semantic_codes import SemanticCodes, apply_codes, foresee_codes
+    from weibotag.curation.keywords.semantic_codes import SemanticCodes, apply_codes
 
-    say(foresee_codes(vectors, column, None, 3), quiet)
     summary = apply_codes(vectors, SemanticCodes.load(model), Path(out), column)
-    return Answer(summary, f"{out}: {summary['posts']:,} posts, {summary['vectors']:,} vectors")
+    return Answer(asdict(summary), f"{out}: {summary.posts:,} posts, {summary.vectors:,} vectors")
 
 
 def _spell(shares: list[float]) -> str:

@@ -100,8 +100,8 @@ def export(
         codes=None if codes is None else read_codes(codes),
         label=label,
     )
-    counts = f"{summary['posts']:,} posts, {summary['features']:,} features, {summary['new']:,} of them new"
-    return Answer(summary, f"{out}: {counts}")
+    counts = f"{summary.posts:,} posts, {summary.features:,} features, {summary.new:,} of them new"
+    return Answer(asdict(summary), f"{out}: {counts}")
 
 
 @command("posts")

@@ -1,12 +1,10 @@
 """Semantic codes: vectors as words, by levels of clusters, each level of what the coarser ones left over."""
 
 import json
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix
 
-from weibotag.core import schema
-from weibotag.core.arrays import list_parts
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import atomic
-from weibotag.core.progress import format_seconds
+from weibotag.core.schema import arrow_schema
+from weibotag.curation.cost import describe_cost
+from weibotag.features.visual_codes import learn_centres
 from weibotag.posts.writer import write_tables
 
 # Of each level; of more vectors those of the posts with the smallest hashes, so that the next time has nearly the same.
@@ -27,11 +25,8 @@ ROWS = 4_096
 ITERATIONS = 100
 # Half way to where the means are: two thirds of the gain in fit of a whole step, at a third of the codes that change.
 STEP = 0.5
-SEED = 0
-# Bytes of memory: of the libraries, a number of a vector that is learnt from, and a post that is given codes.
-MEMORY, VECTOR_BYTES, POST_BYTES = 400_000_000, 16, 300
-# Iterations that k-means takes, mostly; what a core multiplies and adds in a second; centres of a level, mostly.
-USUAL_ITERATIONS, PACE, CENTRES = 30, 1e10, 256
+# Bytes of memory of a number of a vector; iterations that k-means takes, mostly; what a core multiplies in a second.
+VECTOR_BYTES, USUAL_ITERATIONS, PACE = 16, 30, 1e10
 FORMAT = "weibotag semantic codes 1"
 EMBED = "embed_vector"
 
@@ -83,9 +78,9 @@ class SemanticCodes:
         tensors = {f"centres_{level}": np.ascontiguousarray(centres) for level, centres in enumerate(self.centres)}
         tensors |= {f"numbers_{level}": numbers for level, numbers in enumerate(self.numbers)}
         # One key: the order of several is another each time.
-        told = {FORMAT: json.dumps({"name": self.name, "given": self.given})}
+        metadata = {FORMAT: json.dumps({"name": self.name, "given": self.given})}
         with atomic(path) as file:
-            file.write(save(tensors, told))
+            file.write(save(tensors, metadata))
 
     @classmethod
     def load(cls, path: Path) -> "SemanticCodes":
@@ -94,18 +89,14 @@ class SemanticCodes:
 
         try:
             with safe_open(path, "numpy") as file:
-                metadata = file.metadata() or {}
-                if FORMAT not in metadata:
-                    raise ModelError(f"{path}: not semantic codes; expected what `weibotag codes fit` wrote")
-                told = json.loads(metadata[FORMAT])
-                given = tuple(told["given"])
+                metadata = json.loads((file.metadata() or {})[FORMAT])
+                levels = range(len(metadata["given"]))
                 centres, numbers = (
-                    tuple(file.get_tensor(f"{kind}_{level}") for level in range(len(given)))
-                    for kind in ("centres", "numbers")
+                    tuple(file.get_tensor(f"{kind}_{level}") for level in levels) for kind in ("centres", "numbers")
                 )
-        except (SafetensorError, OSError) as error:
+                return cls(metadata["name"], centres, numbers, tuple(metadata["given"]))
+        except (SafetensorError, OSError, KeyError) as error:
             raise ModelError(f"{path}: no semantic codes that can be read ({error}); make them with `codes fit`") from error
-        return cls(told["name"], centres, numbers, given)
 
 
 def find_nearest(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -119,20 +110,11 @@ def find_nearest(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 def fit(vectors: np.ndarray, name: str, levels: int, size: int) -> SemanticCodes:
     """Learn so many levels of `size` clusters from vectors (n, d), by k-means on one thread with a fixed seed."""
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
-
     residual = vectors.astype(np.float32)
     found = []
-    # Sums of several threads are rounded in another order, and k-means makes much of little.
-    with threadpool_limits(1), warnings.catch_warnings():
-        # What is left over may have fewer distinct vectors than clusters; those that nothing falls into do no harm.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        for _ in range(levels):
-            means = KMeans(size, n_init=1, max_iter=ITERATIONS, random_state=SEED).fit(residual)
-            found.append(means.cluster_centers_.astype(np.float32))
-            residual = residual - found[-1][find_nearest(residual, found[-1])]
+    for _ in range(levels):
+        found.append(learn_centres(residual, size, ITERATIONS).cluster_centers_.astype(np.float32))
+        residual = residual - found[-1][find_nearest(residual, found[-1])]
     return SemanticCodes(name, tuple(found), tuple(np.arange(size) for _ in found), (size,) * levels)
 
 
@@ -183,12 +165,10 @@ def read_vectors(path: Path, column: str | None = None) -> Iterator[tuple[list[s
                     continue
                 lengths = pc.list_value_length(some[name]).to_numpy()
                 width = width or int(lengths[0])
-                values = some[name].flatten() if pa.types.is_fixed_size_list(some[name].type) else list_parts(some[name])[1]
-                flat = values.to_numpy(zero_copy_only=False).astype(np.float32)
+                flat = pc.list_flatten(some[name]).to_numpy(zero_copy_only=False).astype(np.float32)
                 ids = some["post_id"].cast(pa.string()).fill_null("").to_pylist()
                 wrong = lengths != width
-                if not wrong.any():
-                    wrong = ~np.isfinite(flat.reshape(len(some), -1)).all(axis=1)
+                wrong |= np.bincount(np.repeat(np.arange(len(some)), lengths)[~np.isfinite(flat)], minlength=len(some)) > 0
                 if wrong.any() or not width:
                     raise RequestError(
                         f"{path}: the {name} of post {ids[int(np.argmax(wrong))]} has not {width or 'any'} numbers, as that "
@@ -196,9 +176,9 @@ def read_vectors(path: Path, column: str | None = None) -> Iterator[tuple[list[s
                     )
                 yield ids, flat.reshape(len(some), -1)
     except (pa.ArrowException, OSError) as error:
-        said = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
         raise RequestError(
-            f"{path}: no vectors that can be read ({said}); expected Parquet, as of `weibotag embed`"
+            f"{path}: no vectors that can be read ({reason}); expected Parquet, as of `weibotag embed`"
         ) from error
 
 
@@ -232,26 +212,38 @@ def sample_vectors(path: Path, column: str | None, most: int) -> np.ndarray:
     return vectors
 
 
-def foresee_codes(path: Path, column: str | None, size: int | None, levels: int) -> str:
-    """Return in one line what learning codes from a file takes, or with no `size` giving them to its posts."""
+def cost_of_fitting(path: Path, column: str | None, size: int, levels: int) -> str:
+    """Return in one line what learning codes from a file takes."""
     first = next(read_vectors(path, column), None)
-    if first is None:
-        return f"{path}: no vectors"
-    posts, width = pq.read_metadata(path).num_rows, first[1].shape[1]
-    used = posts if size is None else min(posts, VECTORS_A_CODE * size)
-    memory = MEMORY + (posts * POST_BYTES if size is None else used * width * VECTOR_BYTES)
-    products = 2 * used * width * levels * (CENTRES if size is None else size * USUAL_ITERATIONS)
-    told = f"some {format_seconds(products / PACE)}, up to {memory / 1e9:.1f} GB of memory"
-    return f"{path}: {used:,} vectors of {width:,} numbers, {told}"
+    posts, width = (pq.read_metadata(path).num_rows, first[1].shape[1]) if first is not None else (0, 0)
+    used = min(posts, VECTORS_A_CODE * size)
+    seconds = 2 * used * width * levels * size * USUAL_ITERATIONS / PACE
+    return describe_cost(
+        f"{path}: {used:,} vectors of {width:,} numbers", used, seconds, 0.4e9 + used * width * VECTOR_BYTES
+    )
+
+
+@dataclass(frozen=True)
+class FittingSummary:
+    """How many vectors codes were learnt from, and the share of their variance that the levels down to each explain.
+
+    Where old codes were aligned to: the shares of vectors that keep their numbers, and what the old ones explain.
+    """
+
+    vectors: int
+    explained: list[float]
+    out: str
+    kept: list[float] | None = None
+    explained_before: list[float] | None = None
 
 
 def fit_codes(
     path: Path, out: Path, *, name: str, levels: int, size: int, column: str | None = None, align_to: Path | None = None
-) -> dict[str, Any]:
-    """Learn codes from the vectors of a file, save them, and return how many vectors there were and what was explained.
+) -> FittingSummary:
+    """Learn codes from the vectors of a file, and save them.
 
-    With `align_to`, older codes, name, levels and size are theirs, and the share of vectors that keep their numbers down to
-    each level is told. Raises RequestError for fewer distinct vectors than clusters, and for vectors of another width.
+    With `align_to`, older codes, name, levels and size are theirs. Raises RequestError for fewer distinct vectors than
+    clusters, and for vectors of another width.
     """
     old = None if align_to is None else SemanticCodes.load(align_to)
     size = size if old is None else len(old.centres[0])
@@ -260,37 +252,44 @@ def fit_codes(
     if distinct < size:
         raise RequestError(f"{path}: {distinct:,} distinct vectors; {size:,} codes a level need as many: lower --size")
     if old is None:
-        codes, told = fit(vectors, name, levels, size), {}
+        codes = fit(vectors, name, levels, size)
     else:
         _check_width(path, old, vectors)
         codes = refit(vectors, old)
-        told = {"kept": share_kept(old.assign(vectors), codes.assign(vectors)), "explained_before": old.explained(vectors)}
     codes.save(out)
-    return {"vectors": len(vectors), "explained": codes.explained(vectors), **told, "out": str(out)}
+    summary = FittingSummary(len(vectors), codes.explained(vectors), str(out))
+    if old is None:
+        return summary
+    kept = share_kept(old.assign(vectors), codes.assign(vectors))
+    return replace(summary, kept=kept, explained_before=old.explained(vectors))
 
 
-def apply_codes(path: Path, codes: SemanticCodes, out: Path, column: str | None = None) -> dict[str, Any]:
-    """Write the codes of the posts of a file of vectors, in order, a row each; return how many there were.
+@dataclass(frozen=True)
+class ApplyingSummary:
+    """How many posts were given the codes of how many vectors, and in which file they are."""
+
+    posts: int
+    vectors: int
+    out: str
+
+
+def apply_codes(path: Path, codes: SemanticCodes, out: Path, column: str | None = None) -> ApplyingSummary:
+    """Write the codes of the posts of a file of vectors, in order, a row each.
 
     A post with several vectors has the codes of all, each once. Raises RequestError for vectors of another width.
     """
-    ids: list[str] = []
-    numbers = [np.empty((0, len(codes.centres)), np.int64)]
-    for some, vectors in read_vectors(path, column):
+    found: dict[str, dict[str, None]] = {}
+    total = 0
+    for ids, vectors in read_vectors(path, column):
         _check_width(path, codes, vectors)
-        ids += some
-        numbers.append(codes.assign(vectors))
-    posts: dict[str, list[str]] = {post_id: [] for post_id in _read_ids(path)}
-    for post_id, row in zip(ids, np.concatenate(numbers).tolist(), strict=True):
-        posts[post_id] += codes.words(row)
-    cells = [list(dict.fromkeys(words)) for words in posts.values()]
-    table = pa.table([list(posts), cells], schema=schema.arrow_schema("codes"))
+        total += len(ids)
+        for post_id, numbers in zip(ids, codes.assign(vectors).tolist(), strict=True):
+            found.setdefault(post_id, {}).update(dict.fromkeys(codes.words(numbers)))
+    everyone = pq.read_table(path, columns=["post_id"])["post_id"].cast(pa.string()).fill_null("")
+    posts = pc.unique(everyone).to_pylist()
+    table = pa.table([posts, [list(found.get(post_id, ())) for post_id in posts]], schema=arrow_schema("codes"))
     write_tables([table], out, table.schema)
-    return {"posts": len(posts), "vectors": len(ids), "out": str(out)}
-
-
-def _read_ids(path: Path) -> list[str]:
-    return pq.read_table(path, columns=["post_id"])["post_id"].cast(pa.string()).fill_null("").to_pylist()
+    return ApplyingSummary(len(posts), total, str(out))
 
 
 def _check_width(path: Path, codes: SemanticCodes, vectors: np.ndarray) -> None:
