@@ -27,24 +27,24 @@ import pyarrow.parquet as pq
 
 from weibotag.core.files import write_json
 from weibotag.extraction.context import open_context
-from weibotag.extraction.ingest import ingest
+from weibotag.extraction.ingest import ingest, link
+from weibotag.extraction.picture_words import open_vector_words
 from weibotag.extraction.pipeline_files import read_pipeline
-from weibotag.extraction.post_table import gather_part
+from weibotag.extraction.post_table import read_part
 from weibotag.extraction.requests import PlanRequest, TagRequest, TrainRequest
-from weibotag.extraction.schedule import link
 from weibotag.extraction.settings import Pipeline
+from weibotag.extraction.stats import ExtractionStats
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring.thresholds import micro_f1
-from weibotag.taggers.answering import open_answerer
+from weibotag.taggers.answering import open_answerer, open_codebook, open_taxonomy
 from weibotag.taggers.tagger_ref import BudgetPlan
 from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.dataset import gold_matrix
 from weibotag.training.train import train_model
 from weibotag.workflows.choose_tagger import PLAN_FORMAT, choose_tagger
-from weibotag.workflows.picture_words import coder_of
 from weibotag.workflows.plan import plan_tagging
 from weibotag.workflows.tag import tag
 
@@ -152,13 +152,13 @@ def row(
 def speed(bench: Bench, store: Path) -> list[list[str]]:
     """Return CPU microseconds a post (the least of some rounds) and micro-F1 of each route where all pictures are known."""
     tagger, settings = choose_tagger(bench.model, None, "cascade", bench.pipeline)
-    context = open_context(settings, store, 0, True)
-    context.sparing = True
+    context = open_context(settings, store, 0, True, partial=True)
     with Run.open(bench.folder / "speed.run", {}) as run:
         parts = ingest(run, bench.source, None, True)
         link(run, parts, context.limits, True)
-        coder = coder_of(tagger, context)
-        tables = [table for part in parts for table in gather_part(run, part, context, coder, with_vectors=True)]
+        words = open_vector_words(open_taxonomy(tagger), open_codebook(tagger), context)
+        read = [read_part(run, part, context, ExtractionStats(), words, with_vectors=True) for part in parts]
+        tables = [table for some in read for table in some]
     tagger = replace(tagger, stages=tuple(context.fingerprints))
     taggers = {name: replace(tagger, route=name) for name in ("text", "fast", "fused", "cascade")}
     # Where all pictures are known the network is all that costs: higher rates ask it less.

@@ -16,10 +16,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from weibotag.extraction.context import open_context
-from weibotag.extraction.ingest import ingest
+from weibotag.extraction.ingest import ingest, link
 from weibotag.extraction.pipeline_files import read_pipeline
-from weibotag.extraction.post_table import gather_part
-from weibotag.extraction.schedule import link, look
+from weibotag.extraction.post_table import read_part
+from weibotag.extraction.schedule import look
 from weibotag.features.post_arrays import read_arrays
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
@@ -91,8 +91,8 @@ def main() -> None:
             with Run.open(folder / f"{split}.run", {}) as run:
                 parts = ingest(run, PostsSource(str(options.posts), where=f"split = '{split}'"), None, True)
                 link(run, parts, context.limits, True)
-                look(run, parts, context)
-                tables = [table for part in parts for table in gather_part(run, part, context, None, with_vectors=True)]
+                stats = look(run, parts, context)
+                tables = [table for part in parts for table in read_part(run, part, context, stats, None, with_vectors=True)]
             sides[split] = pa.concat_tables(tables)
         held = np.random.default_rng(0).random(len(sides["train"])) < 0.1
         learnt = [[sides["train"].filter(pa.array(mask))] for mask in (~held, held)]

@@ -127,18 +127,18 @@ def buy(
         table = tested.tables[0]
         there = given(table, STAGES)
         left = np.stack([there >> place & 1 for place in range(len(STAGES))], axis=1)
-        outlook = CascadeSimulation(cascade, table, there > 0, np.zeros(len(table), np.int64), left)
+        simulation = CascadeSimulation(cascade, table, there > 0, np.zeros(len(table), np.int64), left)
 
     def score(ends: PolicyOutcome) -> list[float]:
-        chosen = outlook.answers(ends)
+        chosen = simulation.answers(ends)
         return [thresholds.micro_f1(chosen[mask], tested.gold[mask]) for mask in (np.ones(len(there), bool), there > 0)]
 
     whole = float((left @ [prices[stage] for stage in STAGES]).sum())
     rates = np.geomspace(1, 1e-9, 400)
-    walks = [outlook.walk(rate) for rate in rates]
-    spent = np.array([ends.context.sum() / whole for ends in walks])
-    found = {f"{share:.0%}": score(walks[int(np.flatnonzero(spent <= share)[-1])]) for share in SHARES}
-    return {"text alone": score(outlook.text_alone()), **found, "all, network": score(outlook.everything())}
+    outcomes = [simulation.run(rate) for rate in rates]
+    spent = np.array([ends.looking.sum() / whole for ends in outcomes])
+    found = {f"{share:.0%}": score(outcomes[int(np.flatnonzero(spent <= share)[-1])]) for share in SHARES}
+    return {"text alone": score(simulation.text_alone()), **found, "all, network": score(simulation.everything())}
 
 
 def main() -> None:

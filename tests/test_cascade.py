@@ -20,7 +20,7 @@ from weibotag.core.schema import WORDING
 from weibotag.scoring.thresholds import micro_f1
 from weibotag.taggers.cascade.cost_curve import Curve
 from weibotag.taggers.cascade.gains import Forest, benefit, expect_benefit
-from weibotag.taggers.cascade.simulation import pick
+from weibotag.taggers.cascade.next_step import choose_step
 from weibotag.taggers.cascade.stage_bits import given as given_bits
 from weibotag.taggers.cascade.stage_bits import limit, number_of, stages_of, translate
 from weibotag.workflows.plan import Budget
@@ -270,7 +270,7 @@ def test_the_pick_brings_most_per_millisecond(seed: int, rate: float) -> None:
     draws = np.random.default_rng(seed)
     gains, costs = draws.normal(size=(20, 3)).astype(np.float32), draws.uniform(0.1, 5, size=(20, 3))
     bits = draws.integers(0, 8, size=20)
-    for row, chosen in enumerate(pick(gains, costs, bits, rate).tolist()):
+    for row, chosen in enumerate(choose_step(gains, costs, np.ones(3), bits, rate).stage.tolist()):
         open_ratios = [
             gains[row, place] / costs[row, place]
             for place in range(3)
@@ -358,7 +358,7 @@ def test_damaged_pictures_cost_the_cascade_only_themselves(world: Path, tmp_path
     folder = tmp_path / "posts"
     (folder / "media").mkdir(parents=True)
     names = [str(path.relative_to(folder)) for path in make(folder / "media", 60, seed=3)]
-    rows = [f"m{number},分享图片,{name}" for number, name in enumerate(names)]
+    rows = [f"m{number},分享图片{'啊吧呢'[number % 3]},{name}" for number, name in enumerate(names)]
     (folder / "damaged.csv").write_text("\n".join(["post_id,text,images", *rows, ""]), encoding="utf-8")
     write_hostile(folder / "hostile.csv", seed=5)
     words = ("tag", str(folder), "-m", str(world / "model"), "-o", str(tmp_path / "out.parquet"), "--json", "-q")

@@ -19,17 +19,17 @@ def test_a_post_is_seen_by_a_stage_when_all_its_pictures_are(data: st.DataObject
     )
     media = media.set_column(2, "media_error", media["media_error"].cast(pa.string()))
     lacks = [data.draw(st.sets(st.sampled_from(["a", "a#1", "b"]))) for _ in range(2)]
-    looked = mark_files(pa.array(FILES), media, [pa.array(sorted(own), pa.string()) for own in lacks])
+    coverage = mark_files(pa.array(FILES), media, [pa.array(sorted(own), pa.string()) for own in lacks])
     seen = {
         "a": [not own & {"a", "a#1"} for own in lacks],
         "b": [not own & {"b"} for own in lacks],
         "c": [True, True],
         "d": [False, False],
     }
-    for file, bits in zip(FILES, looked.bits.tolist(), strict=True):
+    for file, bits in zip(FILES, coverage.bits.tolist(), strict=True):
         assert [bool(bits >> stage & 1) for stage in range(2)] == seen[file]
-    assert looked.decoded.tolist() == [True, True, True, False]
-    assert looked.usable.tolist() == [True, True, False, True]
+    assert coverage.decoded.tolist() == [True, True, True, False]
+    assert coverage.usable.tolist() == [True, True, False, True]
     posts = {f"p{number}": data.draw(st.lists(st.sampled_from([*FILES, None]), max_size=4)) for number in range(4)}
     links = pa.table(
         {
@@ -37,7 +37,7 @@ def test_a_post_is_seen_by_a_stage_when_all_its_pictures_are(data: st.DataObject
             "file_id": pa.array([file for own in posts.values() for file in own], pa.string()),
         }
     )
-    bits, has = mark_posts(pa.array(list(posts)), links, looked, 3)
+    bits, has = mark_posts(pa.array(list(posts)), links, coverage, 3)
     for (_, own), found, pictured in zip(posts.items(), bits.tolist(), has.tolist(), strict=True):
         usable = [file for file in own if file in ("a", "b", "d")]
         assert pictured == bool(usable)

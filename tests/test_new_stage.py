@@ -11,8 +11,8 @@ import toy_stage
 from commands import ask, draw, enter
 
 from weibotag.core.schema import TABLES, WORDING
+from weibotag.extraction.stats import ExtractionStats
 from weibotag.taggers.cascade.stage_bits import given, limit, stages_of
-from weibotag.training.network_taggers import price_stages
 from weibotag.vision.registry import REGISTRY
 from weibotag.vision.stage import stages_of_kinds
 
@@ -50,8 +50,9 @@ def test_a_cascade_has_its_bit_and_its_nominal_price(folder: Path) -> None:
     kept = limit(table, stages_of(2, order))["wordings"].to_pylist()
     assert [[one["kind"] for one in own] for own in kept] == [["light"], [], ["light"]]
     assert stages_of_kinds(["light"]) == ("toy",)
-    assert price_stages(order, {}, {}, 1) == {"ocr": 25.0, "toy": 0.5}
-    assert np.isclose(price_stages(order, {"toy": 2.0, "decode": 1.0}, {"toy": 100}, 2)["toy"], 15.0)
+    assert ExtractionStats().prices(order, 1) == {"ocr": 25.0, "toy": 0.5}
+    looked = ExtractionStats(seconds={"toy": 2.0, "decode": 1.0}, frames={"toy": 100})
+    assert np.isclose(looked.prices(order, 2)["toy"], 15.0)
 
 
 def test_doctor_names_it(folder: Path) -> None:

@@ -53,7 +53,7 @@ def posts(folder: Path, *images: list[str], videos: tuple[list[str], ...] = ()) 
 
 def job(store: Path, fingerprint: str, files: list[dict[str, Any]]) -> dict[str, Any]:
     stages = [{"name": "faces", "config": CONFIG, "fingerprint": fingerprint}]
-    return {"part": "000000", "store": str(store), "limits": {}, "stages": stages, "threads": 1, "files": files}
+    return {"part": "000000", "store": str(store), "limits": {}, "stages": stages, "threads": 1, "tasks": files}
 
 
 def file_of(path: Path, **more: object) -> dict[str, Any]:

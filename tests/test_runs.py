@@ -14,11 +14,11 @@ import pytest
 
 from weibotag.core.errors import LockedError, RequestError
 from weibotag.core.files import atomic, write_json, write_parquet
-from weibotag.runtime.run_folder import Run, status
+from weibotag.runtime.run_folder import Plan, Run, status
 
 REQUEST = {"input": ["a.csv"], "settings": {"tagger": "rules", "名": 1}}
 PARTS = [f"part-{n:05}" for n in range(40)]
-PLAN = {"parts": {"posts": PARTS[:2], "tags": PARTS[:2]}}
+PLAN = Plan({"posts": PARTS[:2], "tags": PARTS[:2]})
 TABLE = pa.table({"post_id": ["1", "2"]})
 
 
@@ -151,9 +151,9 @@ def test_a_folder_that_another_run_of_this_process_holds(tmp_path: Path) -> None
 HOLD = """
 import sys
 from pathlib import Path
-from weibotag.runtime.run_folder import Run
+from weibotag.runtime.run_folder import Plan, Run
 run = Run.open(Path(sys.argv[1]), {"a": 1})
-run.begin({"parts": {}})
+run.begin(Plan({}))
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -182,7 +182,7 @@ LOOP = """
 import sys
 from pathlib import Path
 import pyarrow as pa
-from weibotag.runtime.run_folder import Run
+from weibotag.runtime.run_folder import Plan, Run
 with Run.open(Path(sys.argv[1]), {"a": 1}) as run:
     parts = [f"part-{n:05}" for n in range(100)]
     print("open", flush=True)
@@ -190,7 +190,7 @@ with Run.open(Path(sys.argv[1]), {"a": 1}) as run:
         for n, part in enumerate(parts[:5]):
             run.write("posts", part, pa.table({"n": [n] * 5000}))
             print("part", flush=True)
-        run.begin({"parts": {"tags": parts}})
+        run.begin(Plan({"tags": parts}))
     for n, part in enumerate(parts):
         if not run.done("tags", part):
             run.write("tags", part, pa.table({"n": [n] * 5000}))

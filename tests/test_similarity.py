@@ -206,10 +206,10 @@ def test_a_row_says_why_there_is_no_similarity() -> None:
 def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with look.toml, a store, and a body that was trained for an epoch on the examples."""
     from weibotag.extraction.context import open_context
-    from weibotag.extraction.ingest import ingest
+    from weibotag.extraction.ingest import ingest, link
     from weibotag.extraction.pipeline_files import read_pipeline
-    from weibotag.extraction.post_table import gather_part
-    from weibotag.extraction.schedule import link, look
+    from weibotag.extraction.post_table import read_part
+    from weibotag.extraction.schedule import look
     from weibotag.posts.source import PostsSource
     from weibotag.runtime.run_folder import Run
     from weibotag.training.network.pretraining import pretrain
@@ -220,8 +220,9 @@ def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Run.open(folder / "learn.run", {}) as run:
         parts = ingest(run, PostsSource(str(EXAMPLES / "posts.csv"), where="len(images) > 0", limit=40), None, True)
         link(run, parts, context.limits, True)
-        assert look(run, parts, context) == []
-        tables = [table for part in parts for table in gather_part(run, part, context, None, with_vectors=True)]
+        stats = look(run, parts, context)
+        assert stats.faults == {}
+        tables = [table for part in parts for table in read_part(run, part, context, stats, None, with_vectors=True)]
     pretrain(tables, tables, "sm-lstm", quick(epochs=1), place(folder / "body"))
     note_looks(folder / "body", context)
     return folder

@@ -1,5 +1,6 @@
 """`weibotag tag`, `run`, `status`, `export`: the main job."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,7 +87,7 @@ def export(
     return Answer({"out": out, "posts": posts}, f"{out}: {posts:,} posts")
 
 
-def describe_run(summary: dict[str, Any]) -> str:
+def describe_run(summary: Mapping[str, Any]) -> str:
     """Return what a run did, in one line."""
     seconds = sum(summary["seconds"].values())
     seen = f", {describe_pictures(summary['pictures'])}" if summary["pictures"]["files"] else ""

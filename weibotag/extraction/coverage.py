@@ -11,7 +11,7 @@ from weibotag.extraction.context import ExtractionContext
 
 
 @dataclass(frozen=True)
-class Looked:
+class Coverage:
     """What is known of files, in the order of `file_ids`: `bits` of the stages that have seen all their frames (int64).
 
     `decoded` (bool): the store has their media rows; `usable` (bool): one of their frames is a picture, or may be.
@@ -23,7 +23,7 @@ class Looked:
     usable: np.ndarray
 
 
-def mark_files(file_ids: pa.Array, media: pa.Table, missing: Iterable[pa.Array]) -> Looked:
+def mark_files(file_ids: pa.Array, media: pa.Table, missing: Iterable[pa.Array]) -> Coverage:
     """Return what is known of distinct files from their media rows, and the media_ids that each stage has not seen."""
     place = pc.index_in(media["file_id"], file_ids).to_numpy(zero_copy_only=False)
     good = pc.is_null(media["media_error"]).to_numpy(zero_copy_only=False)
@@ -35,10 +35,10 @@ def mark_files(file_ids: pa.Array, media: pa.Table, missing: Iterable[pa.Array])
         lacks = pc.is_in(media["media_id"], ids).to_numpy(zero_copy_only=False)
         seen[place[lacks & good]] = False
         bits |= seen.astype(np.int64) << number
-    return Looked(file_ids, bits, decoded, shown | ~decoded)
+    return Coverage(file_ids, bits, decoded, shown | ~decoded)
 
 
-def ask_store(file_ids: pa.Array, context: "ExtractionContext") -> Looked:
+def ask_store(file_ids: pa.Array, context: ExtractionContext) -> Coverage:
     """Return what the store knows of distinct files; the order of the stages is that of `context.fingerprints`."""
     media = context.store.read("media", context.media, file_ids)
     frames = media.filter(pc.is_null(media["media_error"]))["media_id"]
@@ -46,18 +46,18 @@ def ask_store(file_ids: pa.Array, context: "ExtractionContext") -> Looked:
     return mark_files(file_ids, media, missing)
 
 
-def mark_posts(post_ids: pa.Array, links: pa.Table, looked: Looked, everything: int) -> tuple[np.ndarray, np.ndarray]:
+def mark_posts(post_ids: pa.Array, links: pa.Table, coverage: Coverage, everything: int) -> tuple[np.ndarray, np.ndarray]:
     """Return, per post, the stages that have looked at all its pictures (int64), and whether it has any that can be used.
 
     Posts without one have the bits 0.
     """
-    files = pc.index_in(links["file_id"], looked.file_ids).fill_null(-1).to_numpy(zero_copy_only=False)
+    files = pc.index_in(links["file_id"], coverage.file_ids).fill_null(-1).to_numpy(zero_copy_only=False)
     posts = pc.index_in(links["post_id"], post_ids).to_numpy(zero_copy_only=False)
     can = files >= 0
-    can[can] = looked.usable[files[can]]
+    can[can] = coverage.usable[files[can]]
     posts, files = posts[can], files[can]
     seen = np.zeros(len(post_ids), bool)
     seen[posts] = True
     bits = np.where(seen, everything, 0)
-    np.bitwise_and.at(bits, posts, looked.bits[files])
+    np.bitwise_and.at(bits, posts, coverage.bits[files])
     return bits, seen

@@ -1,22 +1,28 @@
-"""Input to a run: posts read once, into parts."""
+"""Input to a run: posts read once, into parts, and the files that they name."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from weibotag import __version__
 from weibotag.core.errors import RequestError, TooManyRejectsError
 from weibotag.core.progress import bar
 from weibotag.extraction.context import ExtractionContext
+from weibotag.extraction.jobs import link_files
+from weibotag.extraction.reposts import give_findings
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
 from weibotag.posts.writer import find_format
 from weibotag.runtime.ahead import work_ahead
-from weibotag.runtime.run_folder import Run
+from weibotag.runtime.run_folder import Plan, Run
+from weibotag.vision.media.pictures import MediaLimits
 from weibotag.vision.stage import FINGERPRINT_LENGTH
 
 PART_ROWS = 20_000
@@ -69,8 +75,8 @@ def ingest(run: Run, source: PostsSource, max_rejects: int | None, quiet: bool, 
     Raises TooManyRejectsError when more rows than `max_rejects` can't be used.
     """
     if run.plan is not None:
-        _refuse_rejects(run, run.plan["rejects"], max_rejects)
-        return list(run.plan["parts"][kind])
+        _refuse_rejects(run, run.plan.rejects, max_rejects)
+        return list(run.plan.parts[kind])
     names: list[str] = []
     with Rejects(run.rejects_path) as rejects, bar(None, "reading posts", quiet) as progress:
         for table in work_ahead(read_posts(source, rejects, PART_ROWS)):
@@ -78,8 +84,31 @@ def ingest(run: Run, source: PostsSource, max_rejects: int | None, quiet: bool, 
             run.write("posts", names[-1], table)
             progress.advance(len(table))
     _refuse_rejects(run, rejects.count, max_rejects)
-    run.begin({"parts": {kind: names}, "rejects": rejects.count})
+    run.begin(Plan({kind: names}, rejects.count))
     return names
+
+
+def link(run: Run, parts: Iterable[str], limits: MediaLimits, quiet: bool) -> None:
+    """Find the files that posts name: a part of "links" for each part of posts."""
+    known: dict[str, tuple[str | None, str | None]] = {}
+    with bar(None, "finding pictures", quiet) as progress:
+        for part in parts:
+            if run.done("links", part):
+                continue
+            posts = pq.read_table(run.path("posts", part), columns=["post_id", "images", "videos", "folder"])
+            links = link_files(posts, limits, known)
+            progress.advance(len(links))
+            run.write("links", part, links)
+
+
+def read_links(run: Run, part: str) -> pa.Table:
+    """Return the links of a part; where reposts are sought, they bear the id of the file whose findings they are given."""
+    return give_findings(pq.read_table(run.path("links", part)), run)
+
+
+def count_posts(run: Run, parts: Iterable[str]) -> int:
+    """Return how many posts some parts have."""
+    return sum(pq.read_metadata(run.path("posts", part)).num_rows for part in parts)
 
 
 def _refuse_rejects(run: Run, count: int, most: int | None) -> None:

@@ -1,11 +1,13 @@
 """The functions that workers run: paths in, receipt out."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,11 +15,10 @@ import pyarrow.compute as pc
 from weibotag.core.schema import arrow_schema
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.findings_store import Store
-from weibotag.runtime.worker import alive
+from weibotag.runtime.worker import Receipt, alive
 from weibotag.vision.media.near_duplicates import take_print
 from weibotag.vision.media.pictures import Frame, MediaLimits, MediaRow, frames_table, hash_file, read_file
-from weibotag.vision.registry import load
-from weibotag.vision.stage import Stage
+from weibotag.vision.stage import Stage, stage_class
 
 # Files decoded ahead of the model's work: more would only fill memory.
 AHEAD = 3
@@ -25,7 +26,79 @@ MEDIA_VERSION = 2
 # Frames that stages look at together, and their pixels (three bytes each).
 TOGETHER = 16
 TOGETHER_PIXELS = 16_000_000
-Decoded = tuple[dict[str, Any], list[MediaRow] | None, list[Frame], float]
+
+
+@dataclass(frozen=True)
+class PictureTask:
+    """A file to look at: `stages` are those that have not seen it, `known` tells whether the store has its media rows.
+
+    `seconds` are what it is expected to take of all workers together, 0 where that does not matter.
+    """
+
+    path: str
+    file_id: str
+    stages: Sequence[str] = ()
+    known: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """A stage as a worker opens it: `config` is canonical JSON."""
+
+    name: str
+    config: str
+    fingerprint: str
+
+    @classmethod
+    def describe(cls, stage: Stage, fingerprint: str) -> Self:
+        """Return what a worker needs to open the same stage."""
+        return cls(stage.name, json.dumps(stage.config.model_dump(mode="json"), sort_keys=True), fingerprint)
+
+
+@dataclass(frozen=True)
+class PictureJob:
+    """What a worker is asked for: to look at `tasks` with `stages` and to keep what they find in the folder `store`.
+
+    The models of the stages in `preload` are loaded before the first file, whether or not one of this part needs them.
+    """
+
+    part: str
+    store: str
+    limits: MediaLimits
+    tasks: Sequence[PictureTask]
+    stages: Sequence[StageJob] = ()
+    threads: int = 1
+    preload: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, job: dict[str, Any]) -> Self:
+        """Read what `asdict` and JSON made of a job."""
+        tasks, stages = [PictureTask(**task) for task in job["tasks"]], [StageJob(**stage) for stage in job["stages"]]
+        return cls(**{**job, "limits": MediaLimits(**job["limits"]), "tasks": tasks, "stages": stages})
+
+
+class PictureReceipt(Receipt, total=False):
+    """What a worker did: files, frames, frames by stage (`counts`), seconds of work by stage, and of loading models.
+
+    `changed` names files that are no longer what was hashed.
+    """
+
+    files: int
+    frames: int
+    counts: dict[str, int]
+    seconds_per_stage: dict[str, float]
+    loading: dict[str, float]
+    changed: list[str]
+
+
+class Decoded(NamedTuple):
+    """A file with its media rows (None: it is no longer what it was), its frames, and the seconds that took."""
+
+    task: PictureTask
+    rows: list[MediaRow] | None
+    frames: list[Frame]
+    seconds: float
 
 
 def media_fingerprint(limits: MediaLimits) -> str:
@@ -36,94 +109,96 @@ def media_fingerprint(limits: MediaLimits) -> str:
 @lru_cache(maxsize=8)
 def open_stage(name: str, config: str, threads: int) -> Stage:
     """Return a stage that is open; one per worker and settings (canonical JSON)."""
-    stage_class: Any = load("stage", name)
-    stage = stage_class(stage_class.Config.model_validate_json(config))
+    made: Any = stage_class(name)
+    stage: Stage = made(made.Config.model_validate_json(config))
     stage.open(threads)
     alive()
     return stage
 
 
-def look_at_files(job: dict[str, Any]) -> dict[str, Any]:
-    """Look at the files of a part and keep what every stage found in the store.
+def look_at_files(job: dict[str, Any]) -> PictureReceipt:
+    """Look at the files of a `PictureJob`, given as JSON, and keep what every stage found in the store."""
+    return _Work(PictureJob.read(job)).run()
 
-    `job`: part; store: its folder; limits: of `MediaLimits`; stages: name, config (JSON), fingerprint; threads; files: path,
-    file_id, stages (names of those that have not seen it), known (whether the store has its media rows); open: stages whose
-    models are loaded before the first file, whether or not a file of this part needs them.
-    The receipt counts files and frames and has seconds per stage, and apart from these what loading models took; `changed`
-    names files that are no longer what was hashed.
-    """
-    store = Store(Path(job["store"]))
-    limits = MediaLimits(**job["limits"])
-    stages = {entry["name"]: entry for entry in job["stages"]}
-    found: dict[str, list[pa.Table]] = {name: [] for name in stages}
-    seconds: dict[str, float] = dict.fromkeys(["decode", *stages], 0.0)
-    counts: dict[str, int] = dict.fromkeys(stages, 0)
-    media_rows: list[MediaRow] = []
-    changed: list[str] = []
-    loading: dict[str, float] = {}
-    frames_seen = 0
 
-    def open_timed(name: str) -> Stage:
-        start = perf_counter()
-        stage = open_stage(name, stages[name]["config"], job["threads"])
-        loading[name] = loading.get(name, 0.0) + perf_counter() - start
-        return stage
+class _Work:
+    """The looking of one job: what stages found so far, and its receipt."""
 
-    for name in job.get("open", ()):
-        open_timed(name)
-    for batch in take_together(work_ahead((_decode(file, limits) for file in job["files"]), AHEAD)):
-        for file, rows, frames, spent in batch:
-            seconds["decode"] += spent
-            frames_seen += len(frames)
+    def __init__(self, job: PictureJob) -> None:
+        self.job = job
+        self.found: dict[str, list[pa.Table]] = {stage.name: [] for stage in job.stages}
+        self.media: list[MediaRow] = []
+        self.receipt = PictureReceipt(
+            part=job.part,
+            files=len(job.tasks),
+            frames=0,
+            counts=dict.fromkeys(self.found, 0),
+            seconds_per_stage=dict.fromkeys(["decode", *self.found], 0.0),
+            loading={},
+            changed=[],
+        )
+
+    def run(self) -> PictureReceipt:
+        for stage in self.job.stages:
+            if stage.name in self.job.preload:
+                self._open(stage)
+        decoded = (decode(task, self.job.limits) for task in self.job.tasks)
+        for batch in take_together(work_ahead(decoded, AHEAD)):
+            self._note_files(batch)
+            for stage in self.job.stages:
+                self._look(stage, [frame for one in batch if stage.name in one.task.stages for frame in one.frames])
+        self._keep()
+        return self.receipt
+
+    def _note_files(self, batch: Sequence[Decoded]) -> None:
+        for task, rows, frames, seconds in batch:
+            self.receipt["seconds_per_stage"]["decode"] += seconds
+            self.receipt["frames"] += len(frames)
             if rows is None:
-                changed.append(file["path"])
-            elif not file["known"]:
-                media_rows += rows
-        for name in stages:
-            frames = [frame for file, _, frames, _ in batch if name in file["stages"] for frame in frames]
-            if not frames:
-                continue
-            # Loading its model is no part of what a picture costs.
-            stage = open_timed(name)
-            start = perf_counter()
-            found[name].append(stage.process(frames_table(frames)))
-            seconds[name] += perf_counter() - start
-            counts[name] += len(frames)
-            alive()
-    for name, tables in found.items():
-        if tables:
-            store.write(name, stages[name]["fingerprint"], pa.concat_tables(tables))
-    # Last, because a file whose media rows are there and whose findings are not is looked at again.
-    if media_rows:
-        rows_table = pa.Table.from_pylist(media_rows, schema=arrow_schema("media"))
-        store.write("media", media_fingerprint(limits), rows_table)
-    return {
-        "part": job["part"],
-        "files": len(job["files"]),
-        "frames": frames_seen,
-        "counts": counts,
-        "seconds_per_stage": seconds,
-        "loading": loading,
-        "changed": changed,
-    }
+                self.receipt["changed"].append(task.path)
+            elif not task.known:
+                self.media += rows
+
+    def _open(self, stage: StageJob) -> Stage:
+        """Return a stage that is open; loading its model is no part of what a picture costs."""
+        start = perf_counter()
+        opened = open_stage(stage.name, stage.config, self.job.threads)
+        loading = self.receipt["loading"]
+        loading[stage.name] = loading.get(stage.name, 0.0) + perf_counter() - start
+        return opened
+
+    def _look(self, stage: StageJob, frames: list[Frame]) -> None:
+        if not frames:
+            return
+        opened, start = self._open(stage), perf_counter()
+        self.found[stage.name].append(opened.process(frames_table(frames)))
+        self.receipt["seconds_per_stage"][stage.name] += perf_counter() - start
+        self.receipt["counts"][stage.name] += len(frames)
+        alive()
+
+    def _keep(self) -> None:
+        store = Store(Path(self.job.store))
+        for stage in self.job.stages:
+            if self.found[stage.name]:
+                store.write(stage.name, stage.fingerprint, pa.concat_tables(self.found[stage.name]))
+        # Last, because a file whose media rows are there and whose findings are not is looked at again.
+        store.write("media", media_fingerprint(self.job.limits), pa.Table.from_pylist(self.media, arrow_schema("media")))
 
 
-def take_prints(job: dict[str, Any]) -> dict[str, Any]:
-    """Keep the prints of a part's files in the store; `job`: part, store, limits, files (path, file_id)."""
-    limits = MediaLimits(**job["limits"])
-    rows = []
-    for file in job["files"]:
-        _, _, frames, _ = _decode(file, limits)
-        row = {"file_id": file["file_id"]}
+def take_prints(job: dict[str, Any]) -> PictureReceipt:
+    """Keep the prints of the files of a `PictureJob`, given as JSON, in the store."""
+    asked = PictureJob.read(job)
+    rows: list[dict[str, Any]] = []
+    for task in asked.tasks:
+        frames = decode(task, asked.limits).frames
+        rows.append({"file_id": task.file_id})
         # An animation is more than its first frame.
         if len(frames) == 1:
-            taken = take_print(frames[0].rgb)
-            row |= {"near_hash": taken.hash, "near_ratio": taken.ratio, "near_thumbnail": taken.thumbnail}
-        rows.append(row)
+            rows[-1] |= {f"near_{name}": value for name, value in asdict(take_print(frames[0].rgb)).items()}
         alive()
     table = pa.Table.from_pylist(rows, schema=arrow_schema("near"))
-    Store(Path(job["store"])).write("near", media_fingerprint(limits), table)
-    return {"part": job["part"], "files": len(rows)}
+    Store(Path(asked.store)).write("near", media_fingerprint(asked.limits), table)
+    return PictureReceipt(part=asked.part, files=len(rows))
 
 
 def take_together(decoded: Iterable[Decoded]) -> Iterator[list[Decoded]]:
@@ -131,23 +206,23 @@ def take_together(decoded: Iterable[Decoded]) -> Iterator[list[Decoded]]:
     batch: list[Decoded] = []
     frames = pixels = 0
     for file in decoded:
-        more = sum(frame.rgb.shape[0] * frame.rgb.shape[1] for frame in file[2])
-        if batch and (frames + len(file[2]) > TOGETHER or pixels + more > TOGETHER_PIXELS):
+        more = sum(frame.rgb.shape[0] * frame.rgb.shape[1] for frame in file.frames)
+        if batch and (frames + len(file.frames) > TOGETHER or pixels + more > TOGETHER_PIXELS):
             yield batch
             batch, frames, pixels = [], 0, 0
         batch.append(file)
-        frames += len(file[2])
+        frames += len(file.frames)
         pixels += more
     if batch:
         yield batch
 
 
-def _decode(file: dict[str, Any], limits: MediaLimits) -> Decoded:
-    """Return the file with its media rows (None when it is not what it was), its frames, and the seconds it took."""
+def decode(task: PictureTask, limits: MediaLimits) -> Decoded:
+    """Read the file of a task."""
     start = perf_counter()
-    found = read_file(Path(file["path"]), file["file_id"], limits)
+    found = read_file(Path(task.path), task.file_id, limits)
     rows, frames = (None, []) if found is None else found
-    return file, rows, frames, perf_counter() - start
+    return Decoded(task, rows, frames, perf_counter() - start)
 
 
 def link_files(table: pa.Table, limits: MediaLimits, known: dict[str, tuple[str | None, str | None]]) -> pa.Table:

@@ -1,43 +1,50 @@
-"""Words that a model or a taxonomy finds in picture vectors."""
+"""Words for picture vectors: codes of a codebook, and names of tags where vectors lie in one space with texts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from weibotag.extraction.context import ExtractionContext
-from weibotag.extraction.post_table import Coder
-from weibotag.features.joint_space import open_zero_shot
+from weibotag.features.joint_space import ZeroShot, open_zero_shot
+from weibotag.features.visual_codes import Codebook
 from weibotag.taxonomy.tree import Taxonomy
+from weibotag.vision.embed import Embed
 from weibotag.vision.stage import Wording
 
 
-def zero_shot_of(taxonomy: Taxonomy, context: ExtractionContext) -> Coder | None:
-    """Return the tag names that pictures show, or None where the vectors are in no space with texts."""
-    embed: Any = context.stages.get("embed")
-    if embed is None or not embed.reads_texts:
-        return None
+@dataclass(frozen=True)
+class VectorWords:
+    """What the vectors of pictures say; `learnt` has the codes of pictures that a codebook was learnt from, by media_id."""
 
-    encode = partial(embed.encode_texts, threads=context.threads * max(1, context.workers))
-    return open_zero_shot(taxonomy, context.fingerprints["embed"], encode, context.store.root).words
+    zero_shot: ZeroShot | None
+    codebook: Codebook | None
+    learnt: Mapping[str, Sequence[str]]
 
-
-def join_coders(coders: Sequence[Coder]) -> Coder | None:
-    """Return a coder that says all that these say, in their order; None for none."""
-    if not coders:
-        return None
-
-    def say(table: pa.Table) -> dict[str, list[Wording]]:
-        said: dict[str, list[Wording]] = {}
-        for coder in coders:
-            for media_id, words in coder(table).items():
-                said.setdefault(media_id, []).extend(words)
-        return said
-
-    return say
+    def find(self, table: pa.Table) -> dict[str, list[Wording]]:
+        """Return the words by media_id for a table of schema "embed": names of tags, then codes."""
+        words = {} if self.zero_shot is None else self.zero_shot.words(table)
+        known = pc.is_in(table["media_id"], pa.array(list(self.learnt), pa.string()))
+        codes = {media_id: self.learnt[media_id] for media_id in table.filter(known)["media_id"].to_pylist()}
+        if self.codebook is not None:
+            codes |= self.codebook.code_table(table.filter(pc.invert(known)))
+        for media_id, own in codes.items():
+            words.setdefault(media_id, []).extend(Wording(code, "code", 1.0) for code in own)
+        return words
 
 
-def say_codes(codes: dict[str, list[str]]) -> dict[str, list[Wording]]:
-    """Return visual codes by media_id as a coder answers."""
-    return {media_id: [Wording(word, "code", 1.0) for word in words] for media_id, words in codes.items()}
+def open_vector_words(
+    taxonomy: Taxonomy,
+    codebook: Codebook | None,
+    context: ExtractionContext,
+    learnt: Mapping[str, Sequence[str]] | None = None,
+) -> VectorWords | None:
+    """Return what the vectors say by a codebook and by the names of the tags; None where they can't say anything."""
+    embed = context.stages.get("embed")
+    zero_shot = None
+    if isinstance(embed, Embed) and embed.reads_texts:
+        encode = partial(embed.encode_texts, threads=context.threads * max(1, context.workers))
+        zero_shot = open_zero_shot(taxonomy, context.fingerprints["embed"], encode, context.store.root)
+    return None if zero_shot is None and codebook is None else VectorWords(zero_shot, codebook, learnt or {})

@@ -1,7 +1,7 @@
 """Reposts in a run: files that were resized or saved anew are given what was found in the one that was looked at."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from weibotag.core.progress import bar
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction.context import ExtractionContext
+from weibotag.extraction.jobs import PictureJob, PictureReceipt, PictureTask
 from weibotag.runtime.pool import Limits, run_parts
 from weibotag.runtime.run_folder import Run
 from weibotag.vision.media.near_duplicates import Print, Prints, look_same
@@ -21,16 +22,16 @@ PART_FILES = 256
 CHECKED_ONE_IN = 10
 
 
-def find_reposts(run: Run, needed: list[dict[str, Any]], context: "ExtractionContext") -> list[dict[str, Any]]:
+def find_reposts(run: Run, needed: list[PictureTask], context: ExtractionContext) -> list[PictureTask]:
     """Return the files that are looked at: those of `needed` that are no reposts, and some that are, to check.
 
     Which file is given whose findings is written to the run (schema "same"), so that a run that goes on answers the same.
     """
     if not run.done("same", PART):
         _take_prints(needed, context)
-        run.write("same", PART, _match([file["file_id"] for file in needed if not file["known"]], context))
+        run.write("same", PART, _match([task.file_id for task in needed if not task.known], context))
     left_out = set(read_given(run)["file_id"].to_pylist())
-    return [file for file in needed if file["file_id"] not in left_out]
+    return [task for task in needed if task.file_id not in left_out]
 
 
 def read_given(run: Run) -> pa.Table:
@@ -51,14 +52,14 @@ def give_findings(links: pa.Table, run: Run) -> pa.Table:
     return links.set_column(links.column_names.index("file_id"), "file_id", ids)
 
 
-def check_reposts(run: Run, context: "ExtractionContext") -> dict[str, int] | None:
+def check_reposts(run: Run, context: ExtractionContext) -> dict[str, int]:
     """Return how many files were reposts, how many of them were looked at to check, and how many of those agreed.
 
-    None where reposts are not sought. A repost agrees when a fresh look finds what each stage takes for the same (see
+    Nothing where reposts are not sought. A repost agrees when a fresh look finds what each stage takes for the same (see
     `Stage.agree`).
     """
     if not run.done("same", PART):
-        return None
+        return {}
     same = pq.read_table(run.path("same", PART))
     checked = same.filter(same["same_checked"])
     agreed = dict.fromkeys(checked["file_id"].to_pylist(), True)
@@ -74,23 +75,23 @@ def check_reposts(run: Run, context: "ExtractionContext") -> dict[str, int] | No
     return {"reposts": len(same), "checked": len(agreed), "agreed": sum(agreed.values())}
 
 
-def _take_prints(needed: list[dict[str, Any]], context: "ExtractionContext") -> None:
+def _take_prints(needed: list[PictureTask], context: ExtractionContext) -> None:
     """Have workers take the prints of the files that have none in the store."""
-    missing = set(context.store.missing("near", context.media, pa.array([file["file_id"] for file in needed])).to_pylist())
-    files = [{"path": file["path"], "file_id": file["file_id"]} for file in needed if file["file_id"] in missing]
-    if not files:
-        return
-    about = {"store": str(context.store.root), "limits": asdict(context.limits)}
-    parts = [files[start : start + PART_FILES] for start in range(0, len(files), PART_FILES)]
-    jobs = ({"part": f"{number:06d}", "files": some, **about} for number, some in enumerate(parts))
+    missing = set(context.store.missing("near", context.media, pa.array([task.file_id for task in needed])).to_pylist())
+    tasks = [task for task in needed if task.file_id in missing]
+    parts = [tasks[start : start + PART_FILES] for start in range(0, len(tasks), PART_FILES)]
+    jobs = (
+        asdict(PictureJob(f"{number:06d}", str(context.store.root), context.limits, some))
+        for number, some in enumerate(parts)
+    )
     limits = Limits(silence=context.pipeline.workers.picture_seconds, lives=1)
-    with bar(len(files), "seeking reposts", context.quiet) as progress:
+    with bar(len(tasks), "seeking reposts", context.quiet) as progress:
         # Files of a part that fails have no prints and are looked at.
         for receipt in run_parts("weibotag.extraction.jobs:take_prints", jobs, min(context.workers, len(parts)), limits):
-            progress.advance(receipt.get("files", 0))
+            progress.advance(cast(PictureReceipt, receipt).get("files", 0))
 
 
-def _match(file_ids: list[str], context: "ExtractionContext") -> pa.Table:
+def _match(file_ids: list[str], context: ExtractionContext) -> pa.Table:
     """Return rows of schema "same" for those files, in order, that are reposts of one in the store or of one before."""
     known = context.store.scan("near", context.media, ["file_id", "near_hash"])
     new = known.filter(pc.is_in(known["file_id"], pa.array(file_ids, pa.string())))
@@ -118,7 +119,7 @@ def _match(file_ids: list[str], context: "ExtractionContext") -> pa.Table:
     return pa.Table.from_pylist(rows, schema=arrow_schema("same"))
 
 
-def _fully_known(prints: pa.Table, context: "ExtractionContext") -> pa.Table:
+def _fully_known(prints: pa.Table, context: ExtractionContext) -> pa.Table:
     """Return the rows of pictures in which every stage has looked."""
     ids = prints["file_id"]
     missing = [context.store.missing("media", context.media, ids)]

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 import weibotag
-from weibotag.runtime.worker import perform
+from weibotag.runtime.worker import Receipt, perform
 
 EXIT_SECONDS = 10.0
 WATCH_SECONDS = 0.25
@@ -38,11 +38,11 @@ class Limits:
 
 
 def run_parts(
-    function: str, jobs: Iterable[dict[str, Any]], workers: int, limits: Limits = Limits()
-) -> Generator[dict[str, Any], None, None]:
+    function: str, jobs: Iterable[Mapping[str, Any]], workers: int, limits: Limits = Limits()
+) -> Generator[Receipt, None, None]:
     """Call `function` ("module:name") with each job and yield the receipts as they come.
 
-    A job and what the function returns are dicts that JSON can hold; `job["part"]` names the job. A receipt is what the
+    A job and what the function returns are objects that JSON can hold; `job["part"]` names the job. A receipt is what the
     function returned with `part`, `status` ok and `seconds`, or it is `part`, `status` failed (the function raised) or
     set_aside (its worker died, was silent or took memory beyond the limits, as often as a job has lives) and `error`.
     Functions give signs of life by `worker.alive`. With no workers the jobs run in this process, without limits. `jobs` is
@@ -156,7 +156,7 @@ class _Child:
 class _Crew:
     """Threads that feed one child each from the same jobs."""
 
-    def __init__(self, function: str, jobs: Iterable[dict[str, Any]], limits: Limits) -> None:
+    def __init__(self, function: str, jobs: Iterable[Mapping[str, Any]], limits: Limits) -> None:
         self._function = function
         self._jobs = iter(jobs)
         self._limits = limits
@@ -165,9 +165,9 @@ class _Crew:
         self._children: set[_Child] = set()
         self._threads: list[threading.Thread] = []
         self._closed = False
-        self._results: SimpleQueue[dict[str, Any] | BaseException | None] = SimpleQueue()
+        self._results: SimpleQueue[Receipt | BaseException | None] = SimpleQueue()
 
-    def work(self, workers: int) -> Iterator[dict[str, Any]]:
+    def work(self, workers: int) -> Iterator[Receipt]:
         """Yield the receipts as they come; raises what reading the jobs or starting a child raised."""
         self._threads = [threading.Thread(target=self._feed, daemon=True) for _ in range(workers)]
         for thread in self._threads:
@@ -223,7 +223,7 @@ class _Crew:
         if child:
             self._dismiss(child)
 
-    def _take(self) -> dict[str, Any] | None:
+    def _take(self) -> Mapping[str, Any] | None:
         with self._taking:
             return None if self._closed else next(self._jobs, None)
 
@@ -241,7 +241,7 @@ class _Crew:
             self._children.discard(child)
 
 
-def _set_aside(job: dict[str, Any], deaths: list[str], last_words: Iterable[str]) -> dict[str, Any]:
+def _set_aside(job: Mapping[str, Any], deaths: list[str], last_words: Iterable[str]) -> Receipt:
     said = [word for word in last_words if word]
     same = len(deaths) > 1 and len(set(deaths)) == 1
     how = f"{deaths[0]}, {len(deaths)} times" if same else ", then ".join(deaths)

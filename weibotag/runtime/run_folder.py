@@ -4,10 +4,12 @@ import csv
 import json
 import logging
 import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, NotRequired, Self, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,9 +19,10 @@ from weibotag import __version__
 from weibotag.core import schema
 from weibotag.core.errors import LockedError, RequestError
 from weibotag.core.files import TEMPORARY, atomic, remove_temporary, write_json, write_parquet
+from weibotag.runtime.worker import Receipt
 
 MAKER = "weibotag run"
-FORMAT = 1
+FORMAT = 2
 # Long enough for a look at the state, which holds the lock for a moment, to pass by.
 LOCK_SECONDS = 0.2
 PART_FAULT = "part "
@@ -27,24 +30,77 @@ PART_FAULT = "part "
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run has to do: the names of its parts by kind, and how many rows of the input could not be used."""
+
+    parts: Mapping[str, list[str]]
+    rejects: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json: whose run it is; `request` is all that it depends on, `plan` None until the input was read."""
+
+    request: Mapping[str, Any]
+    started: str
+    plan: Plan | None = None
+    finished: bool = False
+    pid: int = field(default_factory=os.getpid)
+    version: str = __version__
+    format: int = FORMAT
+    made_by: str = MAKER
+
+
+class KeptReceipt(Receipt):
+    """A receipt as the run folder keeps it: of which kind, and how many rows it is of."""
+
+    kind: str
+    rows: NotRequired[int]
+
+
+class KindState(TypedDict):
+    """How many parts or receipts of a kind are done, failed and meant (None: unknown), their rows and seconds of work."""
+
+    done: int
+    failed: int
+    total: int | None
+    rows: int
+    seconds: float
+
+
+class RunState(TypedDict):
+    """How a run stands: `state` is none (nothing there yet, and nothing more to say), running, stopped or finished.
+
+    `summary` is what a finished run said at its end.
+    """
+
+    folder: str
+    state: Literal["none", "running", "stopped", "finished"]
+    started: NotRequired[str]
+    kinds: NotRequired[dict[str, KindState]]
+    rejects: NotRequired[int]
+    seconds: NotRequired[float]
+    summary: NotRequired[dict[str, Any] | None]
+
+
 class Run:
     """One execution in one folder, held by a lock; a part that exists is done.
 
-    `plan["parts"]` maps each kind to the names of its parts. A kind of parts is a name of `schema.TABLES`, a kind of
-    receipts any name.
+    A kind of parts is a name of `schema.TABLES`, a kind of receipts any name.
     """
 
-    def __init__(self, folder: Path, request: dict[str, Any], lock: BaseFileLock) -> None:
+    def __init__(self, folder: Path, request: Mapping[str, Any], lock: BaseFileLock) -> None:
         """Take what `open` found; call `open`."""
         self.folder = folder
         self.request = request
-        self.plan: dict[str, Any] | None = None
+        self.plan: Plan | None = None
         self.resumed = False
         self._lock = lock
         self._started = _now()
 
     @classmethod
-    def open(cls, folder: Path, request: dict[str, Any]) -> Self:
+    def open(cls, folder: Path, request: Mapping[str, Any]) -> Self:
         """Take the folder: go on with an unfinished run of the same request, else start anew in it.
 
         `request` is what JSON can hold. Raises LockedError while another process holds the folder, and RequestError
@@ -82,9 +138,14 @@ class Run:
         """Where the rejected rows go."""
         return self.folder / "rejects.csv"
 
-    def begin(self, plan: dict[str, Any]) -> None:
-        """Fix the parts, once; from here on the run can be resumed. `plan` is what JSON can hold."""
-        self.plan = json.loads(json.dumps(plan))
+    @property
+    def rejects(self) -> int:
+        """Return how many rows of the input could not be used, as far as it was read."""
+        return 0 if self.plan is None else self.plan.rejects
+
+    def begin(self, plan: Plan) -> None:
+        """Fix the parts, once; from here on the run can be resumed."""
+        self.plan = plan
         self._write_manifest()
 
     def path(self, kind: str, part: str) -> Path:
@@ -103,13 +164,13 @@ class Run:
         path.parent.mkdir(exist_ok=True)
         write_parquet(table, path)
 
-    def receipt(self, kind: str, part: str, receipt: dict[str, Any]) -> None:
-        """Keep what came of a part, in place of an earlier receipt; `kind` and `part` are added to it."""
+    def receipt(self, kind: str, part: str, receipt: Mapping[str, Any]) -> None:
+        """Keep what came of a part, for JSON, in place of an earlier receipt; `kind` and `part` are added to it."""
         path = self.folder / "receipts" / kind / f"{part}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json({**receipt, "kind": kind, "part": part}, path)
 
-    def receipts(self, kind: str | None = None) -> list[dict[str, Any]]:
+    def receipts(self, kind: str | None = None) -> list[KeptReceipt]:
         """Return the receipts of a kind, or all, ordered by kind and part."""
         return _read_receipts(self.folder, kind)
 
@@ -118,49 +179,34 @@ class Run:
         for path in self.folder.glob(f"receipts/{kind}/*.json"):
             path.unlink()
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary to receipt.json, mark the run finished and remove its parts."""
         write_json(summary, self.folder / "receipt.json")
         self._write_manifest(finished=True)
         self._remove_parts()
 
-    def _take_over(self, manifest: dict[str, Any] | None) -> None:
+    def _take_over(self, manifest: Manifest | None) -> None:
         remove_temporary(self.folder)
-        if manifest and manifest["plan"] is not None and not manifest["finished"] and self._same(manifest):
+        same = manifest is not None and (manifest.format, manifest.request) == (FORMAT, self.request)
+        if manifest and same and manifest.plan is not None and not manifest.finished:
             for folder in [*self._part_folders(), *self.folder.glob("receipts/*/")]:
                 remove_temporary(folder)
-            self.plan = manifest["plan"]
-            self.resumed = True
-            self._started = manifest["started"]
+            self.plan, self.resumed, self._started = manifest.plan, True, manifest.started
             self._write_manifest()
             log.info("%s: going on with the run that was stopped", self.folder)
             return
         if manifest:
-            why = "finished" if manifest["finished"] else "stopped early" if self._same(manifest) else "another request"
+            why = "finished" if manifest.finished else "stopped early" if same else "another request"
             log.info("%s: starting anew, the run in this folder was %s", self.folder, why)
         # First: whoever is killed while removing leaves a run that can't be taken for one to go on with.
         self._write_manifest()
         self._remove_parts()
-        for path in self.folder.glob("receipts/*/*.json"):
-            path.unlink()
-        for path in (self.rejects_path, self.folder / "receipt.json"):
+        for path in (*self.folder.glob("receipts/*/*.json"), self.rejects_path, self.folder / "receipt.json"):
             path.unlink(missing_ok=True)
 
-    def _same(self, manifest: dict[str, Any]) -> bool:
-        return bool(manifest["format"] == FORMAT and manifest["request"] == self.request)
-
     def _write_manifest(self, finished: bool = False) -> None:
-        manifest = {
-            "made_by": MAKER,
-            "format": FORMAT,
-            "version": __version__,
-            "pid": os.getpid(),
-            "started": self._started,
-            "request": self.request,
-            "plan": self.plan,
-            "finished": finished,
-        }
-        write_json(manifest, self.folder / "manifest.json")
+        manifest = Manifest(self.request, self._started, self.plan, finished)
+        write_json(asdict(manifest), self.folder / "manifest.json")
 
     def _part_folders(self) -> list[Path]:
         return [folder for kind in schema.TABLES if (folder := self.folder / kind).is_dir()]
@@ -192,36 +238,29 @@ def reject_parts(run: Run, failed: dict[str, str]) -> int:
     return len(rows)
 
 
-def status(folder: Path) -> dict[str, Any]:
-    """Return how a run stands, reading only.
-
-    `state` is none (nothing there yet, and nothing more to say), running, stopped or finished; `kinds` has done,
-    failed, total (None: unknown), rows and seconds of work for each kind of parts or receipts; `summary` is what a
-    finished run said at its end.
-    Raises RequestError when the folder holds something else.
-    """
+def status(folder: Path) -> RunState:
+    """Return how a run stands, reading only; raises RequestError when the folder holds something else."""
     folder = Path(folder)
     _check_folder(folder)
     manifest = _read_manifest(folder)
     if manifest is None:
         return {"folder": str(folder), "state": "none"}
-    state = "finished" if manifest["finished"] else "running" if _is_held(folder) else "stopped"
     summary = folder / "receipt.json"
     receipts = _read_receipts(folder)
-    planned: dict[str, list[str]] = (manifest["plan"] or {}).get("parts", {})
+    planned = {} if manifest.plan is None else manifest.plan.parts
     kinds = dict.fromkeys([*planned, *(receipt["kind"] for receipt in receipts)])
     return {
         "folder": str(folder),
-        "state": state,
-        "started": manifest["started"],
+        "state": "finished" if manifest.finished else "running" if _is_held(folder) else "stopped",
+        "started": manifest.started,
         "kinds": {kind: _count(folder, kind, planned.get(kind), receipts) for kind in kinds},
         "rejects": _count_rejects(folder),
         "seconds": round(sum(receipt.get("seconds", 0) for receipt in receipts), 1),
-        "summary": json.loads(summary.read_text("utf-8")) if state == "finished" and summary.exists() else None,
+        "summary": json.loads(summary.read_text("utf-8")) if manifest.finished and summary.exists() else None,
     }
 
 
-def _count(folder: Path, kind: str, planned: list[str] | None, receipts: list[dict[str, Any]]) -> dict[str, Any]:
+def _count(folder: Path, kind: str, planned: list[str] | None, receipts: list[KeptReceipt]) -> KindState:
     own = [receipt for receipt in receipts if receipt["kind"] == kind]
     # A part that exists is done; only where there are none, removed or never meant, the receipts decide.
     written = {path.stem for path in folder.glob(f"{kind}/*.parquet")}
@@ -257,22 +296,25 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
+def _read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest of a run, or None where there is none or it is something else's."""
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+        if manifest["made_by"] != MAKER:
+            return None
+        plan = manifest.pop("plan")
+        return Manifest(**manifest, plan=None if plan is None else Plan(**plan))
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
-    return manifest if isinstance(manifest, dict) and manifest.get("made_by") == MAKER else None
 
 
-def _read_receipts(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
+def _read_receipts(folder: Path, kind: str | None = None) -> list[KeptReceipt]:
     return [json.loads(path.read_bytes()) for path in sorted(folder.glob(f"receipts/{kind or '*'}/*.json"))]
 
 
 def _describe_holder(folder: Path) -> str:
     manifest = _read_manifest(folder)
-    holder = f"process {manifest['pid']}" if manifest else "another process"
+    holder = f"process {manifest.pid}" if manifest else "another process"
     return f"{folder}: {holder} is at work in this run folder: wait for it, or choose another folder by --run"
 
 

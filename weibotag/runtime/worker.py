@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, TextIO
+from collections.abc import Mapping
+from typing import Any, Literal, NotRequired, TextIO, TypedDict
 
 from weibotag.core.errors import WeibotagError
 
@@ -20,6 +21,18 @@ log = logging.getLogger(__name__)
 _receipts: TextIO | None = None
 
 
+class Receipt(TypedDict):
+    """What came of a part, beside what the function that did it returned.
+
+    `status` is ok, failed (the function raised) or set_aside (its workers died over it); `error` says why in one line.
+    """
+
+    part: str
+    status: NotRequired[Literal["ok", "failed", "set_aside"]]
+    seconds: NotRequired[float]
+    error: NotRequired[str]
+
+
 def alive() -> None:
     """Tell the parent that the work goes on."""
     if _receipts is not None:
@@ -27,7 +40,7 @@ def alive() -> None:
         _receipts.flush()
 
 
-def perform(function: str, job: dict[str, Any]) -> str:
+def perform(function: str, job: Mapping[str, Any]) -> str:
     """Call MODULE:FUNCTION with a job and return its receipt as one line of JSON; an error becomes a failed receipt."""
     started = time.perf_counter()
     try:
@@ -43,7 +56,7 @@ def perform(function: str, job: dict[str, Any]) -> str:
         return _fail(job, error)
 
 
-def _fail(job: dict[str, Any], error: Exception) -> str:
+def _fail(job: Mapping[str, Any], error: Exception) -> str:
     said = " ".join(f"{type(error).__name__}: {error}".split())[:ERROR_LENGTH]
     return json.dumps({"part": job["part"], "status": "failed", "error": said})
 

@@ -15,11 +15,12 @@ from scipy.sparse import csr_matrix
 from weibotag.core.schema import TAG, arrow_schema
 from weibotag.features.attention_evidence import add_attended
 from weibotag.features.keywords import find_keywords
+from weibotag.features.visual_codes import Codebook
 from weibotag.features.vocabulary import Vocabulary
 from weibotag.scoring.tagger import Tagger
 from weibotag.scoring.thresholds import decide
+from weibotag.taggers.cascade.next_step import choose_step
 from weibotag.taggers.cascade.policy import FUSED, Cascade
-from weibotag.taggers.cascade.simulation import pick
 from weibotag.taggers.cascade.stage_bits import stages_of, translate
 from weibotag.taggers.model_folder import ABOUT, TAXONOMY, Model, load_model
 from weibotag.taggers.rules import THRESHOLD, RulesTagger
@@ -51,6 +52,11 @@ def open_taxonomy(tagger: TaggerRef) -> Taxonomy:
 @lru_cache(maxsize=1)
 def _read_taxonomy(place: str, digest: str) -> Taxonomy:
     return load_taxonomy(Path(place) / TAXONOMY if (Path(place) / ABOUT).is_file() else Path(place))
+
+
+def open_codebook(tagger: TaggerRef) -> Codebook | None:
+    """Return the codebook that the tagger's visual codes are by; None for rules, and where pictures were too few for one."""
+    return None if tagger.route == "rules" else open_model(tagger).codebook
 
 
 class TaggedPart(TypedDict):
@@ -139,8 +145,8 @@ def _answer_by_cascade(cascade: Cascade, tagger: TaggerRef, table: pa.Table) -> 
     answer = cascade.answer(table, bits)
     late = [False] * len(table)
     if tagger.late:
-        left = np.array([cascade.prices[stage] for stage in cascade.stages])
-        late = (has & (pick(answer.gains[:, :-1], left, answer.bits, cascade.rate) >= 0)).tolist()
+        gains, prices = answer.gains[:, :-1], np.array([cascade.prices[stage] for stage in cascade.stages])
+        late = (has & (choose_step(gains, np.ones_like(gains), prices, answer.bits, cascade.rate).stage >= 0)).tolist()
     names = {own: "".join(f"+{stage}" for stage in stages_of(own, cascade.stages)) for own in set(answer.bits.tolist())}
     routes = [
         cascade.name(own, fused) + names[own] + LATE * one

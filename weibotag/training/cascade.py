@@ -9,9 +9,9 @@ from scipy.sparse import csr_matrix, vstack
 from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.blend import blend
 from weibotag.scoring.tagger import raise_parents
-from weibotag.taggers.cascade.cost_curve import draw_up
+from weibotag.taggers.cascade.cost_curve import trace_curve
 from weibotag.taggers.cascade.gains import Forest, benefit, describe
-from weibotag.taggers.cascade.policy import FAST, FUSED, TEXT, Cascade, State, Taggers, _with_bits, count_files
+from weibotag.taggers.cascade.policy import FAST, FUSED, TEXT, Cascade, State, Taggers, add_bits, count_files
 from weibotag.taggers.cascade.simulation import CascadeSimulation, PolicyOutcome
 from weibotag.taggers.cascade.stage_bits import given, limit, stages_of
 from weibotag.taxonomy.tree import Taxonomy
@@ -38,46 +38,45 @@ def learn_cascade(
     whole = pa.concat_tables(tables, promote_options="default").slice(0, MOST_ROWS)
     gold = gold[:MOST_ROWS]
     seen = count_files(whole) + given(whole, stages) > 0
-    sheet = _Sheet(whole, gold, seen, taxonomy, taggers, stages)
-    cascade = Cascade(taxonomy, taggers, stages, sheet.choose_share(), 0.5)
+    posts = _HeldOutStates(whole, gold, seen, taxonomy, taggers, stages)
+    cascade = Cascade(taxonomy, taggers, stages, posts.choose_share(), 0.5)
     cascade.prices = dict(prices)
     for bits in range(cascade.everything + 1):
         if bits and not seen.any():
             continue
         for tagger in (cascade.cheap(bits), FUSED):
-            sheet.open(cascade, tagger, bits)
-    full = sheet.answers[FUSED, cascade.everything if seen.any() else 0]
-    best = sheet.patch(full[1])
+            posts.open(cascade, tagger, bits)
+    full = posts.answers[FUSED, cascade.everything if seen.any() else 0]
+    best = posts.patch(full[1])
     cascade.worth = thresholds.micro_f1(best, gold)
-    _learn_gains(cascade, sheet)
-    _choose_rate(cascade, sheet)
+    _learn_gains(cascade, posts)
+    _choose_rate(cascade, posts)
     return cascade
 
 
-def _choose_rate(cascade: Cascade, sheet: "_Sheet") -> None:
+def _choose_rate(cascade: Cascade, posts: "_HeldOutStates") -> None:
     """Set the rate of the curve's knee on the held-out posts: what is spent where no plan says another.
 
     Few posts with pictures can't tell where that is: then it is that of their best quality.
     """
+    left = np.repeat(count_files(posts.whole)[:, None], len(cascade.stages), axis=1)
+    simulation = CascadeSimulation(cascade, posts.whole, posts.seen, np.zeros(len(posts.seen), np.int64), left)
 
-    left = np.repeat(count_files(sheet.whole)[:, None], len(cascade.stages), axis=1)
-    outlook = CascadeSimulation(cascade, sheet.whole, sheet.seen, np.zeros(len(sheet.seen), np.int64), left)
+    def quality(outcome: PolicyOutcome) -> float:
+        return thresholds.micro_f1(simulation.answers(outcome), posts.gold)
 
-    def quality(ends: PolicyOutcome) -> float:
-        return thresholds.micro_f1(outlook.answers(ends), sheet.gold)
-
-    curve = draw_up(outlook, quality)
-    cascade.rate = float(curve.rates[curve.knee if sheet.seen.sum() >= FEWEST_SEEN else curve.best])
+    curve = trace_curve(simulation, quality)
+    cascade.rate = float(curve.rates[curve.knee if posts.seen.sum() >= FEWEST_SEEN else curve.best])
     cascade.figures = {
-        "text": round(quality(outlook.text_alone()), 4),
+        "text": round(quality(simulation.text_alone()), 4),
         "knee": round(float(curve.quality[curve.knee]), 4),
-        "everything": round(quality(outlook.everything()), 4),
+        "everything": round(quality(simulation.everything()), 4),
         "cost_at_knee": round(float(curve.seconds[curve.knee] / max(1e-9, curve.seconds[-1])), 3),
     }
 
 
-class _Sheet:
-    """Held-out posts as each set of stages would show them, and what taggers answer there."""
+class _HeldOutStates:
+    """Held-out posts as each set of stages would show them, and the scores and tags that taggers give them there."""
 
     def __init__(
         self,
@@ -142,31 +141,31 @@ class _Sheet:
         return csr_matrix(vstack([chosen, rest]))[order]
 
 
-def _learn_gains(cascade: Cascade, sheet: _Sheet) -> None:
+def _learn_gains(cascade: Cascade, posts: _HeldOutStates) -> None:
     """Fit a forest for each tagger that has answered and each step from there, over all states that it can be taken in."""
     worth, stages = cascade.worth, cascade.stages
     values: dict[tuple[str, int], np.ndarray] = {}
-    looks: dict[tuple[str, int], np.ndarray] = {}
-    numbers = np.arange(len(sheet.seen))
+    features: dict[tuple[str, int], np.ndarray] = {}
+    numbers = np.arange(len(posts.seen))
     for tagger, bits in cascade.states:
-        scores, chosen = sheet.answers[tagger, bits]
-        values[tagger, bits] = benefit(chosen, sheet.gold[sheet.rows(bits)], worth)
-        described = describe(scores, chosen, sheet.view(bits), worth, cascade.taxonomy, cascade.kinds)
-        looks[tagger, bits] = _with_bits(described, bits, len(stages))
+        scores, chosen = posts.answers[tagger, bits]
+        values[tagger, bits] = benefit(chosen, posts.gold[posts.rows(bits)], worth)
+        described = describe(scores, chosen, posts.view(bits), worth, cascade.taxonomy, cascade.kinds)
+        features[tagger, bits] = add_bits(described, bits, len(stages))
     cases: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     for (tagger, bits), before in values.items():
-        own = sheet.rows(bits)
+        own = posts.rows(bits)
         if tagger != FUSED:
-            case = looks[tagger, bits], values[FUSED, bits] - before, numbers[own]
+            case = features[tagger, bits], values[FUSED, bits] - before, numbers[own]
             cases.setdefault((tagger, FUSED), []).append(case)
         for place, stage in enumerate(stages):
             after = bits | 1 << place
             if after == bits or (FUSED, after) not in values:
                 continue
-            mask = sheet.seen[own]
-            case = looks[tagger, bits][mask], values[FUSED, after] - before[mask], numbers[sheet.seen]
+            mask = posts.seen[own]
+            case = features[tagger, bits][mask], values[FUSED, after] - before[mask], numbers[posts.seen]
             cases.setdefault((tagger, stage), []).append(case)
-    width = next(iter(looks.values())).shape[1]
+    width = next(iter(features.values())).shape[1]
     nothing = np.zeros((0, width), np.float32), np.zeros(0), np.zeros(0, np.int64)
     for tagger in (TEXT, FAST, FUSED):
         for step in (*stages, FUSED):

@@ -1,6 +1,6 @@
 """From a trained fast model to the fused tagger and the cascade, on the same rows."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.errors import MissingExtraError, RequestError
 from weibotag.extraction.context import ExtractionContext
+from weibotag.extraction.stats import ExtractionStats
 from weibotag.scoring import thresholds
 from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers.cascade.policy import Cascade, Taggers, count_files
@@ -25,7 +26,7 @@ from weibotag.training.network.architectures.presets import resolve
 from weibotag.training.network.settings import NetworkRecipe, Settings, TrainingRun
 from weibotag.training.text_only import LEAST_SECONDS, train_text
 from weibotag.vision.backends.transformers_model import find_folder
-from weibotag.vision.stage import hash_weights, stage_class, stages_of_kinds
+from weibotag.vision.stage import hash_weights, stages_of_kinds
 
 UNAFFORDABLE = 1e12
 # What tagging may cost with all pictures known, without a plan.
@@ -110,6 +111,7 @@ def go_beyond(
     beyond: NetworkOptions,
     tasks: dict[str, Classes],
     context: ExtractionContext,
+    stats: ExtractionStats,
     folder: Path,
     *,
     tune_seconds: float,
@@ -117,8 +119,8 @@ def go_beyond(
 ) -> Model:
     """Return the model with its fused tagger, and for `tagger` cascade with the text tagger and the cascade, too.
 
-    `sides` are the rows to train on and those held out (`Dataset`), `tasks` is what `read_tasks` returned, `folder`
-    is where the network's training goes on after a kill.
+    `sides` are the rows to train on and those held out (`Dataset`), `stats` what looking at their pictures took, `tasks` is
+    what `read_tasks` returned, `folder` is where the network's training goes on after a kill.
     """
     from weibotag.training.network.fit import train_fused
 
@@ -135,7 +137,8 @@ def go_beyond(
     taggers = text, choose_reader(model, trained, held, tune_seconds), fused
     # Words that posts bring along stand for a stage, which here nobody can run.
     stages = tuple(dict.fromkeys([*context.fingerprints, *stages_of_kinds(context.pipeline.words)]))
-    prices = dict.fromkeys(stages, UNAFFORDABLE) | price(taggers, held.tables, context)
+    prices = dict.fromkeys(stages, UNAFFORDABLE) | price_taggers(taggers, held.tables)
+    prices |= stats.prices(context.fingerprints, context.workers)
     cascade = learn_cascade(held.tables, held.gold, model.taxonomy, taggers, stages, prices)
     cascade.network_rate = bound_network(cascade, model.tagger, held.tables)
     return replace(model, text=text, cascade=cascade, about=model.about | {"cascade": describe_cascade(cascade)})
@@ -198,26 +201,8 @@ def _labels(tables: list[pa.Table], column: str) -> list[str | None]:
     return [None if value is None else str(value) for table in tables for value in table[column].to_pylist()]
 
 
-def price(taggers: Taggers, tables: list[pa.Table], context: ExtractionContext) -> dict[str, float]:
-    """Return what steps cost in milliseconds here: a tagger per post, a stage per picture."""
+def price_taggers(taggers: Taggers, tables: list[pa.Table]) -> dict[str, float]:
+    """Return what taggers cost here, in milliseconds a post."""
     some = pa.concat_tables(tables, promote_options="default").slice(0, TIMED)
-    prices: dict[str, float] = {}
-    for name, tagger in zip(("text", "fast", "fused"), taggers, strict=True):
-        prices[name] = time_each(partial(tagger.scores, some), len(some))
-    return prices | price_stages(context.fingerprints, context.seconds, context.frames, context.workers)
-
-
-def price_stages(
-    stages: Iterable[str], seconds: Mapping[str, float], frames: Mapping[str, int], workers: int
-) -> dict[str, float]:
-    """Return the milliseconds that stages take for a picture, decoding it included, with all workers together.
-
-    By the seconds and frames of what was looked at; `Stage.nominal_ms` of a stage that has not looked at any.
-    """
-    decoding = seconds.get("decode", 0.0) / max(1, *frames.values(), 1)
-    return {
-        stage: 1000 * (seconds[stage] / frames[stage] + decoding) / max(1, workers)
-        if frames.get(stage)
-        else stage_class(stage).nominal_ms
-        for stage in stages
-    }
+    pairs = zip(("text", "fast", "fused"), taggers, strict=True)
+    return {name: time_each(partial(tagger.scores, some), len(some)) for name, tagger in pairs}

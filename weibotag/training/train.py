@@ -18,12 +18,13 @@ from weibotag import __version__
 from weibotag.core.errors import RequestError
 from weibotag.core.progress import bar
 from weibotag.extraction.context import ExtractionContext, open_context
-from weibotag.extraction.ingest import ingest
-from weibotag.extraction.picture_words import join_coders, say_codes, zero_shot_of
+from weibotag.extraction.ingest import ingest, link, read_links
+from weibotag.extraction.picture_words import VectorWords, open_vector_words
 from weibotag.extraction.pipeline_files import choose_pipeline
-from weibotag.extraction.post_table import gather_part
+from weibotag.extraction.post_table import read_part
 from weibotag.extraction.requests import TrainRequest
-from weibotag.extraction.schedule import link, look, read_links
+from weibotag.extraction.schedule import look
+from weibotag.extraction.stats import ExtractionStats
 from weibotag.features import visual_codes
 from weibotag.features.keywords import learn_keywords
 from weibotag.features.vocabulary import Vocabulary
@@ -38,7 +39,6 @@ from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.choose import choose, describe, is_fast_affordable, train_alone
 from weibotag.training.dataset import WORTHWHILE, Dataset, gold_matrix, hide_author_and_channel, mark_valid
 from weibotag.training.network_taggers import NetworkOptions, check_beyond, go_beyond, read_tasks
-from weibotag.vision.stage import Wording
 
 # fastText's hashed n-grams: about a hundred new ones a post, within these bounds.
 BUCKETS = (100_000, 2_000_000)
@@ -101,11 +101,13 @@ def train_model(order: TrainRequest) -> dict[str, Any]:
     with Run.open(Path(f"{out}.run"), request) as run:
         parts = ingest(run, source, None, quiet)
         link(run, parts, context.limits, quiet)
-        for fault in look(run, parts, context):
+        stats = look(run, parts, context)
+        for fault in stats.faults.values():
             log.warning("not looked at: %s", fault)
         is_valid = mark_valid(run, parts, valid, taxonomy)
         codebook, learnt_codes = learn_codes(run, parts, context, taxonomy, is_valid)
-        trained, held = read_rows(run, parts, context, taxonomy, is_valid, codebook, learnt_codes, tagger in NETWORKED)
+        words = open_vector_words(taxonomy, codebook, context, learnt_codes)
+        trained, held = read_rows(run, parts, context, stats, taxonomy, is_valid, words, tagger in NETWORKED)
         tasks = read_tasks(beyond, (trained, held))
         keywords = learn_keywords(trained.tables, Vocabulary(taxonomy))
         if tagger == "xmc" or (tagger == "auto" and not can_be_fast(trained, tune_seconds)):
@@ -121,19 +123,16 @@ def train_model(order: TrainRequest) -> dict[str, Any]:
         if tagger in NETWORKED:
             sides, course = (trained, held), run.folder / "network"
             model = go_beyond(
-                model, sides, tagger, beyond, tasks, context, course, tune_seconds=tune_seconds, threads=threads
+                model, sides, tagger, beyond, tasks, context, stats, course, tune_seconds=tune_seconds, threads=threads
             )
         model.about.update(
             {
                 "version": __version__,
                 "packages": {name: version(name) for name in PACKAGES},
-                "stages": {name: stage.config.model_dump(mode="json") for name, stage in context.stages.items()},
-                "fingerprints": context.fingerprints,
-                "media": pipeline.media.model_dump(mode="json"),
-                "words": dict(pipeline.words),
+                **context.describe(),
                 "posts": {"train": trained.gold.shape[0], "valid": held.gold.shape[0]},
-                "rejects": (run.plan or {}).get("rejects", 0),
-                **context.summary(),
+                "rejects": run.rejects,
+                **stats.summary(),
                 "seconds": round(perf_counter() - started, 1),
             }
         )
@@ -182,23 +181,17 @@ def read_rows(
     run: Run,
     parts: Sequence[str],
     context: ExtractionContext,
+    stats: ExtractionStats,
     taxonomy: Taxonomy,
     is_valid: dict[str, np.ndarray],
-    codebook: visual_codes.Codebook | None,
-    learnt_codes: dict[str, list[str]],
+    words: VectorWords | None,
     with_vectors: bool = False,
 ) -> tuple[Dataset, Dataset]:
-    """Return the labelled posts to train on and those held out; `with_vectors` as for `gather_part`."""
-
-    def say_learnt(table: pa.Table) -> dict[str, list[Wording]]:
-        new = table.filter(pc.invert(pc.is_in(table["media_id"], pa.array(list(learnt_codes), pa.string()))))
-        return say_codes((codebook.code_table(new) if codebook else {}) | learnt_codes)
-
-    code = join_coders([coder for coder in (zero_shot_of(taxonomy, context), say_learnt) if coder is not None])
+    """Return the labelled posts to train on and those held out; `with_vectors` as for `read_part`."""
     sides: tuple[list[pa.Table], list[pa.Table]] = [], []
     for part in parts:
         start = 0
-        for table in gather_part(run, part, context, code, with_vectors):
+        for table in read_part(run, part, context, stats, words, with_vectors):
             held = is_valid[part][start : start + len(table)]
             start += len(table)
             taught = np.diff(gold_matrix([table], taxonomy).indptr) > 0

@@ -23,8 +23,9 @@ from weibotag.core.errors import MissingExtraError, RequestError
 from weibotag.core.files import atomic
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction.context import ExtractionContext, open_context
-from weibotag.extraction.ingest import ingest
-from weibotag.extraction.schedule import link, look
+from weibotag.extraction.ingest import ingest, link
+from weibotag.extraction.picture_words import open_vector_words
+from weibotag.extraction.schedule import look
 from weibotag.extraction.settings import Pipeline
 from weibotag.posts.source import PostsSource, describe_input, matches, refuse_outputs
 from weibotag.runtime.run_folder import Run
@@ -165,11 +166,13 @@ def prepare(
     parts = ingest(run, source, None, context.quiet)
     is_held, tested = draw_sides(run, parts, taxonomy, valid, test)
     link(run, parts, context.limits, context.quiet)
-    for fault in look(run, parts, context):
+    stats = look(run, parts, context)
+    for fault in stats.faults.values():
         log.warning("not looked at: %s", fault)
     # Codes are learnt without the rows to choose on and those to test on.
     codebook, learnt = learn_codes(run, parts, context, taxonomy, is_held)
-    trained, held = read_rows(run, parts, context, taxonomy, is_held, codebook, learnt, with_vectors=True)
+    words = open_vector_words(taxonomy, codebook, context, learnt)
+    trained, held = read_rows(run, parts, context, stats, taxonomy, is_held, words, with_vectors=True)
     is_test = [pc.is_in(table["post_id"], tested) for table in held.tables]
     chosen = [table.filter(pc.invert(mask)) for table, mask in zip(held.tables, is_test, strict=True)]
     tests = [table.filter(mask) for table, mask in zip(held.tables, is_test, strict=True)]

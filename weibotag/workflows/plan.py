@@ -14,23 +14,23 @@ from weibotag import __version__
 from weibotag.core.errors import RequestError
 from weibotag.core.files import write_json
 from weibotag.extraction.context import ExtractionContext, open_context
-from weibotag.extraction.ingest import ingest
+from weibotag.extraction.ingest import count_posts, ingest, link, read_links
+from weibotag.extraction.picture_words import open_vector_words
 from weibotag.extraction.pipeline_files import choose_pipeline
-from weibotag.extraction.queue import PictureQueue
+from weibotag.extraction.queue import open_queues
 from weibotag.extraction.requests import PlanRequest
-from weibotag.extraction.schedule import link, read_links
+from weibotag.extraction.stats import ExtractionStats
 from weibotag.posts.source import describe_input
 from weibotag.posts.supplied_words import add_given
 from weibotag.runtime.run_folder import Run
-from weibotag.taggers.answering import open_cascade
-from weibotag.taggers.cascade.cost_curve import Curve, draw_up
+from weibotag.taggers.answering import open_cascade, open_codebook, open_taxonomy
+from weibotag.taggers.cascade.cost_curve import Curve, trace_curve
 from weibotag.taggers.cascade.policy import Cascade
 from weibotag.taggers.cascade.simulation import CascadeSimulation
-from weibotag.taggers.cascade.stage_bits import given, translate
-from weibotag.training.network_taggers import UNAFFORDABLE, price
+from weibotag.training.network_taggers import UNAFFORDABLE, price_taggers
 from weibotag.workflows.choose_tagger import PLAN_FORMAT, choose_tagger
-from weibotag.workflows.picture_words import coder_of
-from weibotag.workflows.spend_budget import LAST, PictureIndex
+from weibotag.workflows.picture_index import PictureIndex
+from weibotag.workflows.spend_budget import LAST
 
 # Posts of the sample without pictures; those with pictures are as many as are asked for.
 PLAIN = 1_000
@@ -72,8 +72,7 @@ def plan_tagging(request: PlanRequest) -> dict[str, Any]:
     source, sample, quiet = request.source, request.sample, request.quiet
     budget = None if request.budget is None else Budget.parse(request.budget)
     tagger, pipeline = choose_tagger(request.model, None, "cascade", choose_pipeline(request))
-    context = open_context(pipeline, quiet=quiet)
-    context.sparing = True
+    context = open_context(pipeline, quiet=quiet, partial=True)
     asked = {"command": "plan", "version": __version__, "input": describe_input(source), "sample": sample}
     asked |= {"tagger": tagger.request(), **context.request()}
     with Run.open(Path(f"{request.out}.run"), asked) as run:
@@ -81,133 +80,120 @@ def plan_tagging(request: PlanRequest) -> dict[str, Any]:
         parts = ingest(run, source, None, quiet)
         link(run, parts, context.limits, quiet)
         fixed = perf_counter() - begun
-        posts = sum(pq.read_metadata(run.path("posts", part)).num_rows for part in parts)
+        posts = count_posts(run, parts)
         if not posts:
             raise RequestError("no post to plan for: the input, or what --where leaves of it, has no row that can be used")
-        cascade = open_cascade(tagger)
-        board = PictureIndex(run, parts, context)
-        survey = Survey(run, parts, context, board, sample)
+        cascade, stats = open_cascade(tagger), ExtractionStats()
+        words = open_vector_words(open_taxonomy(tagger), open_codebook(tagger), context)
+        survey = Survey(run, context, stats, PictureIndex(run, parts, context, stats, words), sample)
         survey.look()
-        tables, gathering = survey.gather(coder_of(tagger, context))
+        tables, reading = survey.read()
         # Within a budget a millisecond is worth the same wherever it is spent.
         cascade.network_rate = cascade.network_rate if budget is None else 0.0
-        cascade.prices |= _price_here(cascade, tables, context)
-        outlook = survey.outlook(cascade, tables, posts)
-        curve = draw_up(outlook, outlook.expected_f1)
+        cascade.prices |= _price_here(cascade, tables, context, stats)
+        simulation = survey.simulate(cascade, tables, posts)
         # Reading, and twice (before looks and after) what is done for each post, come whatever is looked at.
         text_alone = fixed + LAST * posts * (cascade.prices["text"] / 1000)
-        fixed += (1 + LAST) * gathering * posts
-        plan = _write_down(curve, fixed, text_alone, budget, posts, outlook, cascade)
-        plan["loading"] = {name: round(value, 3) for name, value in context.loading.items()}
-        plan |= {"model": tagger.digest, "posts_with_pictures": board.count, "sample": len(survey.chosen)}
+        times = Times(posts, fixed + (1 + LAST) * reading * posts, text_alone, budget)
+        plan = times.plan(trace_curve(simulation, simulation.expected_f1), simulation)
+        plan["loading"] = {name: round(value, 3) for name, value in stats.loading.items()}
+        plan |= {"model": tagger.digest, "posts_with_pictures": survey.index.count, "sample": len(survey.chosen)}
         run.finish(plan)
     write_json(plan, request.out)
     return plan
 
 
 class Survey:
-    """The posts with pictures that a plan is made from, and what was known of their pictures before."""
+    """The posts with pictures that a plan is made from, and what was known of all posts' pictures before."""
 
-    def __init__(self, run: Run, parts: list[str], context: ExtractionContext, board: PictureIndex, sample: int) -> None:
-        self.run, self.parts, self.context, self.board = run, parts, context, board
-        self.chosen = np.sort(np.random.default_rng(0).permutation(board.count)[:sample])
-        self.known = np.full(board.count, (1 << len(board.stages)) - 1, np.int64)
-        np.bitwise_and.at(self.known, board.posts, board.looked.bits[board.files])
-        self.left = board.count_lacking()
+    def __init__(
+        self, run: Run, context: ExtractionContext, stats: ExtractionStats, index: PictureIndex, sample: int
+    ) -> None:
+        self.run, self.context, self.stats, self.index = run, context, stats, index
+        self.chosen = np.sort(np.random.default_rng(0).permutation(index.count)[:sample])
+        self.known, self.lacking = index.known_bits(), index.count_lacking()
 
     def look(self) -> None:
         """Let all stages look at the pictures of the sample."""
-        own = np.isin(self.board.posts, self.chosen)
-        files = []
-        ids = self.board.looked.file_ids.to_pylist()
-        for place in np.unique(self.board.files[own]).tolist():
-            stages = [stage for bit, stage in enumerate(self.board.stages) if self.board.lacking(bit)[place]]
-            if stages:
-                known = bool(self.board.looked.decoded[place])
-                files.append({"path": self.board.paths[place], "file_id": ids[place], "stages": stages, "known": known})
+        index = self.index
+        wanted = np.isin(np.arange(index.count), self.chosen)[:, None] & np.ones(len(index.stages), bool)
+        tasks = [one.task for one in index.list_tasks(wanted, np.zeros(index.count), dict.fromkeys(index.stages, 0.0))]
         self.context.store.prepare()
         # Timed with company: as many at a time as the run will have.
-        with PictureQueue(self.run, self.context) as lookers:
-            lookers.look(files, max(1, min(8, len(files) // (2 * max(1, self.context.workers)))), lambda: np.inf)
+        size = max(1, min(8, len(tasks) // (2 * max(1, self.context.workers))))
+        with open_queues(self.run, self.context, self.stats) as queues:
+            for queue in queues:
+                queue.look(tasks, size)
 
-    def gather(self, coder: Any) -> tuple[pa.Table, float]:
-        """Return posts of the sample, those with pictures first, and the seconds that gathering one of these took."""
-        tables, plain = [], []
+    def read(self) -> tuple[pa.Table, float]:
+        """Return posts of the sample, those with pictures first, and the seconds that reading one of these took."""
         begun = perf_counter()
-        for part in self.parts:
-            own = self.board.places[part]
-            wanted = np.flatnonzero(np.isin(own, self.chosen))
-            if len(wanted):
-                tables.append(self.board.gather(part, wanted, coder))
+        tables, _ = self.index.read_chosen(np.isin(np.arange(self.index.count), self.chosen))
         spent = (perf_counter() - begun) / max(1, len(self.chosen))
-        for part in self.parts:
+        plain = []
+        for part in self.index.places:
             posts = pq.read_table(self.run.path("posts", part))
             linked = pc.is_in(posts["post_id"], pc.unique(read_links(self.run, part)["post_id"]))
-            plain.append(posts.filter(pc.invert(linked)).slice(0, max(1, PLAIN // len(self.parts))))
+            plain.append(posts.filter(pc.invert(linked)).slice(0, max(1, PLAIN // len(self.index.places))))
         whole = pa.concat_tables([*tables, *plain], promote_options="default")
         return add_given(whole, self.context.pipeline.words), spent
 
-    def outlook(self, cascade: Cascade, table: pa.Table, posts: int) -> CascadeSimulation:
+    def simulate(self, cascade: Cascade, table: pa.Table, posts: int) -> CascadeSimulation:
         """Return what the cascade expects of all posts, for which those of the sample stand."""
-        count = len(self.chosen)
-        pictured = np.arange(len(table)) < count
-        known, left = given(table, cascade.stages), np.zeros((len(table), len(cascade.stages)))
-        known[:count] |= translate(self.known[self.chosen], self.board.stages, cascade.stages)
-        for place, stage in enumerate(self.board.stages):
-            left[:count, cascade.stages.index(stage)] = self.left[self.chosen][:, place]
-        # What only words that posts bring along could say, nothing here can look for.
-        left[:, [stage not in self.board.stages for stage in cascade.stages]] = 1
-        seen = pictured | (known > 0)
-        plain = len(table) - count
-        shares = self.board.count / max(1, count), (posts - self.board.count) / max(1, plain)
-        return CascadeSimulation(cascade, table, seen, known, left, np.where(pictured, shares[0], shares[1]))
+        count, pictured = len(self.chosen), self.index.count
+        shares = pictured / max(1, count), (posts - pictured) / max(1, len(table) - count)
+        weights = np.where(np.arange(len(table)) < count, *shares)
+        return self.index.simulate(cascade, table, self.chosen, self.known, self.lacking, weights)
 
 
-def _price_here(cascade: Cascade, table: pa.Table, context: ExtractionContext) -> dict[str, float]:
+def _price_here(cascade: Cascade, table: pa.Table, context: ExtractionContext, stats: ExtractionStats) -> dict[str, float]:
     """Return the prices measured here; of stages that had nothing to look at those that the model knows."""
-    measured = price((cascade.text, cascade.reader, cascade.network), [table], context)
-    return {name: value for name, value in measured.items() if name not in context.fingerprints or context.frames.get(name)}
+    looked = [stage for stage in context.fingerprints if stats.frames.get(stage)]
+    taggers = cascade.text, cascade.reader, cascade.network
+    return price_taggers(taggers, [table]) | stats.prices(looked, context.workers)
 
 
-def _write_down(
-    curve: Curve,
-    fixed: float,
-    text_alone: float,
-    budget: Budget | None,
-    posts: int,
-    outlook: CascadeSimulation,
-    cascade: Cascade,
-) -> dict[str, Any]:
-    """Return the plan as it is written: seconds are of whole runs."""
-    given = None if budget is None else budget.seconds(posts, text_alone)
-    chosen = curve.knee if given is None else curve.reach(given - fixed)
-    prices = np.array([cascade.prices[name] for name in cascade.stages])
-    looks = outlook.left[:, prices < UNAFFORDABLE] @ prices[prices < UNAFFORDABLE]
-    everything = fixed + float(outlook.weights @ looks) / 1000
-    return {
-        "format": PLAN_FORMAT,
-        "rate": float(curve.rates[chosen]),
-        "network_rate": cascade.network_rate,
-        "floor": float(min(curve.rates[curve.best], curve.rates[chosen])),
-        "prices": {name: round(value, 5) for name, value in cascade.prices.items()},
-        "budget": given,
-        "chosen": int(chosen),
-        "expected": _expect(curve, fixed, given, chosen),
-        "knee": curve.knee,
-        "posts": posts,
-        "text_alone_seconds": round(text_alone, 3),
-        "everything_seconds": round(everything, 3),
-        "text_alone_quality": round(outlook.expected_f1(outlook.text_alone()), 4),
-        "everything_quality": round(outlook.expected_f1(outlook.everything()), 4),
-        "curve": [
-            {"rate": float(rate), "seconds": round(fixed + seconds, 3), "quality": round(quality, 4)}
-            for rate, seconds, quality in zip(curve.rates, curve.seconds, curve.quality, strict=True)
-        ],
-    }
+@dataclass(frozen=True)
+class Times:
+    """Seconds of a whole run over `posts` posts: `fixed` whatever is looked at, `text_alone` where nothing is."""
 
+    posts: int
+    fixed: float
+    text_alone: float
+    budget: Budget | None
 
-def _expect(curve: Curve, fixed: float, given: float | None, chosen: int) -> dict[str, float]:
-    """Return the seconds that the run will take and the quality to be expected: a wave ends where the budget does."""
-    seconds = float(curve.seconds[chosen]) if given is None else min(max(0.0, given - fixed), float(curve.seconds[chosen]))
-    quality = float(np.interp(seconds, curve.seconds, curve.quality))
-    return {"seconds": round(fixed + seconds, 3), "quality": round(quality, 4)}
+    def plan(self, curve: Curve, simulation: CascadeSimulation) -> dict[str, Any]:
+        """Return the plan as it is written."""
+        cascade, prices = simulation.cascade, simulation.prices
+        given = None if self.budget is None else self.budget.seconds(self.posts, self.text_alone)
+        chosen = curve.knee if given is None else curve.reach(given - self.fixed)
+        looks = simulation.left[:, prices < UNAFFORDABLE] @ prices[prices < UNAFFORDABLE]
+        everything = self.fixed + float(simulation.weights @ looks) / 1000
+        return {
+            "format": PLAN_FORMAT,
+            "rate": float(curve.rates[chosen]),
+            "network_rate": cascade.network_rate,
+            "floor": float(min(curve.rates[curve.best], curve.rates[chosen])),
+            "prices": {name: round(value, 5) for name, value in cascade.prices.items()},
+            "budget": given,
+            "chosen": int(chosen),
+            "expected": self._expect(curve, given, chosen),
+            "knee": curve.knee,
+            "posts": self.posts,
+            "text_alone_seconds": round(self.text_alone, 3),
+            "everything_seconds": round(everything, 3),
+            "text_alone_quality": round(simulation.expected_f1(simulation.text_alone()), 4),
+            "everything_quality": round(simulation.expected_f1(simulation.everything()), 4),
+            "curve": [
+                {"rate": float(rate), "seconds": round(self.fixed + seconds, 3), "quality": round(quality, 4)}
+                for rate, seconds, quality in zip(curve.rates, curve.seconds, curve.quality, strict=True)
+            ],
+        }
+
+    def _expect(self, curve: Curve, given: float | None, chosen: int) -> dict[str, float]:
+        """Return the seconds that the run will take and the quality to be expected: a wave ends where the budget does."""
+        seconds = float(curve.seconds[chosen])
+        if given is not None:
+            seconds = min(max(0.0, given - self.fixed), seconds)
+        quality = float(np.interp(seconds, curve.seconds, curve.quality))
+        return {"seconds": round(self.fixed + seconds, 3), "quality": round(quality, 4)}

@@ -12,9 +12,9 @@ from weibotag import __version__
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import replace_folder
 from weibotag.extraction.context import ExtractionContext, open_context
-from weibotag.extraction.ingest import ingest
-from weibotag.extraction.post_table import gather_part
-from weibotag.extraction.schedule import link, look
+from weibotag.extraction.ingest import ingest, link
+from weibotag.extraction.post_table import read_part
+from weibotag.extraction.schedule import look
 from weibotag.extraction.settings import Pipeline
 from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
 from weibotag.runtime.run_folder import Run
@@ -75,9 +75,10 @@ def read_sides(run: Run, source: PostsSource, context: ExtractionContext) -> tup
     """
     parts = ingest(run, source, None, context.quiet)
     link(run, parts, context.limits, context.quiet)
-    for fault in look(run, parts, context):
+    stats = look(run, parts, context)
+    for fault in stats.faults.values():
         log.warning("not looked at: %s", fault)
-    tables = [table for part in parts for table in gather_part(run, part, context, None, with_vectors=True)]
+    tables = [table for part in parts for table in read_part(run, part, context, stats, None, with_vectors=True)]
     post_ids = [post_id for table in tables for post_id in table["post_id"].to_pylist()]
     is_held = draw_valid(post_ids, [""] * len(post_ids), np.ones(len(post_ids), bool))
     if not is_held.any():

@@ -1,4 +1,4 @@
-"""What pictures say, without tagging: posts in, the findings of one stage, or wordings, out."""
+"""Runs one stage, or joins wordings, without tagging: posts in, a row for each picture or post out."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -8,27 +8,30 @@ from time import perf_counter
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from weibotag.core.errors import PartialError
 from weibotag.core.progress import bar
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction.context import ExtractionContext, open_context
-from weibotag.extraction.ingest import ingest, open_run
+from weibotag.extraction.ingest import count_posts, ingest, link, open_run, read_links
 from weibotag.extraction.picture_table import list_pictures, pictures_schema
-from weibotag.extraction.post_table import Coder, gather_part, read_found
+from weibotag.extraction.picture_words import VectorWords, open_vector_words
+from weibotag.extraction.post_table import read_found, read_part
 from weibotag.extraction.requests import StageRequest
-from weibotag.extraction.schedule import link, look, read_links
+from weibotag.extraction.schedule import look
 from weibotag.extraction.settings import Pipeline
+from weibotag.extraction.stats import ExtractionStats
 from weibotag.posts.source import PostsSource
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.run_folder import Run
+from weibotag.taggers.answering import open_codebook, open_taxonomy
 from weibotag.taggers.tagger_ref import TaggerRef
-from weibotag.workflows.picture_words import coder_of
 
 # Pictures whose findings are in memory at once; a vector has some 4 KB.
 PICTURE_ROWS = 2_000
 WORDINGS = "wordings"
+# Gives the rows of a part of a run, by what looking came to.
+RowsOfPart = Callable[[Run, str, ExtractionStats], Iterable[pa.Table]]
 
 
 def look_only(request: StageRequest, answer: str, pipeline: Pipeline, tagger: TaggerRef | None = None) -> dict[str, Any]:
@@ -40,8 +43,8 @@ def look_only(request: StageRequest, answer: str, pipeline: Pipeline, tagger: Ta
     """
     context = open_context(pipeline, quiet=request.quiet)
     if answer == WORDINGS:
-        coder = None if tagger is None else coder_of(tagger, context)
-        schema, list_rows = arrow_schema(WORDINGS), partial(list_wordings, context=context, coder=coder)
+        words = None if tagger is None else open_vector_words(open_taxonomy(tagger), open_codebook(tagger), context)
+        schema, list_rows = arrow_schema(WORDINGS), partial(list_wordings, context=context, words=words)
     else:
         schema, list_rows = pictures_schema(answer), partial(list_found, context=context, stage=answer)
     asked = None if tagger is None else tagger.request()
@@ -53,7 +56,7 @@ def look_and_list(
     out: str,
     answer: str,
     context: ExtractionContext,
-    list_rows: Callable[[Run, str], Iterable[pa.Table]],
+    list_rows: RowsOfPart,
     schema: pa.Schema,
     run_folder: Path | None,
     asked: Mapping[str, Any] | None,
@@ -67,56 +70,63 @@ def look_and_list(
     with open_run(answer, source, out, context, run_folder, asked) as run:
         parts = ingest(run, source, None, context.quiet, answer)
         link(run, parts, context.limits, context.quiet)
-        faults = look(run, parts, context)
-        tables = _list_parts(run, parts, answer, context, list_rows)
+        stats = look(run, parts, context)
+        tables = _list_parts(run, parts, answer, context, stats, list_rows)
         first = next(tables, schema.empty_table())
         rows = write_tables(chain([first], tables), out, first.schema.remove_metadata())
         summary = {
             "rows": rows,
-            "posts": sum(pq.read_metadata(run.path("posts", part)).num_rows for part in parts),
-            "rejects": (run.plan or {}).get("rejects", 0),
-            **context.summary(),
+            "posts": count_posts(run, parts),
+            "rejects": run.rejects,
+            **stats.summary(),
             "seconds": round(perf_counter() - started, 3),
             "out": out,
             "run": str(run.folder),
         }
-        if faults:
+        if stats.faults:
             raise PartialError(
-                f"{len(faults)} pictures could not be done, all else is in {out}; "
-                f"the same command tries them again; the first: {faults[0]}"
+                f"{len(stats.faults)} pictures could not be done, all else is in {out}; "
+                f"the same command tries them again; the first: {next(iter(stats.faults.values()))}"
             )
         run.finish(summary)
     return summary
 
 
 def _list_parts(
-    run: Run, parts: list[str], answer: str, context: ExtractionContext, list_rows: Callable[[Run, str], Iterable[pa.Table]]
+    run: Run,
+    parts: list[str],
+    answer: str,
+    context: ExtractionContext,
+    stats: ExtractionStats,
+    list_rows: RowsOfPart,
 ) -> Iterator[pa.Table]:
     """Give the rows of all parts, some at a time, with a receipt for each part that is through."""
     with bar(len(parts), f"writing {answer}, parts", context.quiet) as progress:
         for part in parts:
             rows = 0
-            for table in list_rows(run, part):
+            for table in list_rows(run, part, stats):
                 rows += len(table)
                 yield table
             run.receipt(answer, part, {"status": "ok", "rows": rows})
             progress.advance()
 
 
-def list_found(run: Run, part: str, context: ExtractionContext, stage: str) -> Iterator[pa.Table]:
+def list_found(run: Run, part: str, stats: ExtractionStats, context: ExtractionContext, stage: str) -> Iterator[pa.Table]:
     """Give what a stage found in the pictures of a part's posts, as tables of `pictures_schema`."""
     links = read_links(run, part)
     for start in range(0, len(links), PICTURE_ROWS):
         some = links.slice(start, PICTURE_ROWS)
         media = context.store.read("media", context.media, some["file_id"].drop_null())
         found = read_found(stage, media["media_id"].drop_null(), context)
-        yield list_pictures(some, media, found, stage, context.unseen)
+        yield list_pictures(some, media, found, stage, stats.unseen)
 
 
-def list_wordings(run: Run, part: str, context: ExtractionContext, coder: Coder | None) -> Iterator[pa.Table]:
+def list_wordings(
+    run: Run, part: str, stats: ExtractionStats, context: ExtractionContext, words: VectorWords | None
+) -> Iterator[pa.Table]:
     """Give the wordings of a part's posts, as tables of schema "wordings"."""
     schema = arrow_schema(WORDINGS)
-    for posts in gather_part(run, part, context, coder):
+    for posts in read_part(run, part, context, stats, words):
         if WORDINGS not in posts.column_names:
             none = {WORDINGS: [[]] * len(posts), "wordings_error": [None] * len(posts)}
             posts = pa.table({"post_id": posts["post_id"], **none}, schema=schema)

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from weibotag.core.files import sha256_of, write_json
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction.context import ExtractionContext, open_context
-from weibotag.extraction.post_table import gather_part
+from weibotag.extraction.post_table import read_part
 from weibotag.extraction.settings import Pipeline, check_looks, look_as_trained
+from weibotag.extraction.stats import ExtractionStats
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.match_model import CALIBRATION, MATCH, Matcher
@@ -26,14 +27,8 @@ Measure = Callable[[pa.Table], np.ndarray]
 
 def note_looks(folder: Path, context: ExtractionContext) -> None:
     """Write into match.json how the pictures were looked at that the network was trained on."""
-    looks = {
-        "stages": {name: stage.config.model_dump(mode="json") for name, stage in context.stages.items()},
-        "fingerprints": context.fingerprints,
-        "media": context.pipeline.media.model_dump(mode="json"),
-        "words": context.pipeline.words,
-    }
     about = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
-    write_json(about | looks, folder / CALIBRATION)
+    write_json(about | context.describe(), folder / CALIBRATION)
 
 
 def measure_similarity(
@@ -56,10 +51,10 @@ def measure_similarity(
     context = open_context(pipeline, quiet=quiet)
     asked = {"model": str(model), "digest": sha256_of(model / MATCH) + sha256_of(model / CALIBRATION)}
 
-    def list_rows(run: Run, part: str) -> Iterator[pa.Table]:
+    def list_rows(run: Run, part: str, stats: ExtractionStats) -> Iterator[pa.Table]:
         own = arrow_schema("posts").names
         others = [name for name in pq.read_schema(run.path("posts", part)).names if name not in own]
-        for table in gather_part(run, part, context, None, with_vectors=True):
+        for table in read_part(run, part, context, stats, None, with_vectors=True):
             answer = list_similarity(table, matcher.measure)
             for name in others:
                 answer = answer.append_column(name, table[name])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,21 +16,54 @@ from weibotag.core.errors import PartialError, RequestError, WeibotagError
 from weibotag.core.progress import bar
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction.context import ExtractionContext, open_context
-from weibotag.extraction.ingest import ingest, open_run
+from weibotag.extraction.ingest import ingest, link, open_run, read_links
+from weibotag.extraction.picture_words import open_vector_words
 from weibotag.extraction.pipeline_files import choose_pipeline
-from weibotag.extraction.post_table import gather_part
+from weibotag.extraction.post_table import read_part
 from weibotag.extraction.requests import TagRequest
-from weibotag.extraction.schedule import link, look, read_links
+from weibotag.extraction.schedule import look
+from weibotag.extraction.stats import ExtractionStats, LookSummary
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.ahead import work_ahead
-from weibotag.runtime.run_folder import Run, reject_parts
-from weibotag.taggers.answering import LATE, open_cascade, tag_posts
+from weibotag.runtime.run_folder import KeptReceipt, Run, reject_parts
+from weibotag.taggers.answering import LATE, open_cascade, open_codebook, open_taxonomy, tag_posts
 from weibotag.taggers.tagger_ref import TaggerRef
 from weibotag.workflows.choose_tagger import choose_tagger
-from weibotag.workflows.picture_words import coder_of
-from weibotag.workflows.spend_budget import TimeBudget, escalate
+from weibotag.workflows.spend_budget import BudgetSummary, TimeBudget, look_within_budget
 
 log = logging.getLogger(__name__)
+
+
+class TagReceipt(KeptReceipt, total=False):
+    """What a part came to: see `TaggedPart`; `unseen` counts its pictures that could not be looked at."""
+
+    tagged: int
+    tags: int
+    with_errors: int
+    routes: dict[str, int]
+    unseen: int
+
+
+class TagSummary(LookSummary, total=False):
+    """What a run came to: posts, rows rejected, posts with tags, tags, posts with errors, posts by route.
+
+    `cascade` is what was spent within a budget, `seconds` are those of the run's steps; `out` and `run` say where the output
+    and the run folder are.
+    """
+
+    posts: int
+    rejects: int
+    tagged: int
+    tags: int
+    with_errors: int
+    route: str
+    routes: dict[str, int]
+    cascade: BudgetSummary
+    seconds: dict[str, float]
+    out: str
+    run: str
+
+
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
@@ -49,95 +82,98 @@ def write_output(run: Run, parts: Iterable[str], out: str, quiet: bool) -> int:
         return write_tables(tables(), out, schema.remove_metadata())
 
 
-def tag(request: TagRequest) -> dict[str, Any]:
+def tag(request: TagRequest) -> TagSummary:
     """Tag posts as asked and write them; return the run's summary.
 
     Raises PartialError, after all else is written, when something was not done.
     """
-    source, out, quiet = request.source, request.out, request.quiet
+    source, out, quiet, deadline = request.source, request.out, request.quiet, request.deadline
     tagger, pipeline = choose_tagger(request.model, request.taxonomy, request.route, choose_pipeline(request), request.plan)
-    context = open_context(pipeline, quiet=quiet)
-    context.sparing = tagger.route in ("cascade", "text")
     clock = _Clock()
-    started = perf_counter()
-    context.deadline = None if request.deadline is None else started + request.deadline
+    ends = None if deadline is None else clock.started + deadline
+    context = open_context(pipeline, quiet=quiet, deadline=ends, partial=tagger.route in ("cascade", "text"))
     with open_run("tag", source, out, context, request.run, tagger.request()) as run:
         parts = ingest(run, source, request.max_rejects, quiet)
         clock.lap("read")
         link(run, parts, context.limits, quiet)
         clock.lap("find")
-        answering = replace(tagger, stages=tuple(context.fingerprints))
-        escalated: dict[str, Any] = {}
-        faults: list[str] = []
-        if tagger.route == "cascade":
-            faults, escalated = _escalate(run, parts, context, answering, started)
-            answering = replace(answering, plan=replace(answering.plan, rate=escalated["rate"]))
-        elif tagger.route != "text":
-            faults = look(run, parts, context)
-        if context.late:
+        stats, spent = _look(run, parts, context, tagger, clock.started)
+        if stats.late:
             log.warning("time is up: pictures that were not looked at by now are left out, and routes say %s", LATE)
-            answering = replace(answering, late=True)
         clock.lap("look")
-        failed = _tag_parts(run, parts, context, answering)
+        plan = tagger.plan if spent is None else replace(tagger.plan, rate=spent["rate"])
+        answering = replace(tagger, stages=tuple(context.fingerprints), plan=plan, late=stats.late)
+        failed = _tag_parts(run, parts, context, stats, answering)
         clock.lap("tag")
         posts = write_output(run, parts, out, quiet)
-        set_aside = reject_parts(run, failed) if failed or run.resumed else 0
+        rejects = run.rejects + (reject_parts(run, failed) if failed or run.resumed else 0)
         clock.lap("write")
-        receipts = run.receipts("tags")
-        summary = {
-            "posts": posts,
-            "rejects": (run.plan or {}).get("rejects", 0) + set_aside,
-            "tagged": sum(receipt.get("tagged", 0) for receipt in receipts),
-            "tags": sum(receipt.get("tags", 0) for receipt in receipts),
-            "with_errors": sum(receipt.get("with_errors", 0) for receipt in receipts),
-            "route": tagger.route,
-            "routes": dict(sum((Counter(receipt.get("routes", {})) for receipt in receipts), Counter())),
-            **({"cascade": escalated} if escalated else {}),
-            **context.summary(),
-            "seconds": clock.laps,
-            "out": out,
-            "run": str(run.folder),
-        }
-        if failed or faults:
-            first = next(iter([*faults, *failed.values()]))
+        summary = _sum_up(run, stats, spent)
+        summary |= {"posts": posts, "rejects": rejects, "route": tagger.route, "seconds": clock.laps, "out": out}
+        if failed or stats.faults:
+            first = next(iter([*stats.faults.values(), *failed.values()]))
             raise PartialError(
-                f"{len(faults)} pictures and {len(failed)} parts could not be done, all else is in {out}; "
+                f"{len(stats.faults)} pictures and {len(failed)} parts could not be done, all else is in {out}; "
                 f"the same command tries them again; the first: {first}"
             )
         run.finish(summary)
     return summary
 
 
-def _escalate(
+def _look(
     run: Run, parts: list[str], context: ExtractionContext, tagger: TaggerRef, started: float
-) -> tuple[list[str], dict[str, Any]]:
-    """Look where it pays, as the plan of `tagger` says; what it came to has the rate at which posts are then answered."""
+) -> tuple[ExtractionStats, BudgetSummary | None]:
+    """Look at the pictures that the route needs; return what that came to, of a cascade with what it spent."""
+    if tagger.route == "text":
+        return ExtractionStats(), None
+    if tagger.route != "cascade":
+        return look(run, parts, context), None
     if context.pipeline.reuse == "near":
         raise RequestError("--reuse near does not go with route cascade, which looks at pictures bit by bit: use exact")
-    cascade = open_cascade(tagger)
-    context.loading |= dict(tagger.plan.loading)
-    purse = TimeBudget(started, tagger.plan.budget, tagger.plan.floor)
-    return escalate(run, parts, context, cascade, coder_of(tagger, context), purse)
+    stats = ExtractionStats(loading=dict(tagger.plan.loading))
+    budget = TimeBudget(started, tagger.plan.budget, tagger.plan.floor)
+    words = open_vector_words(open_taxonomy(tagger), open_codebook(tagger), context)
+    return stats, look_within_budget(run, parts, context, stats, open_cascade(tagger), words, budget)
 
 
-def _tag_parts(run: Run, parts: list[str], context: ExtractionContext, tagger: TaggerRef) -> dict[str, str]:
+def _sum_up(run: Run, stats: ExtractionStats, spent: BudgetSummary | None) -> TagSummary:
+    """Return what looking came to, and the counts of all parts."""
+    receipts, looked = [cast(TagReceipt, receipt) for receipt in run.receipts("tags")], stats.summary()
+    summary: TagSummary = {
+        "tagged": sum(receipt.get("tagged", 0) for receipt in receipts),
+        "tags": sum(receipt.get("tags", 0) for receipt in receipts),
+        "with_errors": sum(receipt.get("with_errors", 0) for receipt in receipts),
+        "routes": dict(sum((Counter(receipt.get("routes", {})) for receipt in receipts), Counter[str]())),
+        "pictures": looked["pictures"],
+        "frames_per_stage": looked["frames_per_stage"],
+        "seconds_per_stage": looked["seconds_per_stage"],
+        "run": str(run.folder),
+    }
+    if spent is not None:
+        summary["cascade"] = spent
+    return summary
+
+
+def _tag_parts(
+    run: Run, parts: list[str], context: ExtractionContext, stats: ExtractionStats, tagger: TaggerRef
+) -> dict[str, str]:
     """Tag the parts that are not done yet; return the parts that failed, with reasons."""
-
     failed: dict[str, str] = {}
     # A part whose pictures could not all be looked at is tagged again, because by now they may have been.
-    settled = {kept["part"] for kept in run.receipts("tags") if kept["status"] == "ok" and not kept.get("unseen")}
+    receipts = [cast(TagReceipt, receipt) for receipt in run.receipts("tags")]
+    settled = {kept["part"] for kept in receipts if kept["status"] == "ok" and not kept.get("unseen")}
     open_parts = [part for part in parts if part not in settled or not run.done("tags", part)]
     rows = {part: pq.read_metadata(run.path("posts", part)).num_rows for part in parts}
-    coder = coder_of(tagger, context)
-    with_vectors = tagger.route in ("fused", "cascade") or context.late
+    words = open_vector_words(open_taxonomy(tagger), open_codebook(tagger), context)
+    with_vectors = tagger.route in ("fused", "cascade") or stats.late
     # Reading the next part and writing the last one go on beside the tagger.
-    gathered = work_ahead(
-        _try(lambda part: list(gather_part(run, part, context, coder, with_vectors)), part) for part in open_parts
+    read = work_ahead(
+        _try(lambda part: list(read_part(run, part, context, stats, words, with_vectors)), part) for part in open_parts
     )
     with bar(sum(rows.values()), "tagging posts", context.quiet) as progress, ThreadPoolExecutor(1) as writer:
         progress.advance(sum(rows[part] for part in parts if part not in open_parts))
         written: Future[None] | None = None
-        for part, tables in zip(open_parts, gathered, strict=True):
+        for part, tables in zip(open_parts, read, strict=True):
             start = perf_counter()
             answer = tables if isinstance(tables, Exception) else _try(lambda some: tag_posts(some, tagger), tables)
             if isinstance(answer, Exception):
@@ -146,7 +182,7 @@ def _tag_parts(run: Run, parts: list[str], context: ExtractionContext, tagger: T
                 run.receipt("tags", part, {"status": "failed", "error": failed[part], "rows": rows[part]})
                 continue
             tagged, receipt = answer
-            unseen = _count_unseen(run, part, context)
+            unseen = _count_unseen(run, part, stats)
             done = {**receipt, "status": "ok", "seconds": perf_counter() - start, "unseen": unseen}
             if written is not None:
                 written.result()
@@ -168,10 +204,10 @@ def _try(work: Callable[[Asked], Answer], asked: Asked) -> Answer | Exception:
         return error
 
 
-def _count_unseen(run: Run, part: str, context: ExtractionContext) -> int:
+def _count_unseen(run: Run, part: str, stats: ExtractionStats) -> int:
     """Return how many pictures of a part could not be looked at."""
     files = read_links(run, part)["file_id"]
-    return int(pc.sum(pc.is_in(files, pa.array(sorted(context.unseen), pa.string()))).as_py() or 0)
+    return int(pc.sum(pc.is_in(files, pa.array(sorted(stats.unseen), pa.string()))).as_py() or 0)
 
 
 def _keep_part(run: Run, part: str, tagged: pa.Table, receipt: dict[str, Any]) -> None:
@@ -183,7 +219,7 @@ class _Clock:
     """Seconds since the last lap, by name."""
 
     def __init__(self) -> None:
-        self._last = perf_counter()
+        self.started = self._last = perf_counter()
         self.laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:

@@ -42,14 +42,14 @@ class Curve:
         return min(int(np.searchsorted(self.seconds, seconds)), self.best)
 
 
-def draw_up(outlook: CascadeSimulation, quality: Callable[[PolicyOutcome], float]) -> Curve:
-    """Return the curve of a cascade over posts; `quality` judges ends."""
-    highest = max(1e-9, outlook.highest_ratio())
+def trace_curve(simulation: CascadeSimulation, quality: Callable[[PolicyOutcome], float]) -> Curve:
+    """Return the curve of a cascade over posts; `quality` judges an outcome."""
+    highest = max(1e-9, simulation.highest_ratio())
     rates = np.array([2 * highest, *np.geomspace(highest, highest * LOWEST, STEPS), 0.0])
-    ends = [outlook.walk(rate) for rate in rates]
-    seconds = np.array([outlook.seconds(end) for end in ends])
-    values = np.array([quality(end) for end in ends])
-    # Rates that lead to the same ends are one point, in their middle: there other posts than these come to like ends, too.
+    outcomes = [simulation.run(rate) for rate in rates]
+    seconds = np.array([simulation.seconds(outcome) for outcome in outcomes])
+    values = np.array([quality(outcome) for outcome in outcomes])
+    # Rates of one outcome are one point, in their middle: there other posts than these come to a like one, too.
     found, first, of = np.unique(seconds, return_index=True, return_inverse=True)
     logs = np.log(np.maximum(rates, highest * LOWEST / 2))
     middle = np.exp((_most(logs, of, len(found)) - _most(-logs, of, len(found))) / 2)

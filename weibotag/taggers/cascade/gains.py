@@ -59,7 +59,7 @@ def describe(
 
 
 def _numbers(column: Any) -> np.ndarray:
-    return pc.cast(column, pa.float32()).to_numpy()
+    return np.asarray(pc.cast(column, pa.float32()).to_numpy())
 
 
 def _highest(data: np.ndarray, rows: np.ndarray, posts: int) -> np.ndarray:

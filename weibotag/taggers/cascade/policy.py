@@ -139,8 +139,8 @@ class Cascade:
         name = self.cheap(bits)
         raw = self.raw(name, table)
         scores, chosen = self.settle(self.states[name, bits], raw)
-        looks = describe(scores, chosen, table, self.worth, self.taxonomy, self.kinds)
-        gains = self._foresee(name, looks, bits)
+        features = describe(scores, chosen, table, self.worth, self.taxonomy, self.kinds)
+        gains = self._predict_gains(name, features, bits)
         ask = self.ask(gains, rate, (count_files(table) == 0) | (bits == self.everything))
         parts = []
         if not ask.all():
@@ -150,8 +150,10 @@ class Cascade:
             asked = table.filter(pa.array(ask))
             mixed = blend(self.raw(FUSED, asked), csr_matrix(raw[ask]), self.share)
             scores, chosen = self.settle(self.states[FUSED, bits], mixed)
-            looks = describe(scores, chosen, asked, self.worth, self.taxonomy, self.kinds)
-            parts.append((rows[ask], scores, chosen, np.ones(int(ask.sum()), bool), self._foresee(FUSED, looks, bits)))
+            features = describe(scores, chosen, asked, self.worth, self.taxonomy, self.kinds)
+            parts.append(
+                (rows[ask], scores, chosen, np.ones(int(ask.sum()), bool), self._predict_gains(FUSED, features, bits))
+            )
         return parts
 
     def ask(self, gains: np.ndarray, rate: float, complete: np.ndarray) -> np.ndarray:
@@ -162,13 +164,13 @@ class Cascade:
         rates = np.where(complete & (rate >= 0), max(rate, self.network_rate), rate)
         return np.asarray(gains[:, -1] >= rates * self.prices[FUSED])
 
-    def _foresee(self, tagger: str, looks: np.ndarray, bits: int) -> np.ndarray:
+    def _predict_gains(self, tagger: str, features: np.ndarray, bits: int) -> np.ndarray:
         """Return what each stage, and the network, would bring posts that a tagger has answered, float32."""
-        gains = np.zeros((len(looks), len(self.stages) + 1), np.float32)
-        looks = _with_bits(looks, bits, len(self.stages))
+        gains = np.zeros((len(features), len(self.stages) + 1), np.float32)
+        features = add_bits(features, bits, len(self.stages))
         for place, step in enumerate((*self.stages, FUSED)):
             if step != tagger and not bits >> place & 1:
-                gains[:, place] = self.forests[tagger, step].predict(looks)
+                gains[:, place] = self.forests[tagger, step].predict(features)
         return gains
 
     def save(self, folder: Path) -> None:
@@ -217,9 +219,10 @@ class Cascade:
         return cascade
 
 
-def _with_bits(looks: np.ndarray, bits: int, stages: int) -> np.ndarray:
+def add_bits(features: np.ndarray, bits: int, stages: int) -> np.ndarray:
+    """Return features (posts, features) with a column for each stage: whether it has looked."""
     own = np.array([bits >> place & 1 for place in range(stages)], np.float32)
-    return np.hstack([looks, np.broadcast_to(own, (len(looks), stages))])
+    return np.hstack([features, np.broadcast_to(own, (len(features), stages))])
 
 
 def count_files(table: pa.Table) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The cascade's way through posts that everything has looked at: what it would have paid and answered at any rate."""
+"""A cascade's policy tried on posts that all stages have looked at: what it would have cost and answered at any rate."""
 
 from dataclasses import dataclass
 
@@ -6,20 +6,21 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
+from weibotag.taggers.cascade.next_step import choose_step, price_looks
 from weibotag.taggers.cascade.policy import FUSED, Cascade
 from weibotag.taggers.cascade.stage_bits import limit, stages_of
-
-MILLISECONDS = 1e-6
 
 
 @dataclass(frozen=True)
 class PolicyOutcome:
-    """Where posts end: `bits` and `fused` (posts,), `spent` milliseconds (posts,), of them `context` on pictures."""
+    """Where posts end: stages that looked (`bits`), whether the network was asked (`fused`), milliseconds `spent`, of them
+    `looking` at pictures; each (posts,).
+    """
 
     bits: np.ndarray
     fused: np.ndarray
     spent: np.ndarray
-    context: np.ndarray
+    looking: np.ndarray
 
 
 class CascadeSimulation:
@@ -40,6 +41,7 @@ class CascadeSimulation:
     ) -> None:
         self.weights = np.ones(len(table)) if weights is None else weights
         self.cascade, self.seen, self.known, self.left = cascade, seen, np.where(seen, known, 0), left
+        self.prices = np.array([cascade.prices[stage] for stage in cascade.stages])
         self.sets = sorted({bits for _, bits in cascade.states})
         self._place = {bits: place for place, bits in enumerate(self.sets)}
         posts, steps = len(table), len(cascade.stages) + 1
@@ -64,65 +66,59 @@ class CascadeSimulation:
 
     def highest_ratio(self) -> float:
         """Return the most that any look, or the network, promises per millisecond."""
-        prices = np.array([self.cascade.prices[stage] for stage in self.cascade.stages])
-        costs = np.maximum(self.left * prices, MILLISECONDS)
-        looks = (self.gains[:, :, :, :-1] / costs).max(initial=0.0, where=self.left > 0)
+        looks = (self.gains[:, :, :, :-1] / price_looks(self.left, self.prices)).max(initial=0.0, where=self.left > 0)
         return float(max(looks, self.gains[0, :, :, -1].max(initial=0.0) / self.cascade.prices[FUSED]))
 
-    def walk(self, rate: float) -> PolicyOutcome:
+    def run(self, rate: float) -> PolicyOutcome:
         """Return where posts end when each step that brings at least `rate` per millisecond is taken, the best one first."""
         prices = self.cascade.prices
         every = np.arange(len(self.known))
-        bits, context = self.known.copy(), np.zeros(len(every))
-        stage_prices = np.array([prices[stage] for stage in self.cascade.stages])
-        costs = np.maximum(self.left * stage_prices, MILLISECONDS)
-        scoring = np.full(len(every), prices["text"])
+        bits, looking, scoring = self.known.copy(), np.zeros(len(every)), np.full(len(every), prices["text"])
         while True:
             place = np.array([self._place[own] for own in bits.tolist()], np.int64)
             fused = self.cascade.ask(self.gains[0, place, every], rate, ~self.seen | (bits == self.cascade.everything))
             gains = self.gains[fused.astype(int), place, every]
-            chosen = pick(gains[:, :-1], costs, bits, rate)
-            moves = chosen >= 0
+            step = choose_step(gains[:, :-1], self.left, self.prices, bits, rate)
+            moves = step.stage >= 0
             if not moves.any():
-                return PolicyOutcome(bits, fused, context + scoring + fused * prices[FUSED], context)
-            context[moves] += costs[moves, chosen[moves]]
+                return PolicyOutcome(bits, fused, looking + scoring + fused * prices[FUSED], looking)
+            looking[moves] += step.cost[moves]
             scoring[moves] += prices["fast"] + prices[FUSED]
-            bits[moves] |= 1 << chosen[moves]
+            bits[moves] |= 1 << step.stage[moves]
 
-    def answers(self, ends: PolicyOutcome) -> csr_matrix:
+    def answers(self, outcome: PolicyOutcome) -> csr_matrix:
         """Return the tags that posts get where they end."""
         total = csr_matrix(self.truth.shape, dtype=np.float32)
         for (fused, bits), chosen in self.chosen.items():
-            total = _choose((ends.bits == bits) & (ends.fused == bool(fused)), chosen, total)
+            total = _choose((outcome.bits == bits) & (outcome.fused == bool(fused)), chosen, total)
         return total
 
     def everything(self) -> PolicyOutcome:
-        """Return the ends where all stages have looked and the network is asked for all."""
-        bits = np.where(self.seen, self.sets[-1], 0)
-        nothing = np.zeros(len(bits))
-        return PolicyOutcome(bits, np.ones(len(bits), bool), nothing, nothing)
+        """Return the outcome where all stages have looked and the network is asked for all."""
+        bits, nothing = np.where(self.seen, self.sets[-1], 0), np.zeros(len(self.seen))
+        return PolicyOutcome(bits, nothing == 0, nothing, nothing)
 
     def text_alone(self) -> PolicyOutcome:
-        """Return the ends where nothing is looked at."""
+        """Return the outcome where nothing is looked at."""
         nothing = np.zeros(len(self.seen))
-        return PolicyOutcome(nothing.astype(np.int64), np.zeros(len(self.seen), bool), nothing, nothing)
+        return PolicyOutcome(nothing.astype(np.int64), nothing > 0, nothing, nothing)
 
-    def expected_f1(self, ends: PolicyOutcome) -> float:
-        """Return the micro-F1 of the tags at some ends as the probabilities with everything looked at have it."""
-        chosen = self.answers(ends)
+    def expected_f1(self, outcome: PolicyOutcome) -> float:
+        """Return the micro-F1 of the tags at an outcome as the probabilities with everything looked at have it."""
+        chosen = self.answers(outcome)
         right, there = (
             np.asarray(some.sum(axis=1)).ravel() for some in (chosen.astype(bool).multiply(self.truth), self.truth)
         )
         both = self.weights @ (np.diff(chosen.indptr) + there)
         return float(2 * (self.weights @ right) / max(1e-9, both))
 
-    def seconds(self, ends: PolicyOutcome) -> float:
-        """Return what it takes to get all posts to some ends."""
-        return float(self.weights @ ends.spent) / 1000
+    def seconds(self, outcome: PolicyOutcome) -> float:
+        """Return what it takes to get all posts to an outcome."""
+        return float(self.weights @ outcome.spent) / 1000
 
-    def judge(self, ends: PolicyOutcome) -> dict[str, float]:
+    def judge(self, outcome: PolicyOutcome) -> dict[str, float]:
         """Return the share of the gain over text alone that is kept, and the regret in micro-F1, both expected."""
-        text, here, full = (self.expected_f1(some) for some in (self.text_alone(), ends, self.everything()))
+        text, here, full = (self.expected_f1(some) for some in (self.text_alone(), outcome, self.everything()))
         kept = (here - text) / (full - text) if full > text else 1.0
         return {"text_alone": round(text, 4), "kept": round(kept, 4), "regret": round(full - here, 4)}
 
@@ -135,15 +131,3 @@ def _spread(scores: csr_matrix, rows: np.ndarray) -> csr_matrix:
 def _choose(mask: np.ndarray, ours: csr_matrix, others: csr_matrix) -> csr_matrix:
     """Return the rows of `ours` where the mask holds, those of `others` elsewhere."""
     return csr_matrix(vstack([ours, others]))[np.where(mask, 0, len(mask)) + np.arange(len(mask))]
-
-
-def pick(gains: np.ndarray, costs: np.ndarray, bits: np.ndarray, rate: float) -> np.ndarray:
-    """Return the stage that brings most per millisecond for each post (posts,), -1 where none brings `rate` and more than 0.
-
-    `gains` and `costs` (milliseconds) are (posts, stages); stages of `bits` have looked.
-    """
-    taken = (bits[:, None] >> np.arange(gains.shape[1])) & 1
-    ratios = np.where(taken | (gains <= 0), -np.inf, gains / costs)
-    best = ratios.argmax(axis=1) if gains.shape[1] else np.zeros(len(gains), np.int64)
-    high = ratios.max(axis=1, initial=-np.inf)
-    return np.where((high > 0) & (high >= rate), best, -1)

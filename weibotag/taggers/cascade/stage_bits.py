@@ -72,4 +72,4 @@ def _blank(vectors: pa.ListArray) -> pa.ListArray:
 def translate(bits: np.ndarray, old: Sequence[str], new: Sequence[str]) -> np.ndarray:
     """Return bits that were numbered by one order of stages as those of another; stages that it lacks are dropped."""
     table = np.array([number_of(stages_of(value, old), new) for value in range(1 << len(old))], np.int64)
-    return table[bits]
+    return np.asarray(table[bits])
