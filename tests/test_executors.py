@@ -58,7 +58,7 @@ def plod(job):
     """Be slow, with a sign of life now and then."""
     from weibotag.runtime.worker import alive
     for _ in range(job["steps"]):
-        time.sleep(0.3)
+        time.sleep(0.1)
         alive()
     return {}
 
@@ -100,9 +100,9 @@ def lives(pid: int) -> bool:
 
 
 def wait_until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 200
     while not true():
-        assert time.monotonic() < end, "waited 20 s in vain"
+        assert time.monotonic() < end, "waited 200 s in vain"
         time.sleep(0.01)
 
 
@@ -152,7 +152,7 @@ def test_chatter_on_stdout_does_not_spoil_the_receipts(capfd: pytest.CaptureFixt
 @pytest.mark.parametrize("how", ["kill", "exit", "hang"])
 def test_a_part_that_kills_its_worker_once_is_done_by_a_fresh_one(tmp_path: Path, how: str) -> None:
     mixed = [{**job, "how": how, "marks": str(tmp_path), "deaths": int(job["n"] == 1)} for job in jobs(3)]
-    # Long enough for a start on a busy machine, as only the one that hangs must exceed it.
+    # Starting a process does not count as silence, so only the one that hangs exceeds it.
     receipts = list(run_parts("chores:die", mixed, 1, Limits(silence=2 if how == "hang" else None)))
     assert [(receipt["part"], receipt["status"], receipt["times"]) for receipt in receipts] == [
         ("part-0", "ok", 1),
@@ -182,7 +182,7 @@ def test_a_part_that_kills_its_worker_twice_is_set_aside(tmp_path: Path, how: st
 
 
 def test_a_slow_job_that_gives_signs_of_life_is_left_alone() -> None:
-    slow = [{**job, "steps": 8} for job in jobs(1)]
+    slow = [{**job, "steps": 20} for job in jobs(1)]
     assert [receipt["status"] for receipt in run_parts("chores:plod", slow, 1, Limits(silence=1.5))] == ["ok"]
     (receipt,) = run_parts("chores:plod", slow, 0)
     assert receipt["status"] == "ok"
@@ -286,7 +286,7 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals, code
             os.killpg(parent.pid, how)
         else:
             parent.kill()
-        assert parent.wait(20) == code
+        assert parent.wait(200) == code
         wait_until(lambda: not any(map(lives, pids)))
         assert "Traceback" not in parent.stderr.read()
     finally:
@@ -312,4 +312,4 @@ def test_a_worker_alone_reads_lines_and_writes_lines() -> None:
         text=True,
         check=True,
     )
-    assert [json.loads(line)["rows"] for line in done.stdout.splitlines()] == [0, 1, 4]
+    assert [json.loads(line)["rows"] for line in done.stdout.splitlines() if line] == [0, 1, 4]

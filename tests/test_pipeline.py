@@ -37,7 +37,7 @@ import os, signal, time
 from weibotag.extraction import jobs
 
 def look_at_files(job):
-    if any("deadly" in file["path"] for file in job["files"]):
+    if any("deadly" in file["path"] for file in job["tasks"]):
         if os.environ["DEADLY"] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         eaten = [b"x" * 2**20 for _ in range(2000 if os.environ["DEADLY"] == "eat" else 0)]

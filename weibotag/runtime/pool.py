@@ -19,6 +19,8 @@ import weibotag
 from weibotag.runtime.worker import Receipt, perform
 
 EXIT_SECONDS = 10.0
+# What a process may take to start, at least: on a busy machine that is long.
+START_SECONDS = 60.0
 WATCH_SECONDS = 0.25
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -69,6 +71,8 @@ class _Child:
         self.killed: str | None = None
         self._limits = limits
         self._heard: float | None = None
+        # Whether it has given its first sign of life: it is up, and has the function.
+        self._up = False
         # -P: a json.py in the user's folder must not take the place of Python's own.
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "weibotag.runtime.worker", function],
@@ -94,7 +98,7 @@ class _Child:
             self.process.stdin.flush()
             # An empty line is a sign of life.
             while (answer := self.process.stdout.readline()) == "\n":
-                self._heard = time.monotonic()
+                self._heard, self._up = time.monotonic(), True
         except OSError:
             answer = ""
         finally:
@@ -139,8 +143,9 @@ class _Child:
 
     def _fault(self, seen: psutil.Process) -> str | None:
         limits, heard = self._limits, self._heard
-        if limits.silence and heard is not None and time.monotonic() - heard > limits.silence:
-            return f"gave no sign of life for {limits.silence:g} s"
+        silence = limits.silence and (limits.silence if self._up else max(limits.silence, START_SECONDS))
+        if silence and heard is not None and time.monotonic() - heard > silence:
+            return f"gave no sign of life for {silence:g} s"
         if limits.memory and seen.memory_info().rss > limits.memory:
             return f"took more than {limits.memory / 2**20:,.0f} MB of memory"
         return None

@@ -45,7 +45,9 @@ def perform(function: str, job: Mapping[str, Any]) -> str:
     started = time.perf_counter()
     try:
         module, _, name = function.partition(":")
-        found = getattr(importlib.import_module(module), name)(job)
+        work = getattr(importlib.import_module(module), name)
+        alive()
+        found = work(job)
         seconds = round(time.perf_counter() - started, 3)
         return json.dumps({**found, "part": job["part"], "status": "ok", "seconds": seconds})
     except WeibotagError as error:
