@@ -98,7 +98,7 @@ def describe_run(summary: Mapping[str, Any]) -> str:
     return f"{summary['out']}: {posts}{seen}{faults}{describe_rejects(summary)}{looks}; {seconds:.1f} s"
 
 
-def describe_rejects(summary: dict[str, Any]) -> str:
+def describe_rejects(summary: Mapping[str, Any]) -> str:
     """Return how many rows a run rejected, and where they are, to be appended to a line."""
     return f", {summary['rejects']:,} rows rejected (see {summary['run']}/rejects.csv)" if summary["rejects"] else ""
 
