@@ -14,6 +14,14 @@ TREE = Taxonomy(Tag(tag_id, tag_id.rpartition("/")[0] or None, tag_id, (), (), 1
 SHARES = ("micro_f1", "micro_precision", "micro_recall", "macro_f1", "leaf_p_at_1", "p_at_5", "hierarchical_f1")
 
 
+def tree(*lines: str) -> Taxonomy:
+    """A taxonomy of ids, PARENT/NAME or NAME."""
+    return Taxonomy(
+        Tag(line, line.rpartition("/")[0] or None, line.rpartition("/")[2], (), (), number)
+        for number, line in enumerate(lines, 2)
+    )
+
+
 def posts(*rows: dict[str, Any]) -> list[pa.Table]:
     """Every row in a table of its own, so that what is counted across tables is tried too."""
     return [pa.Table.from_pylist([row], schema=schema.arrow_schema("posts")) for row in rows]
