@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -38,8 +38,6 @@ MENTIONED = dict(zip(("print", "words"), MENTIONS, strict=True))
 # The share of pairs that are asked about; half of these show another's pictures.
 ASKED = 0.5
 CLUSTERS, VECTORS_PER_CLUSTER, VECTORS_TO_CLUSTER = 256, 20, 20_000
-# Rows of tables that only a masked character or word needs.
-MASKS = ("text.characters.weight", "words.words.weight")
 # The network that learns to match alone; all others of `PRETRAINED` are transformers.
 MATCHER = "sm-lstm"
 PRETRAINED = (*PRESETS, MATCHER)
@@ -85,9 +83,10 @@ def pretrain(
         features.save(run.folder)
         export_match(learnt.network, learn, judged, run.folder)
         return summary
-    body = learnt.trim()
+    body = learnt.body.cpu().eval()
     if "match_right" in loop.figures:
-        export_match(AnswerMatch(Matcher(body, learnt.network.get_submodule("match").cpu())), learn, judged, run.folder)
+        head = learnt.network.get_submodule("match").cpu()
+        export_match(AnswerMatch(Matcher(body, head)), learn, judged, run.folder)
     else:
         log.warning("no match.onnx: no two of the posts that are held out have pictures and different texts")
     save_body(body, shape, features, summary, run.folder)
@@ -202,12 +201,12 @@ class Masking:
     aim = "likelihood"
 
     def __init__(self, name: str, shape: Shape, learn: Posts, held: Posts, seed: int) -> None:
-        self.name, self.shape, self.posts, self.seed = name, shape, learn, seed
+        self.posts, self.seed = learn, seed
         self.learn, self.held = map(Unlabelled, (learn, held), cluster_vectors(learn, held))
-        self.marks = {"text": shape.characters, "print": shape.characters, "words": shape.words}
-        network: Any = build(name, replace(shape, characters=shape.characters + 1, words=shape.words + 1))
+        self.marks = {"text": shape.characters - 1, "print": shape.characters - 1, "words": shape.words - 1}
+        self.body = cast(Transformer, build(name, shape))
         counts = {part: 1 + int(own.values.max(initial=0)) for part, own in self.learn.clusters.items()}
-        self.network: nn.Module = Objectives(network, shape.width, counts)
+        self.network: nn.Module = Objectives(self.body, shape.width, counts)
 
     def ask(self, posts: Unlabelled, rows: np.ndarray, draw: np.random.Generator) -> Answers:
         """Return the answers for a batch of which some is masked."""
@@ -237,14 +236,6 @@ class Masking:
         mean = float(np.mean([loss / count for loss, _, count in sums.values()]))
         shares = {f"{name}_right": round(float(right / count), 4) for name, (_, right, count) in sums.items()}
         return {"likelihood": round(math.exp(-mean), 6), **shares}
-
-    def trim(self) -> Transformer:
-        """Return the network, in use, without the rows that only masks needed."""
-        body: Any = build(self.name, self.shape)
-        weights = self.network.get_submodule("network").state_dict()
-        body.load_state_dict({name: weight[:-1] if name in MASKS else weight for name, weight in weights.items()})
-        trimmed: Transformer = body.eval()
-        return trimmed
 
 
 def cluster_vectors(learn: Posts, held: Posts) -> tuple[dict[str, Ragged], dict[str, Ragged]]:

@@ -15,6 +15,7 @@ from weibotag.training.network.layers import NgramEmbedding, TokenEmbedding, Tre
 class Shape:
     """What a network is built for: sizes of its inputs, the tree, and classes by the name of each further task.
 
+    The last of the `characters` and of the `words` stands for what is masked in pretraining.
     `encoder` names a language model whose states take the place of a text's characters; for `encoder_training` see
     `TextEncoder`.
     """
@@ -38,7 +39,7 @@ class Shape:
         """Return the shape for features; `others` are further fields."""
         characters, words, authors, channels = (len(features.lexicons[name]) for name in LEXICONS)
         vector, patch = (len(features.standards[name].mean) for name in VECTORS)
-        sizes = characters, words, authors, channels, vector
+        sizes = characters + 1, words + 1, authors, channels, vector
         return cls(*sizes, parents, patch, encoder=features.encoder, **others)
 
 
