@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from weibotag.core.errors import RequestError
@@ -56,11 +56,8 @@ def read_seconds(time: Any, info: ValidationInfo) -> float | None:
 
 
 def read_bytes(size: Any, info: ValidationInfo) -> float | None:
-    """Return a size (500MB, 4GB, or bytes) in bytes; raises RequestError for anything else, and for none at all."""
-    size = read_amount(size, BYTES, "a size, as in 500MB or 4GB", info)
-    if size == 0:
-        raise RequestError(f"{info.field_name} '0': expected a size, as in 500MB or 4GB")
-    return size
+    """Return a size (500MB, 4GB, or bytes) in bytes; raises RequestError for anything else."""
+    return read_amount(size, BYTES, "a size, as in 500MB or 4GB", info)
 
 
 def place_text(text: str, info: ValidationInfo) -> str:
@@ -141,6 +138,7 @@ class TrainRequest(PicturesRequest):
     memory: Annotated[
         float | None,
         BeforeValidator(read_bytes),
+        Gt(0),
         Option("What xmc may take (4GB): fewer posts are learnt from.", metavar="SIZE", panel=SEARCH),
     ] = None
     network: Annotated[str, Option("Network of fused and cascade: concat, hma, vl-bert …", panel=NETWORK)] = "concat"

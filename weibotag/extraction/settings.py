@@ -22,7 +22,8 @@ Reuse = Literal["exact", "near"]
 
 def place(path: Path, info: ValidationInfo) -> Path:
     """Return a path of a pipeline file, whose folder is the validation's context; any other path as it is."""
-    return path if info.context is None else info.context["folder"] / path
+    folder: Path = Path() if info.context is None else info.context["folder"]
+    return folder / path
 
 
 # A path as it is typed; one in a pipeline file is relative to it.
