@@ -34,7 +34,7 @@ from sklearn.metrics import label_ranking_average_precision_score
 from weibotag.curation.keywords import semantic_codes
 from weibotag.curation.keywords.cluster import cluster_keywords, read_clusters
 from weibotag.curation.keywords.extract import KeywordIndex, extract_keywords, read_keywords
-from weibotag.curation.keywords.pictured_posts import PicturedPosts
+from weibotag.extraction.requests import WordingsRequest
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource
@@ -125,7 +125,7 @@ def measure(held: np.ndarray, held_gold: np.ndarray, tested: np.ndarray, gold: n
 def find_vocabulary(parts: dict[str, pa.Table], folder: Path) -> tuple[pa.Table, dict[str, csr_matrix]]:
     """Return the keywords of the training posts, which are written to `folder`, and what all posts mention."""
     pq.write_table(parts["train"], folder / "train.parquet")
-    extract_keywords(PicturedPosts(PostsSource(str(folder / "train.parquet"))), folder / "keywords.parquet", quiet=True)
+    extract_keywords(WordingsRequest(posts=str(folder / "train.parquet"), quiet=True), folder / "keywords.parquet")
     keywords = read_keywords(folder / "keywords.parquet")
     index = KeywordIndex(keywords)
     matrices = {}
@@ -143,8 +143,8 @@ def projection(to: np.ndarray, size: int) -> csr_matrix:
 
 def shrink(keywords: pa.Table, size: int, folder: Path) -> dict[str, csr_matrix]:
     """Return the ways to `size` features: clusters, the most frequent keywords, and a hash."""
-    train = PicturedPosts(PostsSource(str(folder / "train.parquet")))
-    cluster_keywords(keywords, train, folder / "clusters.parquet", size, quiet=True)
+    train = WordingsRequest(posts=str(folder / "train.parquet"), quiet=True)
+    cluster_keywords(keywords, train, folder / "clusters.parquet", size)
     known = read_clusters(folder / "clusters.parquet")
     pairs = list(zip(keywords["channel"].to_pylist(), keywords["keyword"].to_pylist(), strict=True))
     numbers: dict[tuple[str, str], int] = {}

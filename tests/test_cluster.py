@@ -28,7 +28,7 @@ from weibotag.curation.keywords.cluster import (
     unit,
     weigh_tags,
 )
-from weibotag.curation.keywords.pictured_posts import PicturedPosts
+from weibotag.extraction.requests import WordingsRequest
 from weibotag.posts.source import PostsSource
 
 CHARACTERS = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]
@@ -77,7 +77,7 @@ def source(tmp_path: Path) -> PostsSource:
 
 def cluster(source: PostsSource, out: Path, keywords: pa.Table | None = None, size: int = 60, **asked: object) -> list[dict]:
     keywords = count_keywords(BOTH) if keywords is None else keywords
-    summary = cluster_keywords(keywords, PicturedPosts(source), out, size, quiet=True, **asked)
+    summary = cluster_keywords(keywords, WordingsRequest(posts=source.path, quiet=True), out, size, **asked)
     rows = pq.read_table(out).to_pylist() if out.suffix == ".parquet" else None
     if rows is not None:
         assert summary.keywords == len(rows)

@@ -20,10 +20,9 @@ from weibotag.curation.keywords import phrases as phrase_room
 from weibotag.curation.keywords import spool as spool_room
 from weibotag.curation.keywords.extract import KeywordIndex, extract_keywords, find_keywords, is_keyword, read_keywords
 from weibotag.curation.keywords.phrases import PhraseCounter, split_tokens, unpack, weigh_phrases
-from weibotag.curation.keywords.pictured_posts import PicturedPosts
 from weibotag.curation.keywords.spool import Spool
+from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.lines import WordFinder, list_lines
-from weibotag.posts.source import PostsSource
 
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", Path(__file__).parents[2] / "shared"))
 # 唇釉 and 世博会 are what these posts are about; what stands beside them is ever another.
@@ -43,8 +42,8 @@ def wording(word: str, kind: str) -> dict:
 
 def extract(folder: Path, table: pa.Table, wordings: Path | None = None, **asked: str) -> dict[tuple[str, str], dict]:
     pq.write_table(table, folder / "posts.parquet")
-    source = PostsSource(str(folder / "posts.parquet"))
-    extract_keywords(PicturedPosts(source, wordings=wordings), folder / "keywords.parquet", quiet=True, **asked)
+    request = WordingsRequest(posts=str(folder / "posts.parquet"), wordings=wordings, quiet=True)
+    extract_keywords(request, folder / "keywords.parquet", **asked)
     rows = pq.read_table(folder / "keywords.parquet").to_pylist()
     assert len({(row["channel"], fold(row["keyword"])) for row in rows}) == len(rows)
     return {(row["channel"], row["keyword"]): row for row in rows}
@@ -277,8 +276,7 @@ def test_no_keywords_are_none_found() -> None:
 
 def test_a_csv_that_was_edited_reads_as_what_was_written(tmp_path: Path) -> None:
     written = extract(tmp_path, posts(*EXPO, *LIPS))
-    source = PostsSource(str(tmp_path / "posts.parquet"))
-    extract_keywords(PicturedPosts(source), tmp_path / "keywords.csv", quiet=True)
+    extract_keywords(WordingsRequest(posts=str(tmp_path / "posts.parquet"), quiet=True), tmp_path / "keywords.csv")
     assert read_keywords(tmp_path / "keywords.csv").schema == arrow_schema("channel_keywords")
     read = read_keywords(tmp_path / "keywords.csv").to_pylist()
     assert [(row["channel"], row["keyword"]) for row in read] == list(written)
@@ -307,8 +305,9 @@ def test_the_command_says_what_it_needs_and_what_it_found(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(not (SHARED / "data/feed/posts.csv").is_file(), reason="no posts of the feed in WEIBOTAG_SHARED")
 def test_most_names_that_people_marked_in_real_posts_are_found(tmp_path: Path) -> None:
-    source = PostsSource(str(SHARED / "data/feed/posts.csv"), where="split = 'test' and channel = '体育'")
-    extract_keywords(PicturedPosts(source), tmp_path / "keywords.parquet", quiet=True)
+    where = "split = 'test' and channel = '体育'"
+    request = WordingsRequest(posts=str(SHARED / "data/feed/posts.csv"), where=where, quiet=True)
+    extract_keywords(request, tmp_path / "keywords.parquet")
     found = {fold(word) for word in pq.read_table(tmp_path / "keywords.parquet")["keyword"].to_pylist()}
     with (SHARED / "data/feed/posts.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test" and row["channel"] == "体育"]

@@ -14,11 +14,10 @@ from weibotag.core import schema
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.schema import WORDING
 from weibotag.curation.keywords.extract import KeywordIndex
-from weibotag.curation.keywords.picture_keywords import PictureMap, load_map, read_pictured
+from weibotag.curation.keywords.picture_keywords import PictureMap, load_map, need_pictures
 from weibotag.curation.keywords.picture_learning import learn_map
-from weibotag.curation.keywords.pictured_posts import PicturedPosts
+from weibotag.extraction.requests import WordingsRequest
 from weibotag.posts.rejects import Rejects
-from weibotag.posts.source import PostsSource
 
 POSTS = pa.schema([*schema.arrow_schema("posts"), ("wordings", pa.list_(WORDING))])
 NOTHING: list[dict[str, Any]] = []
@@ -230,10 +229,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_posts_and_wordings_may_be_two_files_in_any_order(folder: Path) -> None:
-    sources = PostsSource("pictured.parquet"), PostsSource("posts.parquet")
     own, joined = (
-        pa.concat_tables(read_pictured(PicturedPosts(source, wordings=path), Rejects(None)))
-        for source, path in zip(sources, (None, Path("wordings.parquet")), strict=True)
+        pa.concat_tables(need_pictures(WordingsRequest(posts=posts, wordings=path, quiet=True), Rejects(None)))
+        for posts, path in (("pictured.parquet", None), ("posts.parquet", Path("wordings.parquet")))
     )
     assert joined["wordings"].to_pylist() == own["wordings"].to_pylist()
 

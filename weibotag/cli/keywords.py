@@ -31,11 +31,9 @@ def extract(
     Example: weibotag keywords extract posts.csv -o keywords.csv --earlier yesterday.csv
     """
     from weibotag.curation.keywords.extract import cost_of_extraction, extract_keywords
-    from weibotag.curation.keywords.pictured_posts import PicturedPosts
 
     say(cost_of_extraction(request.source), request.quiet)
-    pictured = PicturedPosts(request.source, request.words, request.wordings)
-    summary = extract_keywords(pictured, Path(out), earlier, stop_words, request.quiet)
+    summary = extract_keywords(request, Path(out), earlier, stop_words)
     new = "" if summary.new is None else f", {summary.new:,} of them new"
     counts = f"{summary.keywords:,} keywords of {summary.posts:,} posts"
     return Answer(asdict(summary), f"{out}: {counts}{new}{tell_rejects(summary.rejects)}")
@@ -57,15 +55,13 @@ def cluster(
     """
     from weibotag.curation.keywords.cluster import cluster_keywords, cost_of_clustering
     from weibotag.curation.keywords.extract import read_keywords
-    from weibotag.curation.keywords.pictured_posts import PicturedPosts
 
     if sum(given is not None for given in (size, share, old)) > 1:
         raise RequestError("--size, --share and --old each say how many clusters there are to be: give one of them")
     table = read_keywords(keywords)
     wanted = size or max(1, round((SHARE if share is None else share) * len(table)))
     say(cost_of_clustering(len(table), wanted, request.source), request.quiet)
-    pictured = PicturedPosts(request.source, request.words, request.wordings)
-    summary = cluster_keywords(table, pictured, Path(out), wanted, old, request.quiet)
+    summary = cluster_keywords(table, request, Path(out), wanted, old)
     added = f", {summary.new_keywords:,} and {summary.new_clusters:,} of them new" if old is not None else ""
     counts = f"{summary.keywords:,} keywords in {summary.clusters:,} clusters"
     return Answer(asdict(summary), f"{out}: {counts}{added}{tell_rejects(summary.rejects)}")
@@ -118,9 +114,8 @@ def map_keywords(
     Example: weibotag keywords map posts.csv --wordings wordings.parquet -m map -o keywords.parquet
     """
     from weibotag.curation.keywords.picture_keywords import map_posts
-    from weibotag.curation.keywords.pictured_posts import PicturedPosts
 
-    summary = map_posts(PicturedPosts(request.source, request.words, request.wordings), model, out)
+    summary = map_posts(request, model, out)
     counts = f"{summary.keywords:,} keywords for {summary.posts_with:,} of {summary.posts:,} posts"
     return Answer(asdict(summary), f"{out}: {counts}")
 
@@ -143,11 +138,9 @@ def learn_map(
     Example: weibotag keywords map train posts.csv --wordings wordings.parquet -o map
     """
     from weibotag.curation.keywords.picture_learning import cost_of_learning, train_map
-    from weibotag.curation.keywords.pictured_posts import PicturedPosts
 
-    pictured = PicturedPosts(request.source, request.words, request.wordings)
-    say(cost_of_learning(pictured), request.quiet)
-    summary = train_map(pictured, out, keywords, precision)
+    say(cost_of_learning(request), request.quiet)
+    summary = train_map(request, out, keywords, precision)
     line = f"{out}: pictures show {summary.shown:,} of {summary.keywords:,} keywords of {summary.posts:,} posts"
     if summary.shown:
         line += f", {summary.precision:.1%} right and {summary.recall:.1%} of all found on held-out posts"

@@ -39,7 +39,7 @@ class Codebook:
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
         """Return (n, t) float32 for vectors (n, d)."""
-        return (standardise(vectors, self.mean, self.scale) @ self.weights[:-1] + self.weights[-1]).astype(np.float32)
+        return np.asarray(standardise(vectors, self.mean, self.scale) @ self.weights[:-1] + self.weights[-1], np.float32)
 
     def codes(self, vectors: np.ndarray) -> list[list[str]]:
         """Return for each of the vectors (n, d) the words of its nearest clusters, nearest first: v64_17, v256_3 …"""
@@ -88,7 +88,7 @@ def stack_vectors(table: pa.Table) -> tuple[list[str], np.ndarray]:
 
 def standardise(vectors: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Return vectors (n, d) with the mean taken off and divided by the scale, float32."""
-    return (vectors.astype(np.float32) - mean) / scale
+    return np.divide(vectors.astype(np.float32) - mean, scale)
 
 
 def learn_centres(

@@ -29,7 +29,7 @@ class Mentions:
     @property
     def sources(self) -> np.ndarray:
         """Return the number in `SOURCES` of where each stands, int64."""
-        return self.lines.sources[self.places]
+        return np.take(self.lines.sources, self.places)
 
 
 class Vocabulary:

@@ -23,7 +23,8 @@ from weibotag.core.text_matching import fold
 from weibotag.curation.cost import describe_cost
 from weibotag.curation.keywords.extract import KeywordIndex
 from weibotag.curation.keywords.phrases import mix
-from weibotag.curation.keywords.pictured_posts import PicturedPosts
+from weibotag.curation.keywords.pictured_posts import read_pictured
+from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.visual_codes import learn_centres
 from weibotag.posts.keyword_files import read_listing
 from weibotag.posts.rejects import Rejects
@@ -79,7 +80,7 @@ class ClusteringSummary:
 
 
 def cluster_keywords(
-    keywords: pa.Table, pictured: PicturedPosts, out: Path, size: int, old: Path | None = None, quiet: bool = False
+    keywords: pa.Table, request: WordingsRequest, out: Path, size: int, old: Path | None = None
 ) -> ClusteringSummary:
     """Write the clusters of keywords to `out` (schema "clusters"), by channel, cluster and posts.
 
@@ -89,11 +90,11 @@ def cluster_keywords(
     keywords and posts give the same clusters, in any order.
     """
     find_format(out)
-    refuse_outputs(pictured.source, out)
+    refuse_outputs(request.source, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     table = join_old(keywords, old)
     rejects = Rejects()
-    lines, importance = read_mentions(pictured.read(rejects, "reading posts", quiet), table)
+    lines, importance = read_mentions(read_pictured(request, rejects, "reading posts"), table)
     vectors = train_vectors(lines, table["keyword"].to_pylist())
     columns = (np.array(table[name].to_pylist(), dtype=object) for name in ("keyword", "cluster", "channel"))
     names, clusters, channels = columns
@@ -147,7 +148,7 @@ def share_out(size: int, keywords: list[int]) -> list[int]:
     exact = np.array(keywords) * size / max(1, sum(keywords))
     shares = np.floor(exact).astype(int)
     shares[np.argsort(shares - exact, kind="stable")[: size - int(shares.sum())]] += 1
-    return np.minimum(np.maximum(shares, 1), keywords).tolist()
+    return list(np.minimum(np.maximum(shares, 1), keywords).tolist())
 
 
 def choose_alone(importance: np.ndarray, posts: np.ndarray, size: int) -> np.ndarray:
@@ -254,7 +255,7 @@ def train_vectors(lines: list[str], keywords: list[str]) -> np.ndarray:
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Return vectors (n, d) of length one; those of length zero stay."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)
+    return np.divide(vectors, np.where(lengths > 0, lengths, 1))
 
 
 def form_clusters(vectors: np.ndarray, alone: np.ndarray, size: int) -> np.ndarray:
@@ -277,7 +278,7 @@ def name_groups(groups: np.ndarray, names: np.ndarray, posts: np.ndarray) -> np.
     """Return for each keyword the name of its group: the member that most posts mention."""
     order = np.lexsort((np.arange(len(groups)), -posts))
     numbers, first = np.unique(groups[order], return_index=True)
-    return names[order[first]][np.searchsorted(numbers, groups)]
+    return np.take(names[order[first]], np.searchsorted(numbers, groups))
 
 
 def join_clusters(vectors: np.ndarray, clusters: np.ndarray, names: np.ndarray, posts: np.ndarray) -> np.ndarray:

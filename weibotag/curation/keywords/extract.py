@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,9 +18,10 @@ from weibotag.core.schema import arrow_schema
 from weibotag.core.text_matching import fold
 from weibotag.curation.cost import describe_cost
 from weibotag.curation.keywords.phrases import JOINERS, MOST_CHARACTERS, MOST_TOKENS, PhraseCounter, unpack, weigh_phrases
-from weibotag.curation.keywords.pictured_posts import PicturedPosts
+from weibotag.curation.keywords.pictured_posts import read_pictured
 from weibotag.curation.keywords.spool import Spool
 from weibotag.curation.keywords.stop_words import EDGES, STOP_WORDS
+from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.lines import SOURCES, Lines, WordFinder, find_marks, list_lines
 from weibotag.posts.encodings import open_file, open_lines
 from weibotag.posts.keyword_files import has_column, read_listing
@@ -115,7 +116,7 @@ class ExtractionSummary:
 
 
 def extract_keywords(
-    posts: PicturedPosts, out: Path, earlier: str | None = None, stop_words: Path | None = None, quiet: bool = False
+    request: WordingsRequest, out: Path, earlier: str | None = None, stop_words: Path | None = None
 ) -> ExtractionSummary:
     """Write the keywords of posts to `out` (schema "channel_keywords"), by channel and score.
 
@@ -124,7 +125,7 @@ def extract_keywords(
     words that are no keywords.
     """
     find_format(out)
-    refuse_outputs(posts.source, out)
+    refuse_outputs(request.source, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     without = read_stop_words(stop_words)
     if earlier is not None:
@@ -133,16 +134,16 @@ def extract_keywords(
     names: dict[str, str] = {}
     with tempfile.TemporaryFile(prefix="weibotag-") as file:
         spool = Spool(file)
-        for table in posts.read(rejects, "reading posts", quiet):
+        for table in read_pictured(request, rejects, "reading posts"):
             for name in find_names(spool.append(table)):
                 names.setdefault(fold(name), name)
-        table = count_posts(spool, find_candidates(spool, names, without, quiet), quiet)
+        table = count_posts(spool, find_candidates(spool, names, without, request.quiet), request.quiet)
     if earlier is not None:
         if has_column(Path(earlier), "keyword"):
             before = read_counts(Path(earlier), table)
         else:
-            past = replace(posts, source=PostsSource(earlier, posts.source.columns))
-            before = count_mentions(past.read(Rejects(), "reading earlier posts", quiet), table)
+            past = request.model_copy(update={"posts": earlier, "where": None, "limit": None})
+            before = count_mentions(read_pictured(past, Rejects(), "reading earlier posts"), table)
         table = compare_with(table, before)
     write_tables([table], out, KEYWORDS)
     new = pc.sum(table["is_new"]).as_py()

@@ -184,7 +184,7 @@ def _open_writer(out: Path, whole: ExitStack, label: str | None) -> Writer:
         names = [escape(name) for name in ids.to_pylist()]
         texts = _spell_names(rows, dictionary, len(ids)) if form == ".vw" else _spell_numbers(rows, form, len(ids))
         targets = [""] * len(ids) if labels is None else [f"{label} " for label in labels.cast(pa.string()).to_pylist()]
-        lines = zip(targets, names, texts, strict=True)
+        lines = zip(targets, names, texts.to_pylist(), strict=True)
         if beside is None:
             file.writelines(f"{target}'{name}{text or '|'}\n" for target, name, text in lines)
         else:
@@ -201,14 +201,14 @@ def _tabulate(ids: pa.ChunkedArray, rows: FeatureRows, labels: pa.Array | None, 
     return pa.table([columns[name].cast(names.field(name).type) for name in names.names], schema=names)
 
 
-def _spell_numbers(rows: FeatureRows, form: str, posts: int) -> list[str]:
+def _spell_numbers(rows: FeatureRows, form: str, posts: int) -> pa.Array:
     """Return `number:value …` of each post, for field-aware machines `field:number:value …`."""
     columns = (rows.fields, rows.numbers, rows.values)[0 if form == ".libffm" else 1 :]
     items = pc.binary_join_element_wise(*(pa.array(column).cast(pa.string()) for column in columns), ":")
-    return pc.binary_join(rows.lists(items, posts), " ").to_pylist()
+    return pc.binary_join(rows.lists(items, posts), " ")
 
 
-def _spell_names(rows: FeatureRows, dictionary: Dictionary, posts: int) -> list[str]:
+def _spell_names(rows: FeatureRows, dictionary: Dictionary, posts: int) -> pa.Array:
     """Return `|field name:value … |field …` of each post, names as they are but for `escape`."""
     order = np.lexsort((rows.numbers, rows.fields, rows.posts))
     at, fields = rows.posts[order], rows.fields[order]
@@ -218,7 +218,7 @@ def _spell_names(rows: FeatureRows, dictionary: Dictionary, posts: int) -> list[
     starts = (np.diff(at, prepend=-1) != 0) | (np.diff(fields, prepend=-1) != 0)
     namespaces = pa.array([f"|{field} " for field in dictionary.field_numbers], pa.string())
     heads = pc.if_else(pa.array(starts), namespaces.take(pa.array(fields - 1)), "")
-    return pc.binary_join(rows.lists(pc.binary_join_element_wise(heads, texts, ""), posts), " ").to_pylist()
+    return pc.binary_join(rows.lists(pc.binary_join_element_wise(heads, texts, ""), posts), " ")
 
 
 def open_clusters(path: Path) -> Clusters:

@@ -17,7 +17,8 @@ from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import replace_folder, write_parquet
 from weibotag.core.schema import EVIDENCE, KEYWORD, arrow_schema
 from weibotag.core.text_matching import fold
-from weibotag.curation.keywords.pictured_posts import PicturedPosts
+from weibotag.curation.keywords.pictured_posts import read_pictured
+from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.keywords import MOST_KEYWORDS
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import refuse_outputs
@@ -149,7 +150,7 @@ class PictureMap:
         sums = csr_matrix(pictures.wordings[asked] @ self.weights)
         weights = np.asarray(sums[rows, words[pair]]).ravel() if len(pair) else np.empty(0)
         order = np.lexsort((places, -weights, pair))
-        return places[order[rank_in_runs(pair[order]) == 0]]
+        return np.take(places, order[rank_in_runs(pair[order]) == 0])
 
     def save(self, folder: Path) -> None:
         """Write the map as a folder of data files, whole or not at all; an older one at that place is replaced."""
@@ -197,15 +198,15 @@ class MappingSummary:
     out: str
 
 
-def map_posts(pictured: PicturedPosts, folder: Path, out: str) -> MappingSummary:
+def map_posts(request: WordingsRequest, folder: Path, out: str) -> MappingSummary:
     """Write the keywords that the pictures of posts show to `out` (schema "tags")."""
-    refuse_outputs(pictured.source, Path(out))
+    refuse_outputs(request.source, Path(out))
     found = load_map(folder)
     rejects = Rejects(None)
     lengths = [np.empty(0, np.int64)]
 
     def find() -> Iterator[pa.Table]:
-        for table in read_pictured(pictured, rejects):
+        for table in need_pictures(request, rejects):
             answer = found.find(table)
             lengths.append(pc.list_value_length(answer["keywords"]).to_numpy())
             yield answer
@@ -215,14 +216,13 @@ def map_posts(pictured: PicturedPosts, folder: Path, out: str) -> MappingSummary
     return MappingSummary(posts, int((each > 0).sum()), int(each.sum()), rejects.count, out)
 
 
-def read_pictured(pictured: PicturedPosts, rejects: Rejects) -> Iterator[pa.Table]:
+def need_pictures(request: WordingsRequest, rejects: Rejects) -> Iterator[pa.Table]:
     """Give posts tables with the column `wordings`; raises RequestError where nothing says what the pictures say."""
-    for table in pictured.read(rejects, "reading posts", quiet=True, rows=TABLE_ROWS):
+    for table in read_pictured(request, rejects, "reading posts", TABLE_ROWS):
         if "wordings" not in table.column_names:
-            posts = pictured.source.path
             raise RequestError(
-                f"{posts}: no column wordings, so nothing is known of the pictures; look at them with `weibotag "
-                f"wordings {posts} -o W.parquet`, then give --wordings W.parquet; or give --words KIND=COLUMN"
+                f"{request.posts}: no column wordings, so nothing is known of the pictures; look at them with `weibotag "
+                f"wordings {request.posts} -o W.parquet`, then give --wordings W.parquet; or give --words KIND=COLUMN"
             )
         yield table
 

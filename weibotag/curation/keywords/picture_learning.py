@@ -22,11 +22,11 @@ from weibotag.curation.keywords.picture_keywords import (
     PictureMap,
     Pictures,
     add_up,
+    need_pictures,
     place_blocks,
-    read_pictured,
     read_pictures,
 )
-from weibotag.curation.keywords.pictured_posts import PicturedPosts
+from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.hashed_ngrams import BITS
 from weibotag.posts.encodings import STDIN
 from weibotag.posts.rejects import Rejects
@@ -47,10 +47,10 @@ LEAST_SCORE = 0.5
 MOST_PAIRS = 20_000_000
 
 
-def cost_of_learning(pictured: PicturedPosts) -> str:
+def cost_of_learning(request: WordingsRequest) -> str:
     """Return in one line what learning from posts takes, by the files that have what their pictures say."""
-    path = pictured.source.path
-    files = [pictured.wordings] if pictured.wordings else [] if path == str(STDIN) else resolve_files(path)
+    path = request.posts
+    files = [request.wordings] if request.wordings else [] if path == str(STDIN) else resolve_files(path)
     size = sum(
         file.stat().st_size * (1 if file.suffix in (".gz", ".parquet") else PACKED) for file in files if file.is_file()
     )
@@ -147,14 +147,14 @@ def read_lessons(tables: Iterable[pa.Table], index: KeywordIndex | None) -> Less
     )
 
 
-def train_map(pictured: PicturedPosts, out: Path, keywords: Path | None, precision: float) -> LearningSummary:
+def train_map(request: WordingsRequest, out: Path, keywords: Path | None, precision: float) -> LearningSummary:
     """Learn a map from posts (see `learn_map`) and write it to the folder `out`; `keywords` is a file of them, or None."""
-    refuse_outputs(pictured.source, out)
+    refuse_outputs(request.source, out)
     if out.exists() and not (out / KEYWORDS_FILE).exists():
         raise RequestError(f"{out}: exists and is no map; choose another name")
     index = None if keywords is None else KeywordIndex(read_keywords(keywords))
     rejects = Rejects(None)
-    found, summary = learn_map(read_pictured(pictured, rejects), precision, index)
+    found, summary = learn_map(need_pictures(request, rejects), precision, index)
     found.save(out)
     return replace(summary, rejects=rejects.count, out=str(out))
 

@@ -105,7 +105,7 @@ def find_nearest(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
     In float64, so that the size of a batch and the number of threads change nothing.
     """
     wide = centres.astype(np.float64)
-    return np.argmin((wide**2).sum(axis=1) - 2 * vectors.astype(np.float64) @ wide.T, axis=1)
+    return np.asarray(np.argmin((wide**2).sum(axis=1) - 2 * vectors.astype(np.float64) @ wide.T, axis=1))
 
 
 def fit(vectors: np.ndarray, name: str, levels: int, size: int) -> SemanticCodes:
