@@ -64,13 +64,10 @@ def list_classes(taxonomy: Taxonomy, branch: str) -> list[tuple[str, str]]:
     inside = [tag for number, tag in enumerate(taxonomy.tags) if roots & {number, *taxonomy.ancestors(number)}]
     classes: dict[str, str] = {}
     for tag in inside:
-        prompt = find_prompt(tag)
-        if prompt is not None:
+        if prompt := find_prompt(tag):
             classes.setdefault(prompt, tag.name)
     if not classes:
-        raise RequestError(
-            f"classes {branch!r}: none of its {len(inside)} tags has an English word: give them one as an alias"
-        )
+        raise RequestError(f"classes {branch!r}: none of its {len(inside)} tags has an English word: give one an alias")
     return list(classes.items())
 
 

@@ -49,9 +49,7 @@ class Transformers(Pretrained[list[DetectedObject]]):
         if kind in PROMPTED and not self.classes:
             raise RequestError(f"{self.model}: a {kind} looks for what classes name, and there are none: set classes")
         if kind not in PROMPTED and self.classes:
-            raise RequestError(
-                f"{self.model}: a {kind} knows its own classes only: leave classes out, or use Grounding DINO"
-            )
+            raise RequestError(f"{self.model}: a {kind} knows its own classes: leave classes out, or use Grounding DINO")
         return super().weights()
 
     def open(self, threads: int = 1) -> None:

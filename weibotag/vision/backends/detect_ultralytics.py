@@ -88,9 +88,7 @@ class Ultralytics(TorchBackend[list[DetectedObject]]):
         if not self.classes:
             return [path]
         if path.suffix != ".pt":
-            raise RequestError(
-                f"{path}: an .onnx has the classes it was exported with: leave classes out, or give a YOLOE .pt"
-            )
+            raise RequestError(f"{path}: has the classes it was exported with: leave classes out, or give a YOLOE .pt")
         encoder = name_encoder(path)
         if find_spec("clip") is None:
             raise RequestError("classes need the tokenizer clip: pip install git+https://github.com/ultralytics/CLIP.git")
@@ -185,21 +183,18 @@ def open_onnx(path: Path, size: int | None, threads: int, device: str) -> Networ
     import torch
 
     session = open_session(path, threads, device)
-    said = session.get_modelmeta().custom_metadata_map
-    if "names" not in said:
+    metadata = session.get_modelmeta().custom_metadata_map
+    if "names" not in metadata:
         raise RequestError(f"{path}: no names of classes in it: export it with ultralytics (yolo export format=onnx)")
-    arguments = ast.literal_eval(said.get("args", "{}"))
-    check_task(path, said.get("task", "detect"), said.get("head", ""))
+    check_task(path, metadata.get("task", "detect"), metadata.get("head", ""))
     entrance = session.get_inputs()[0]
     batch, _, *sides = entrance.shape
     fixed = all(isinstance(side, int) for side in sides)
     if fixed and size not in (None, *sides):
-        raise RequestError(
-            f"{path}: takes pictures of {sides[0]} x {sides[1]}, not {size}: leave size out, or export it anew"
-        )
+        raise RequestError(f"{path}: takes pictures of {sides[0]} x {sides[1]}, not {size}: leave size out, or export anew")
     kind = np.float16 if "float16" in entrance.type else np.float32
     on_gpu = session.get_providers()[0] != "CPUExecutionProvider"
-    stride = int(said.get("stride", 32))
+    stride = int(metadata.get("stride", 32))
     count = batch if isinstance(batch, int) else GPU_BATCH if on_gpu else 1
 
     def run(stack: np.ndarray) -> "torch.Tensor":
@@ -208,13 +203,13 @@ def open_onnx(path: Path, size: int | None, threads: int, device: str) -> Networ
 
     return Network(
         run,
-        ast.literal_eval(said["names"]),
-        said.get("task", "detect"),
-        tuple(sides) if fixed else fit_size(size or ast.literal_eval(said.get("imgsz", "640")), stride),
+        ast.literal_eval(metadata["names"]),
+        metadata.get("task", "detect"),
+        tuple(sides) if fixed else fit_size(size or ast.literal_eval(metadata.get("imgsz", "640")), stride),
         stride,
         count,
         trims=not fixed and count == 1,
-        end2end=said.get("end2end") == "True" or bool(arguments.get("nms")),
+        end2end=metadata.get("end2end") == "True" or bool(ast.literal_eval(metadata.get("args", "{}")).get("nms")),
         agnostic=False,
     )
 
@@ -233,13 +228,13 @@ def open_checkpoint(path: Path, size: int | None, device: str, classes: Sequence
         raise RequestError(f"{path}: ultralytics can't load it: {' '.join(str(error).split())[:200]}") from error
     check_task(path, model.task, type(model).__name__)
     head = model.model[-1]
-    told = hasattr(model, "pe") or hasattr(head, "lrpc") or getattr(head, "is_fused", False)
+    has_classes = hasattr(model, "pe") or hasattr(head, "lrpc") or getattr(head, "is_fused", False)
     if classes:
         try:
             set_classes(model, [entry.partition("=")[0] for entry in classes], encoder[0])
         except AssertionError as error:
             raise RequestError(f"{path}: takes no classes: {error}") from error
-    elif isinstance(model, YOLOEModel) and not told:
+    elif isinstance(model, YOLOEModel) and not has_classes:
         raise RequestError(f"{path}: looks for nothing until it is told what: give classes")
     # As the library's `predict` has it: heads with and without NMS give different boxes.
     if hasattr(model, "end2end"):

@@ -62,9 +62,7 @@ class TransformersVision(Pretrained[PictureVector]):
         except Exception as error:
             raise RequestError(f"{folder}: this model gives no picture vectors: {first_line(error)}") from error
         if not np.array_equal(first, second):
-            raise RequestError(
-                f"{folder}: this model gives the same picture two vectors: choose one that draws nothing at random"
-            )
+            raise RequestError(f"{folder}: gives the same picture two vectors: choose a model that draws nothing at random")
 
     def _prepare(self, picture: np.ndarray) -> dict[str, "torch.Tensor"]:
         from PIL import Image
@@ -118,9 +116,7 @@ class ChineseClip(TransformersVision):
         """Return the files of weights, configuration and vocabulary; RequestError when there is no Chinese-CLIP."""
         folder, kind = find_folder(self.model)
         if kind != "chinese_clip":
-            raise RequestError(
-                f"{folder}: expected a Chinese-CLIP, found {kind!r}: for other models choose backend transformers"
-            )
+            raise RequestError(f"{folder}: expected a Chinese-CLIP, found {kind!r}: that needs backend transformers")
         return super().weights()
 
     @property

@@ -36,9 +36,7 @@ class FaceVectors:
         self._session = open_session(path, threads, device)
         takes = self._session.get_inputs()[0]
         if takes.shape[1:] != [3, SIDE, SIDE]:
-            raise RequestError(
-                f"{path}: takes {takes.name} of shape {takes.shape}, a face model takes [1, 3, {SIDE}, {SIDE}]"
-            )
+            raise RequestError(f"{path}: takes shape {takes.shape}, a face model takes [1, 3, {SIDE}, {SIDE}]")
         self._name = takes.name
         self._type = np.float16 if takes.type == "tensor(float16)" else np.float32
         self._own_range = brings_own_range(path)

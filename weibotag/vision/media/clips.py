@@ -88,9 +88,8 @@ def open_stream(container: InputContainer, kind: str, max_pixels: int) -> Clip:
 
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
-        raise NotAPictureError(
-            f"no picture in this {kind} file: {'sound only' if container.streams.audio else 'no video stream'}"
-        )
+        reason = "sound only" if container.streams.audio else "no video stream"
+        raise NotAPictureError(f"no picture in this {kind} file: {reason}")
     stream, codec = streams[0], streams[0].codec_context
     if codec is None:
         raise NotAPictureError(f"{kind} with a video codec that PyAV can't decode: convert it to H.264")

@@ -142,9 +142,7 @@ def check_trust(path: Path, name: str, allow_pickle: bool) -> None:
         return
     found, expected = sha256_of(path), given or known_hash(path.name)
     if expected is None:
-        raise RequestError(
-            f"{path} is a pickle of unknown sha256: if you made it or trust it, name it {plain}#sha256={found}"
-        )
+        raise RequestError(f"{path} is a pickle of unknown sha256: if you trust it, name it {plain}#sha256={found}")
     if found != expected:
         raise RequestError(f"{path} has sha256 {found}, expected {expected}: it is damaged, or another file")
 
@@ -165,9 +163,7 @@ def split_hash(name: str) -> tuple[str, str | None]:
         return name, None
     found = HASH.fullmatch(name)
     if found is None:
-        raise RequestError(
-            f"{name!r}: expected a file's name, and 64 hexadecimal digits after #sha256= (a hub model is pinned by @commit)"
-        )
+        raise RequestError(f"{name!r}: expected FILE#sha256= and 64 hexadecimal digits (a hub model is pinned by @commit)")
     return found["name"], found["sha256"].lower()
 
 
