@@ -93,20 +93,12 @@ def remove_temporary(folder: Path) -> None:
 
 def remove_orphans(path: Path) -> None:
     """Remove what killed writers of `path` left beside it: files that name a process that is no more, or this one."""
+    import psutil
+
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         number = left.name.split(".")[-2]
-        if number.isdecimal() and (int(number) == os.getpid() or not _lives(int(number))):
+        if number.isdecimal() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
             left.unlink(missing_ok=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -16,7 +16,8 @@ from weibotag.posts.rejects import Rejects, SeenIds
 from weibotag.posts.source import PostsSource, matches, resolve_files
 from weibotag.posts.table_files import INEXACT_ID, POSTS, Bad, Chunk, Layout, lay_out, read_chunks, write_exactly
 
-ROUNDED_ID = r"^\s*\d(\.\d+)?[eE]\+\d+\s*$"
+# 5.03E+18 is what a spreadsheet makes of a long id: its last digits are lost. A float that is exact is written as digits.
+ROUNDED_ID, FLOAT_ID = r"^\d(\.\d+)?[eE]\+\d+$", r"[.ein]"
 LISTS = ("images", "videos", "tags", "keywords")
 # Cells that splitting at `;` does not do justice: JSON arrays, other marks, and blanks, or nothing, beside a mark.
 BLANKS = r"\x09-\x0d\x1c-\x20\x85\pZ"
@@ -65,11 +66,12 @@ def _accepted(source: PostsSource, layouts: list[Layout], rejects: Rejects, batc
 def _sort_out(table: pa.Table, chunk: Chunk, layout: Layout, seen: SeenIds) -> tuple[pa.Table, np.ndarray, list[Bad]]:
     """Return the rows that can be used with their lines, and why the others can't."""
     ids, text = table["post_id"], table["text"]
+    rounded = FLOAT_ID if pa.types.is_floating(layout.types[layout.taken["post_id"]]) else ROUNDED_ID
     wordless = _flags(pc.equal(pc.utf8_trim_whitespace(text), ""))
     for name in ("images", "videos"):
         wordless &= _flags(pc.equal(pc.list_value_length(table[name]), 0))
     faults = {
-        INEXACT_ID: _inexact(chunk.rows[layout.taken["post_id"]]),
+        INEXACT_ID: _flags(pc.match_substring_regex(ids, rounded)),
         "no post_id": _flags(pc.equal(ids, "")),
         NUL: _flags(pc.or_(pc.match_substring(ids, "\0"), pc.match_substring(text, "\0"))),
         "none of text, images, videos": wordless,
@@ -89,17 +91,6 @@ def _sort_out(table: pa.Table, chunk: Chunk, layout: Layout, seen: SeenIds) -> t
 
 def _flags(array: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return np.asarray(array).astype(bool)
-
-
-def _inexact(ids: pa.ChunkedArray) -> np.ndarray:
-    if pa.types.is_string(ids.type):
-        # 5.03E+18 is what a spreadsheet makes of a long id: its last digits are lost.
-        return _flags(pc.match_substring_regex(ids, ROUNDED_ID).fill_null(False))
-    if pa.types.is_floating(ids.type):
-        # Not a number is what pandas writes for none: that row has no post_id.
-        exact = [number is None or number != number or write_exactly(number) is not None for number in ids.to_pylist()]
-        return ~np.array(exact, bool)
-    return np.zeros(len(ids), dtype=bool)
 
 
 def _full_batches(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
