@@ -1,6 +1,7 @@
 import json
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(MODELS_VARIABLE, raising=False)
 
 
-def find(rows: list[dict[str, Any]], **values: str) -> dict[str, Any]:
-    (row,) = [row for row in rows if values.items() <= row.items()]
+def find(rows: Sequence[Any], **values: str) -> Any:
+    (row,) = [row for row in rows if values.items() <= vars(row).items()]
     return row
 
 
@@ -69,45 +70,45 @@ def test_a_library_of_the_wrong_version_is_as_good_as_missing(monkeypatch: pytes
     found = doctor.find_version
     monkeypatch.setattr(doctor, "find_version", lambda name: "5.0.1" if name.startswith("opencv") else found(name))
     row = find(doctor.list_libraries()[0], name="opencv-python-headless")
-    assert row["found"] == "5.0.1"
-    assert row["fix"].startswith("pip install 'opencv-python-headless")
+    assert row.found == "5.0.1"
+    assert row.fix.startswith("pip install 'opencv-python-headless")
 
 
 def test_a_backend_whose_library_is_absent_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     found = registry.find_spec
     monkeypatch.setattr(registry, "find_spec", lambda library: None if library == "onnx" else found(library))
     backends, _ = doctor.list_backends()
-    assert "pip install" in find(backends, stage="embed", name="ppocr")["fault"]
-    assert find(backends, stage="ocr", name="rapidocr")["fault"] is None
+    assert "pip install" in find(backends, stage="embed", name="ppocr").fault
+    assert find(backends, stage="ocr", name="rapidocr").fault is None
 
 
 def test_an_extra_that_is_not_whole_names_its_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "find_version", lambda name: None if name == "torchvision" else "999")
     extras = doctor.list_libraries()[1]
     yolo = find(extras, name="yolo")
-    assert yolo["missing"] == ["torchvision"]
-    assert yolo["fix"] == "pip install 'weibotag[yolo]'"
-    assert find(extras, name="paddle")["fix"] is None
+    assert yolo.missing == ["torchvision"]
+    assert yolo.fix == "pip install 'weibotag[yolo]'"
+    assert find(extras, name="paddle").fix is None
 
 
 def test_onnxruntime_for_cuda_takes_the_place_of_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"onnxruntime": "1.31", "onnxruntime-gpu": "1.31"}
     monkeypatch.setattr(doctor, "find_version", there.get)
-    assert find(doctor.list_libraries()[1], name="cuda")["fix"] == doctor.CPU_BUILD
+    assert find(doctor.list_libraries()[1], name="cuda").fix == doctor.CPU_BUILD
     del there["onnxruntime"]
     libraries, extras = doctor.list_libraries()
-    assert find(libraries, name="onnxruntime")["fix"] is None
-    assert find(extras, name="cuda")["fix"] is None
+    assert find(libraries, name="onnxruntime").fix is None
+    assert find(extras, name="cuda").fix is None
 
 
 def test_yunet_is_looked_for_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert MODELS_VARIABLE in find(doctor.list_backends()[0], name="yunet")["fault"]
+    assert MODELS_VARIABLE in find(doctor.list_backends()[0], name="yunet").fault
     weights = tmp_path / "face_detection_yunet_2023mar.onnx"
     weights.write_bytes(b"not a network")
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path))
     backends, files = doctor.list_backends()
-    assert find(backends, name="yunet")["fault"] is None
-    assert find(files, backend="faces yunet") == {"backend": "faces yunet", "path": str(weights), "ready": True}
+    assert find(backends, name="yunet").fault is None
+    assert find(files, backend="faces yunet") == doctor.WeightsState("faces yunet", str(weights), True)
 
 
 def test_weights_that_are_there_but_broken_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,15 +121,15 @@ def test_weights_that_are_there_but_broken_are_found_out(tmp_path: Path, monkeyp
 
 
 def test_the_store_is_measured() -> None:
-    root = Path(doctor.measure_store()["folder"])
-    assert doctor.measure_store() == {"folder": str(root), "fault": None, "folders": []}
+    root = Path(str(doctor.measure_store().folder))
+    assert doctor.measure_store() == doctor.StoreState(str(root), None, [])
     Store(root).write("ocr", "a" * 12, arrow_schema("ocr").empty_table())
-    assert doctor.measure_store()["folders"] == []
+    assert doctor.measure_store().folders == []
     rows: list[dict[str, Any]] = [{"media_id": "one", "ocr_lines": [], "ocr_error": None}]
     Store(root).write("ocr", "a" * 12, pa.Table.from_pylist(rows, schema=arrow_schema("ocr")))
-    (folder,) = doctor.measure_store()["folders"]
-    assert (folder["stage"], folder["fingerprint"], folder["parts"], folder["rows"]) == ("ocr", "a" * 12, 1, 1)
-    assert folder["bytes"] > 0
+    (folder,) = doctor.measure_store().folders
+    assert (folder.stage, folder.fingerprint, folder.parts, folder.rows) == ("ocr", "a" * 12, 1, 1)
+    assert folder.bytes > 0
 
 
 def test_a_store_that_cannot_be_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weibotag.core.errors import RequestError
-from weibotag.extraction.pipeline_files import read_pipeline
+from weibotag.extraction.pipeline_files import choose_pipeline, read_pipeline
 from weibotag.extraction.requests import TAGGERS, PipelineFile, Route
 from weibotag.extraction.settings import MediaSettings, Pipeline, WorkerSettings
+from weibotag.posts.selection import PostsSource
 from weibotag.vision.registry import names
 
 KEYS = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12)
@@ -160,6 +161,43 @@ def test_the_store_is_beside_the_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert store is not None
     assert store.is_absolute()
     assert store.resolve() == tmp_path.resolve() / "kept"
+
+
+def test_a_table_says_what_its_command_can_and_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    table = """
+[train]
+posts = 'posts.csv'
+taxonomy = 'tree.csv'
+model = 'model'
+limit = 7
+gallery = 'stars.gallery'
+reuse = 'near'
+seed = 3
+start = 'body'
+threads = 2
+workers = 0
+store = 'kept'
+words = { ocr = 'print' }
+memory = '4GB'
+encoder = 'hf:owner/bert'
+[plan]
+posts = 'posts.csv'
+model = 'model'
+[tag]
+posts = '-'
+out = '-'
+model = 'model'
+deadline = '30m'
+"""
+    file = read_pipeline(write(tmp_path, table))
+    assert file.train is not None and file.plan is not None and file.tag is not None
+    assert file.train.source == PostsSource(str(tmp_path / "posts.csv"), limit=7)
+    assert (file.train.start, file.train.gallery) == (tmp_path / "body", tmp_path / "stars.gallery")
+    assert (file.train.memory, file.train.encoder, file.plan.out) == (4e9, "hf:owner/bert", tmp_path / "plan.json")
+    assert (file.tag.posts, file.tag.out, file.tag.deadline) == ("-", "-", 1800.0)
+    pipeline = choose_pipeline(file.train)
+    assert (pipeline.reuse, pipeline.store, pipeline.workers.count) == ("near", tmp_path / "kept", 0)
+    assert pipeline.words == {"ocr": "print"}
 
 
 def test_settings_reach_the_stage(tmp_path: Path) -> None:

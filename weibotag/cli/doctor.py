@@ -1,5 +1,6 @@
 """`weibotag doctor`: what is installed, and what is missing."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from weibotag.cli.answer import Answer, make_table, yes_no
@@ -7,6 +8,8 @@ from weibotag.cli.command import command
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from weibotag.workflows.doctor import Machine
 
 
 @command("doctor")
@@ -17,37 +20,32 @@ def doctor() -> Answer:
     """
     from weibotag.workflows.doctor import examine
 
-    state = examine()
-    fault, seconds = state["lite"]["fault"], state["lite"]["seconds"]
-    shown: list[Any] = [*draw(state), f"{state['cores']} cores, Python {state['python']}, weibotag {state['weibotag']}"]
-    if fault is not None:
-        return Answer(state, shown=shown, fault=f"the pipeline lite can't run: {fault}", code=2)
-    shown.append(f"the pipeline lite runs: it looked at a picture in {seconds:.1f} s, loading included")
-    return Answer(state, shown=shown)
+    machine = examine()
+    line = f"{machine.cores} cores, Python {machine.python}, weibotag {machine.weibotag}"
+    shown: list[Any] = [*draw(machine), line]
+    if machine.lite.fault is not None:
+        return Answer(asdict(machine), shown=shown, fault=f"the pipeline lite can't run: {machine.lite.fault}", code=2)
+    took = f"{machine.lite.seconds:.1f} s, loading included"
+    return Answer(asdict(machine), shown=[*shown, f"the pipeline lite runs: it looked at a picture in {took}"])
 
 
-def draw(state: dict[str, Any]) -> list["Table"]:
+def draw(machine: "Machine") -> list["Table"]:
     """Return the tables that show what `examine` found."""
-    libraries = [(row["name"], row["wants"], row["found"] or "missing", row["fix"]) for row in state["libraries"]]
-    stages = [(row["name"], ", ".join(row["kinds"]), f"{row['nominal_ms']:g} ms") for row in state["stages"]]
-    stages = [(row["name"], ", ".join(row["kinds"]), f"{row['nominal_ms']:g} ms") for row in state["stages"]]
-    backends = [
-        (row["stage"], row["name"], row["licence"], yes_no(not row["fault"]), row["fault"]) for row in state["backends"]
-    ]
-    weights = [(row["backend"], row["path"], yes_no(row["ready"])) for row in state["weights"]]
-    extras = [(row["name"], ", ".join(row["libraries"]), yes_no(not row["missing"]), row["fix"]) for row in state["extras"]]
+    libraries = [(one.name, one.wants, one.found or "missing", one.fix) for one in machine.libraries]
+    stages = [(one.name, ", ".join(one.kinds), f"{one.nominal_ms:g} ms") for one in machine.stages]
+    backends = [(one.stage, one.name, one.licence, yes_no(not one.fault), one.fault) for one in machine.backends]
+    weights = [(one.backend, one.path, yes_no(one.ready)) for one in machine.weights]
+    extras = [(one.name, ", ".join(one.libraries), yes_no(not one.missing), one.fix) for one in machine.extras]
     folders = [
-        (f"{row['stage']}-{row['fingerprint']}", f"{row['rows']:,}", f"{row['parts']:,}", f"{row['bytes'] / 1e6:,.1f} MB")
-        for row in state["store"]["folders"]
+        (f"{one.stage}-{one.fingerprint}", f"{one.rows:,}", f"{one.parts:,}", f"{one.bytes / 1e6:,.1f} MB")
+        for one in machine.store.folders
     ]
-    size = sum(row["bytes"] for row in state["store"]["folders"])
-    held = state["store"]["fault"] or f"{size / 1e6:,.1f} MB"
+    held = machine.store.fault or f"{sum(one.bytes for one in machine.store.folders) / 1e6:,.1f} MB"
     return [
         make_table("Libraries", ("library", "wants", "found", "what to do"), libraries),
-        make_table("Stages", ("stage", "kinds of wordings", "a picture"), stages),
         make_table("Stages", ("stage", "kinds of wordings", "a picture"), stages),
         make_table("Backends", ("stage", "backend", "licence", "ready", "what to do"), backends),
         make_table("Weights", ("backend", "file", "there"), weights),
         make_table("Extras", ("extra", "libraries", "installed", "what to do"), extras),
-        make_table(f"Store {state['store']['folder']}: {held}", ("stage", "rows", "parts", "size"), folders),
+        make_table(f"Store {machine.store.folder}: {held}", ("stage", "rows", "parts", "size"), folders),
     ]

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter
@@ -23,47 +24,117 @@ PACKAGE = "weibotag"
 CPU_BUILD = "pip uninstall onnxruntime && pip install --force-reinstall --no-deps onnxruntime-gpu"
 
 
-def examine() -> dict[str, Any]:
-    """Return what the machine has: libraries, stages, backends, weights, extras, store, and whether the pipeline lite runs.
+@dataclass(frozen=True)
+class Library:
+    """A library that weibotag needs: the versions it wants, the one that is there (None: none), and the remedy."""
 
-    `lite` has `fault` (null when it looked at a picture) and `seconds`; any other `fault` or `fix` says what to do.
-    """
+    name: str
+    wants: str
+    found: str | None
+    fix: str | None
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An extra, its libraries, those of them that are missing, and the remedy."""
+
+    name: str
+    libraries: list[str]
+    missing: list[str]
+    fix: str | None
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """A stage, its kinds of wordings, and the milliseconds that a picture is reckoned with."""
+
+    name: str
+    kinds: list[str]
+    nominal_ms: float
+
+
+@dataclass(frozen=True)
+class BackendState:
+    """A backend, and why it can't be used (None when it can)."""
+
+    stage: str
+    name: str
+    licence: str
+    fault: str | None
+
+
+@dataclass(frozen=True)
+class WeightsState:
+    """A file of weights of a backend that is ready."""
+
+    backend: str
+    path: str
+    ready: bool
+
+
+@dataclass(frozen=True)
+class StoreFolder:
+    """What the store keeps of a stage with some settings."""
+
+    stage: str
+    fingerprint: str
+    parts: int
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StoreState:
+    """The store's folder, why it can't be written to (None when it can), and what it keeps."""
+
+    folder: str | None
+    fault: str | None
+    folders: list[StoreFolder]
+
+
+@dataclass(frozen=True)
+class LiteState:
+    """Whether the pipeline lite looked at a picture (`fault` None), and the seconds that it took."""
+
+    fault: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the machine has; without the core libraries nothing beyond them and the extras is known."""
+
+    libraries: list[Library]
+    extras: list[Extra]
+    stages: list[StageFacts]
+    backends: list[BackendState]
+    weights: list[WeightsState]
+    store: StoreState
+    lite: LiteState
+    python: str = platform.python_version()
+    weibotag: str = __version__
+    cores: int = len(os.sched_getaffinity(0))
+
+
+def examine() -> Machine:
+    """Return what the machine has, and whether the pipeline lite runs."""
     libraries, extras = list_libraries()
-    missing = [row["fix"] for row in libraries if row["fix"]]
-    machine = {
-        "python": platform.python_version(),
-        "weibotag": __version__,
-        "cores": len(os.sched_getaffinity(0)),
-        "libraries": libraries,
-        "extras": extras,
-    }
-    # Without the core libraries nothing else of weibotag can be imported.
-    if missing:
-        unknown = {"folder": None, "fault": missing[0], "folders": []}
-        return {
-            **machine,
-            "stages": [],
-            "backends": [],
-            "weights": [],
-            "store": unknown,
-            "lite": {"fault": missing[0], "seconds": 0.0},
-        }
+    missing = next((library.fix for library in libraries if library.fix), None)
+    if missing is not None:
+        return Machine(libraries, extras, [], [], [], StoreState(None, missing, []), LiteState(missing, 0.0))
     backends, weights = list_backends()
     store = measure_store()
-    lite = try_lite() if store["fault"] is None else {"fault": store["fault"], "seconds": 0.0}
-    return {**machine, "stages": list_stages(), "backends": backends, "weights": weights, "store": store, "lite": lite}
+    lite = try_lite() if store.fault is None else LiteState(store.fault, 0.0)
+    return Machine(libraries, extras, list_stages(), backends, weights, store, lite)
 
 
-def list_libraries() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the libraries that weibotag needs (name, wants, found, fix) and its extras (name, libraries, missing, fix).
-
-    Raises RequestError when weibotag itself was not installed.
-    """
+def list_libraries() -> tuple[list[Library], list[Extra]]:
+    """Return the libraries that weibotag needs, and its extras; raises RequestError when it was not installed itself."""
     try:
         requirements = metadata.requires(PACKAGE) or []
     except metadata.PackageNotFoundError as error:
         raise RequestError("weibotag runs from a folder that was not installed: pip install that folder") from error
-    core: list[dict[str, Any]] = []
+    core: list[Library] = []
     extras: dict[str, list[str]] = {}
     for text in requirements:
         found = REQUIREMENT.match(text)
@@ -73,7 +144,7 @@ def list_libraries() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             # onnxruntime-gpu takes the place of onnxruntime.
             version = find_version(name) or find_version(f"{name}-gpu")
             fix = None if version and meets(version, wants) else f"pip install '{name}{wants}'"
-            core.append({"name": name, "wants": wants, "found": version, "fix": fix})
+            core.append(Library(name, wants, version, fix))
         elif name != PACKAGE:
             extras.setdefault(extra, []).append(name)
     listed = []
@@ -82,7 +153,7 @@ def list_libraries() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         fix = f"pip install '{PACKAGE}[{extra}]'" if missing else None
         if extra == "cuda" and not missing and find_version("onnxruntime"):
             fix = CPU_BUILD
-        listed.append({"name": extra, "libraries": needed, "missing": missing, "fix": fix})
+        listed.append(Extra(extra, needed, missing, fix))
     return core, listed
 
 
@@ -112,17 +183,16 @@ def read_numbers(version: str) -> list[int]:
     return numbers
 
 
-def list_stages() -> list[dict[str, Any]]:
-    """Return the stages: name, kinds of wordings, and the milliseconds that a picture is reckoned with."""
+def list_stages() -> list[StageFacts]:
+    """Return the stages that there are."""
     stages = {name: stage_class(name) for name in names("stage")}
-    return [{"name": name, "kinds": list(one.kinds), "nominal_ms": one.nominal_ms} for name, one in stages.items()]
+    return [StageFacts(name, list(stage.kinds), stage.nominal_ms) for name, stage in stages.items()]
 
 
-def list_backends() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the backends (stage, name, licence, fault) and the files of weights of those that are ready."""
-
-    backends: list[dict[str, Any]] = []
-    weights: list[dict[str, Any]] = []
+def list_backends() -> tuple[list[BackendState], list[WeightsState]]:
+    """Return the backends, and the files of weights of those that are ready."""
+    backends: list[BackendState] = []
+    weights: list[WeightsState] = []
     for (kind, name), entry in REGISTRY.items():
         if kind == "stage":
             continue
@@ -136,24 +206,21 @@ def list_backends() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         absent = [str(path) for path in files if not path.is_file()]
         if absent:
             fault = f"{', '.join(absent)}: no such file: install its package again"
-        weights += [{"backend": f"{kind} {name}", "path": str(path), "ready": path.is_file()} for path in files]
-        backends.append({"stage": kind, "name": name, "licence": entry.licence, "fault": fault})
+        weights += [WeightsState(f"{kind} {name}", str(path), path.is_file()) for path in files]
+        backends.append(BackendState(kind, name, entry.licence, fault))
     return backends, weights
 
 
-def measure_store() -> dict[str, Any]:
-    """Return the store's folder, why it can't be written to (null when it can), and the sizes of what it keeps."""
-
+def measure_store() -> StoreState:
+    """Return where the store is, whether it can be written to, and the sizes of what it keeps."""
     root = default_root().absolute()
     nearest = next(folder for folder in (root, *root.parents) if folder.exists())
     writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
     fault = None if writable else f"{nearest} can't be written to: choose another store by --store or WEIBOTAG_STORE"
-    names = ("stage", "fingerprint", "parts", "rows", "bytes")
-    folders = [dict(zip(names, sizes, strict=True)) for sizes in Store(root).sizes()]
-    return {"folder": str(root), "fault": fault, "folders": folders}
+    return StoreState(str(root), fault, [StoreFolder(*sizes) for sizes in Store(root).sizes()])
 
 
-def try_lite() -> dict[str, Any]:
+def try_lite() -> LiteState:
     """Look at one small picture with every stage of the pipeline lite; return seconds, and the fault where one fails."""
     import numpy as np
 
@@ -170,5 +237,5 @@ def try_lite() -> dict[str, Any]:
         # Whatever is broken in a library, this is where it is told.
         except Exception as error:  # noqa: BLE001
             said = str(error).strip().splitlines() or [type(error).__name__]
-            return {"fault": f"{name}: {said[-1]}", "seconds": round(perf_counter() - start, 2)}
-    return {"fault": None, "seconds": round(perf_counter() - start, 2)}
+            return LiteState(f"{name}: {said[-1]}", round(perf_counter() - start, 2))
+    return LiteState(None, round(perf_counter() - start, 2))
