@@ -113,7 +113,7 @@ class _HeldOutStates:
 
         def score(share: float) -> float:
             raw = blend(self.raw(FUSED, bits), self.raw(self.plain.cheap(bits), bits), share)
-            return thresholds.micro_f1(self._settle(raw, gold)[1], gold)
+            return thresholds.micro_f1(self.plain.settle(self._fit(raw, gold), raw)[1], gold)
 
         return max(SHARES, key=score)
 
@@ -122,15 +122,14 @@ class _HeldOutStates:
         raw, gold = self.raw(tagger, bits), self.gold[self.rows(bits)]
         if tagger == FUSED:
             raw = blend(raw, self.raw(cascade.cheap(bits), bits), cascade.share)
-        calibrated = calibration.fit(raw, gold)
-        scores = raise_parents(calibrated.apply(raw), self.taxonomy)
-        state = State(calibrated, thresholds.choose(scores, gold, self.taxonomy))
-        cascade.states[tagger, bits] = state
+        state = cascade.states[tagger, bits] = self._fit(raw, gold)
         self.answers[tagger, bits] = cascade.settle(state, raw)
 
-    def _settle(self, raw: csr_matrix, gold: csr_matrix) -> tuple[csr_matrix, csr_matrix]:
-        scores = raise_parents(calibration.fit(raw, gold).apply(raw), self.taxonomy)
-        return scores, thresholds.decide(scores, thresholds.choose(scores, gold, self.taxonomy), self.taxonomy)
+    def _fit(self, raw: csr_matrix, gold: csr_matrix) -> State:
+        """Return the calibration and the thresholds of raw scores (posts x tags)."""
+        calibrated = calibration.fit(raw, gold)
+        scores = raise_parents(calibrated.apply(raw), self.taxonomy)
+        return State(calibrated, thresholds.choose(scores, gold, self.taxonomy))
 
     def patch(self, chosen: csr_matrix) -> csr_matrix:
         """Return what all posts get when those with pictures get `chosen`, the others the network's answer on text."""

@@ -18,46 +18,33 @@ class Entry:
     licence: str
 
 
+BACKENDS = "weibotag.vision.backends"
 REGISTRY: dict[tuple[str, str], Entry] = {
-    ("ocr", "rapidocr"): Entry(
-        "weibotag.vision.backends.ocr_rapidocr:RapidOcr", ("rapidocr", "onnxruntime"), None, "Apache-2.0"
-    ),
+    ("ocr", "rapidocr"): Entry(f"{BACKENDS}.ocr_rapidocr:RapidOcr", ("rapidocr", "onnxruntime"), None, "Apache-2.0"),
     ("ocr", "paddleocr"): Entry(
-        "weibotag.vision.backends.ocr_paddleocr:PaddleOcr", ("paddleocr", "rapidocr", "onnxruntime"), "paddle", "Apache-2.0"
+        f"{BACKENDS}.ocr_paddleocr:PaddleOcr", ("paddleocr", "rapidocr", "onnxruntime"), "paddle", "Apache-2.0"
     ),
     ("detect", "ultralytics"): Entry(
-        "weibotag.vision.backends.detect_ultralytics:Ultralytics",
-        ("ultralytics", "torch", "torchvision"),
-        "yolo",
-        "AGPL-3.0",
+        f"{BACKENDS}.detect_ultralytics:Ultralytics", ("ultralytics", "torch", "torchvision"), "yolo", "AGPL-3.0"
     ),
     ("detect", "transformers"): Entry(
-        "weibotag.vision.backends.detect_transformers:Transformers",
-        ("transformers", "torch", "torchvision"),
-        "hf",
-        "Apache-2.0",
+        f"{BACKENDS}.detect_transformers:Transformers", ("transformers", "torch", "torchvision"), "hf", "Apache-2.0"
     ),
-    ("faces", "haar"): Entry("weibotag.vision.backends.faces_opencv:Haar", ("cv2",), None, "Apache-2.0"),
+    ("faces", "haar"): Entry(f"{BACKENDS}.faces_opencv:Haar", ("cv2",), None, "Apache-2.0"),
     ("faces", "yunet"): Entry(
-        "weibotag.vision.backends.faces_opencv:YuNet", ("cv2", "onnxruntime", "onnx"), None, "Apache-2.0 (weights MIT)"
+        f"{BACKENDS}.faces_opencv:YuNet", ("cv2", "onnxruntime", "onnx"), None, "Apache-2.0 (weights MIT)"
     ),
     ("embed", "ppocr"): Entry(
-        "weibotag.vision.backends.embed_onnxruntime:PpocrBackbone",
-        ("rapidocr", "onnxruntime", "onnx", "cv2"),
-        None,
-        "Apache-2.0",
+        f"{BACKENDS}.embed_onnxruntime:PpocrBackbone", ("rapidocr", "onnxruntime", "onnx", "cv2"), None, "Apache-2.0"
     ),
     ("embed", "detector"): Entry(
-        "weibotag.vision.backends.embed_onnxruntime:DetectorBackbone",
-        ("rapidocr", "onnxruntime", "onnx", "cv2"),
-        None,
-        "Apache-2.0",
+        f"{BACKENDS}.embed_onnxruntime:DetectorBackbone", ("rapidocr", "onnxruntime", "onnx", "cv2"), None, "Apache-2.0"
     ),
     ("embed", "transformers"): Entry(
-        "weibotag.vision.backends.embed_transformers:TransformersVision", ("transformers", "torch"), "hf", "Apache-2.0"
+        f"{BACKENDS}.embed_transformers:TransformersVision", ("transformers", "torch"), "hf", "Apache-2.0"
     ),
     ("embed", "chineseclip"): Entry(
-        "weibotag.vision.backends.embed_transformers:ChineseClip", ("transformers", "torch"), "hf", "Apache-2.0"
+        f"{BACKENDS}.embed_transformers:ChineseClip", ("transformers", "torch"), "hf", "Apache-2.0"
     ),
     ("stage", "ocr"): Entry("weibotag.vision.ocr:Ocr", (), None, "Apache-2.0"),
     ("stage", "detect"): Entry("weibotag.vision.detect:Detect", (), None, "Apache-2.0"),

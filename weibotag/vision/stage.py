@@ -40,8 +40,6 @@ class Stage(Protocol):
     kinds: ClassVar[tuple[str, ...]]
     nominal_ms: ClassVar[float]
     version: ClassVar[int]
-    key: ClassVar[str]
-    reads: ClassVar[tuple[str, ...]]
     adds: ClassVar[pa.Schema]
     config: Any
 
@@ -111,8 +109,6 @@ class PictureStage:
     kinds: ClassVar[tuple[str, ...]] = ()
     nominal_ms: ClassVar[float]
     version: ClassVar[int]
-    key: ClassVar[str] = "media_id"
-    reads: ClassVar[tuple[str, ...]] = ("frames",)
     adds: ClassVar[pa.Schema]
     finds: ClassVar[str]
     own: ClassVar[frozenset[str]] = frozenset({"backend"})

@@ -80,10 +80,11 @@ def _count_kinds(table: pa.Table, kinds: Sequence[str]) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class Forest:
-    """Regression trees as arrays (trees, nodes): feature and children int32, threshold float64, value float32; a leaf is
-    its own child.
+    """Regression trees in one row of nodes: `feature`, `left` and `right` int32, `threshold` float64, `value` float32, each
+    (nodes,); a leaf is its own child. `roots` int32 (trees,) are the numbers of the first nodes.
     """
 
+    roots: np.ndarray
     feature: np.ndarray
     threshold: np.ndarray
     left: np.ndarray
@@ -98,39 +99,28 @@ class Forest:
         each = max(1, round(len(rows) / max(1, len(np.unique(groups)))))
         if len(rows) < 2 * FEWEST_OF_LEAF * each:
             mean = float(targets.mean()) if len(targets) else 0.0
-            node = np.zeros((1, 1), np.int32)
-            return cls(node, node.astype(np.float64), node, node, np.full((1, 1), mean, np.float32))
+            node = np.zeros(1, np.int32)
+            return cls(node, node, node.astype(np.float64), node, node, np.full(1, mean, np.float32))
         model = RandomForestRegressor(
             TREES, max_depth=DEPTH, min_samples_leaf=FEWEST_OF_LEAF * each, max_features=0.5, random_state=0
         ).fit(rows, targets)
         trees = [one.tree_ for one in model.estimators_]
-        most = max(tree.node_count for tree in trees)
-        own = np.arange(most)
-        arrays = [np.zeros((len(trees), most), kind) for kind in (np.int32, np.float64, np.int32, np.int32, np.float32)]
-        for number, tree in enumerate(trees):
-            ends = tree.children_left < 0
-            count = tree.node_count
-            filled = (
-                np.where(ends, 0, tree.feature),
-                tree.threshold,
-                np.where(ends, own[:count], tree.children_left),
-                np.where(ends, own[:count], tree.children_right),
-                tree.value.reshape(count),
-            )
-            for array, values in zip(arrays, filled, strict=True):
-                array[number, :count] = values
-        return cls(*arrays)
+        roots = np.cumsum([0, *(tree.node_count for tree in trees[:-1])])
+        feature = np.concatenate([tree.feature for tree in trees])
+        shift = np.repeat(roots, [tree.node_count for tree in trees])
+        own = np.arange(len(feature))
+        left, right = (
+            np.where(feature < 0, own, np.concatenate(some) + shift).astype(np.int32)
+            for some in ([tree.children_left for tree in trees], [tree.children_right for tree in trees])
+        )
+        values = np.concatenate([tree.value.ravel() for tree in trees]).astype(np.float32)
+        thresholds = np.concatenate([tree.threshold for tree in trees])
+        return cls(roots.astype(np.int32), np.maximum(feature, 0).astype(np.int32), thresholds, left, right, values)
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Return the mean of the trees for rows (n, features), float32 (n,)."""
-        total = np.zeros(len(rows), np.float32)
-        every = np.arange(len(rows))
-        for feature, threshold, left, right, value in zip(
-            self.feature, self.threshold, self.left, self.right, self.value, strict=True
-        ):
-            here = np.zeros(len(rows), np.int64)
-            for _ in range(DEPTH):
-                lower = rows[every, feature[here]] <= threshold[here]
-                here = np.where(lower, left[here], right[here])
-            total += value[here]
-        return total / len(self.feature)
+        here = np.broadcast_to(self.roots, (len(rows), len(self.roots)))
+        every = np.arange(len(rows))[:, None]
+        for _ in range(DEPTH):
+            here = np.where(rows[every, self.feature[here]] <= self.threshold[here], self.left[here], self.right[here])
+        return np.asarray(self.value[here].mean(axis=1, dtype=np.float32))

@@ -28,8 +28,6 @@ from weibotag.vision.stage import stage_class
 ABOUT, ARRAYS, READER = "cascade.json", "cascade.safetensors", "reader.safetensors"
 # Who answers: for a post nobody has looked at, for one whose pictures are known, and the network.
 TEXT, FAST, FUSED = "text", "fast", "fused"
-# Of Forest: what a state remembers.
-FOREST = ("feature", "threshold", "left", "right", "value")
 # Who reads text alone, who reads what pictures say as well, and the network.
 Taggers = tuple[TextTagger, FastTagger | LinearTagger, FusedTagger]
 
@@ -120,41 +118,47 @@ class Cascade:
         """
         bits = bits | given(table, self.stages)
         rate = self.rate if rate is None else rate
-        parts: list[tuple[np.ndarray, csr_matrix, csr_matrix, np.ndarray, np.ndarray]] = []
-        for own in np.unique(bits):
-            rows = np.flatnonzero(bits == own)
-            parts += self._answer_alike(table.take(pa.array(rows)), rows, int(own), rate)
+        parts = [self._answer_alike(table, np.flatnonzero(bits == own), int(own), rate) for own in np.unique(bits)]
         if not parts:
             empty = csr_matrix((0, len(self.taxonomy)), dtype=np.float32)
             return Answer(empty, empty, bits, np.zeros(0, bool), np.zeros((0, len(self.stages) + 1), np.float32))
-        order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
-        scores, chosen = (csr_matrix(vstack([part[place] for part in parts]))[order] for place in (1, 2))
-        fused, gains = (np.concatenate([part[place] for part in parts])[order] for place in (3, 4))
-        return Answer(scores, chosen, bits, fused, gains)
+        scores, chosen, fused, gains, rows = zip(*parts, strict=True)
+        order = np.argsort(np.concatenate(rows), kind="stable")
+        return Answer(
+            csr_matrix(vstack(scores))[order],
+            csr_matrix(vstack(chosen))[order],
+            bits,
+            np.concatenate(fused)[order],
+            np.concatenate(gains)[order],
+        )
 
     def _answer_alike(
         self, table: pa.Table, rows: np.ndarray, bits: int, rate: float
-    ) -> list[tuple[np.ndarray, csr_matrix, csr_matrix, np.ndarray, np.ndarray]]:
-        """Answer for posts of one state: rows, scores, chosen, fused, gains of those without the network and with it."""
+    ) -> tuple[csr_matrix, csr_matrix, np.ndarray, np.ndarray, np.ndarray]:
+        """Answer for the posts `rows` of a table, of one state: scores, chosen, fused, gains, and rows in that order."""
         name = self.cheap(bits)
+        table = table.take(pa.array(rows))
         raw = self.raw(name, table)
-        scores, chosen = self.settle(self.states[name, bits], raw)
-        features = describe(scores, chosen, table, self.worth, self.taxonomy, self.kinds)
-        gains = self._predict_gains(name, features, bits)
+        scores, chosen, gains = self._settle_and_describe(name, bits, raw, table)
         ask = self.ask(gains, rate, (count_files(table) == 0) | (bits == self.everything))
-        parts = []
-        if not ask.all():
-            quiet = ~ask
-            parts.append((rows[quiet], scores[quiet], chosen[quiet], np.zeros(int(quiet.sum()), bool), gains[quiet]))
+        order = np.argsort(ask, kind="stable")
         if ask.any():
             asked = table.filter(pa.array(ask))
             mixed = blend(self.raw(FUSED, asked), csr_matrix(raw[ask]), self.share)
-            scores, chosen = self.settle(self.states[FUSED, bits], mixed)
-            features = describe(scores, chosen, asked, self.worth, self.taxonomy, self.kinds)
-            parts.append(
-                (rows[ask], scores, chosen, np.ones(int(ask.sum()), bool), self._predict_gains(FUSED, features, bits))
+            fused = self._settle_and_describe(FUSED, bits, mixed, asked)
+            scores, chosen = (
+                csr_matrix(vstack([one[~ask], two])) for one, two in zip((scores, chosen), fused, strict=False)
             )
-        return parts
+            gains = np.concatenate([gains[~ask], fused[2]])
+        return scores, chosen, ask[order], gains, rows[order]
+
+    def _settle_and_describe(
+        self, tagger: str, bits: int, raw: csr_matrix, table: pa.Table
+    ) -> tuple[csr_matrix, csr_matrix, np.ndarray]:
+        """Return what a tagger answers at a state, scores and chosen, and the gains of further steps from there."""
+        scores, chosen = self.settle(self.states[tagger, bits], raw)
+        features = describe(scores, chosen, table, self.worth, self.taxonomy, self.kinds)
+        return scores, chosen, self._predict_gains(tagger, features, bits)
 
     def ask(self, gains: np.ndarray, rate: float, complete: np.ndarray) -> np.ndarray:
         """Return for which posts, by what the steps would bring them, the network is asked at a rate.
@@ -180,15 +184,13 @@ class Cascade:
         if isinstance(self.reader, LinearTagger):
             self.reader.save(folder / READER)
 
-        arrays: dict[str, np.ndarray] = {}
-        for (tagger, bits), state in self.states.items():
-            arrays |= {
-                f"state {tagger} {bits} slope": state.calibrated.slope,
-                f"state {tagger} {bits} offset": state.calibrated.offset,
-                f"state {tagger} {bits} thresholds": state.thresholds,
-            }
+        arrays = {
+            f"state {tagger} {bits} {name}": array
+            for (tagger, bits), state in self.states.items()
+            for name, array in (vars(state.calibrated) | {"thresholds": state.thresholds}).items()
+        }
         for (tagger, step), forest in self.forests.items():
-            arrays |= {f"gain {tagger} {step} {name}": np.ascontiguousarray(getattr(forest, name)) for name in FOREST}
+            arrays |= {f"gain {tagger} {step} {name}": array for name, array in vars(forest).items()}
         save_file(arrays, folder / ARRAYS)
         about = {
             name: getattr(self, name) for name in ("stages", "share", "worth", "prices", "rate", "network_rate", "figures")
@@ -212,8 +214,8 @@ class Cascade:
             kept.setdefault((kind, tagger, of), {})[field] = array
         for (kind, tagger, of), arrays in kept.items():
             if kind == "state":
-                calibrated = Calibration(arrays["slope"], arrays["offset"])
-                cascade.states[tagger, int(of)] = State(calibrated, arrays["thresholds"])
+                cuts = arrays.pop("thresholds")
+                cascade.states[tagger, int(of)] = State(Calibration(**arrays), cuts)
             else:
                 cascade.forests[tagger, of] = Forest(**arrays)
         return cascade
