@@ -1,5 +1,6 @@
 """`weibotag ocr`, `detect`, `faces`, `embed`, `wordings`, `similarity`: what pictures say, without tagging."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,7 +125,7 @@ def look_with(stage: str, request: StageRequest, gallery: Path | None = None, **
     return describe(look_only(request, stage, with_stage(choose_pipeline(request, gallery), stage, given)))
 
 
-def describe(summary: dict[str, Any]) -> Answer:
+def describe(summary: Mapping[str, Any]) -> Answer:
     """Return what a run of a stage did."""
     counts = f"{summary['rows']:,} rows, {summary['posts']:,} posts, {describe_pictures(summary['pictures'])}"
     return Answer(summary, f"{summary['out']}: {counts}{describe_rejects(summary)}; {summary['seconds']:.1f} s")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import duckdb
 
 KEYS = {"media": ("file_id", "frame"), "near": ("file_id",)}
+# Columns that parts written before there were any lack; they read as null.
+LATER = {"embed": ("embed_patches",)}
 ROW_GROUP = 1024
 # Keys and vectors do not repeat: a dictionary makes no part smaller, and reading vectors four times slower.
 DICTIONARY = False
@@ -330,7 +332,9 @@ def _open(stage: str, part: Path) -> Iterator[pq.ParquetFile]:
     """Open a part for reading; raises BrokenPartError where it can't be read or has not the columns of the stage."""
     try:
         with pq.ParquetFile(part, page_checksum_verification=True) as file:
-            if file.schema_arrow != schema.arrow_schema(stage):
+            declared = schema.arrow_schema(stage)
+            before = pa.schema([field for field in declared if field.name not in LATER.get(stage, ())])
+            if file.schema_arrow not in (declared, before):
                 raise BrokenPartError(part)
             yield file
     except (pa.ArrowException, OSError) as error:

@@ -20,7 +20,7 @@ from weibotag.extraction.post_table import read_found, read_part
 from weibotag.extraction.requests import StageRequest
 from weibotag.extraction.schedule import look
 from weibotag.extraction.settings import Pipeline
-from weibotag.extraction.stats import ExtractionStats
+from weibotag.extraction.stats import ExtractionStats, LookSummary
 from weibotag.posts.source import PostsSource
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.run_folder import Run
@@ -30,11 +30,24 @@ from weibotag.taggers.tagger_ref import TaggerRef
 # Pictures whose findings are in memory at once; a vector has some 4 KB.
 PICTURE_ROWS = 2_000
 WORDINGS = "wordings"
+
+
+class StageSummary(LookSummary):
+    """What a run came to: rows written, posts read, rows rejected, seconds; where the output and the run folder are."""
+
+    rows: int
+    posts: int
+    rejects: int
+    seconds: float
+    out: str
+    run: str
+
+
 # Gives the rows of a part of a run, by what looking came to.
 RowsOfPart = Callable[[Run, str, ExtractionStats], Iterable[pa.Table]]
 
 
-def look_only(request: StageRequest, answer: str, pipeline: Pipeline, tagger: TaggerRef | None = None) -> dict[str, Any]:
+def look_only(request: StageRequest, answer: str, pipeline: Pipeline, tagger: TaggerRef | None = None) -> StageSummary:
     """Look at the pictures of posts and write what `answer` (a stage of `pipeline`, or "wordings") found.
 
     A stage gives a row of `pictures_schema` per picture or frame, "wordings" a row of that schema per post, with the visual
@@ -60,7 +73,7 @@ def look_and_list(
     schema: pa.Schema,
     run_folder: Path | None,
     asked: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+) -> StageSummary:
     """Look at the pictures of posts and write the rows that `list_rows` gives for each part; return the run's summary.
 
     The file has the columns of the first table, or those of `schema` without any. `asked` is what the rows depend on
@@ -74,7 +87,7 @@ def look_and_list(
         tables = _list_parts(run, parts, answer, context, stats, list_rows)
         first = next(tables, schema.empty_table())
         rows = write_tables(chain([first], tables), out, first.schema.remove_metadata())
-        summary = {
+        summary: StageSummary = {
             "rows": rows,
             "posts": count_posts(run, parts),
             "rejects": run.rejects,

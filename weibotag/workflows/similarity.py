@@ -18,7 +18,7 @@ from weibotag.extraction.stats import ExtractionStats
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.match_model import CALIBRATION, MATCH, Matcher
-from weibotag.workflows.run_stage import look_and_list
+from weibotag.workflows.run_stage import StageSummary, look_and_list
 
 SIMILARITY = "similarity"
 # A table of posts (see `read_arrays`) to float64 (posts,), NaN where a post has no text or no picture that says something.
@@ -39,7 +39,7 @@ def measure_similarity(
     *,
     run_folder: Path | None = None,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> StageSummary:
     """Write a row of schema "similarity" for each post to `out`, its other columns after; return the run's summary.
 
     `model` is a folder with match.onnx. Raises PartialError, after all else is written, when a picture could not be looked
