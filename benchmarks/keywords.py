@@ -32,7 +32,7 @@ from scipy.sparse import csr_matrix, hstack
 from sklearn.metrics import label_ranking_average_precision_score
 
 from weibotag.curation.keywords import semantic_codes
-from weibotag.curation.keywords.cluster import cluster_keywords, read_clusters
+from weibotag.curation.keywords.cluster import cluster_keywords
 from weibotag.curation.keywords.extract import KeywordIndex, extract_keywords, read_keywords
 from weibotag.extraction.requests import WordingsRequest
 from weibotag.posts.reader import read_posts
@@ -145,7 +145,8 @@ def shrink(keywords: pa.Table, size: int, folder: Path) -> dict[str, csr_matrix]
     """Return the ways to `size` features: clusters, the most frequent keywords, and a hash."""
     train = WordingsRequest(posts=str(folder / "train.parquet"), quiet=True)
     cluster_keywords(keywords, train, folder / "clusters.parquet", size)
-    known = read_clusters(folder / "clusters.parquet")
+    rows = pq.read_table(folder / "clusters.parquet").to_pylist()
+    known = {(row["channel"], row["keyword"]): row["cluster"] for row in rows}
     pairs = list(zip(keywords["channel"].to_pylist(), keywords["keyword"].to_pylist(), strict=True))
     numbers: dict[tuple[str, str], int] = {}
     clusters = [numbers.setdefault((pair[0], known[pair]), len(numbers)) for pair in pairs]

@@ -22,16 +22,21 @@ from weibotag.curation.keywords.cluster import (
     form_clusters,
     join_clusters,
     name_groups,
-    read_clusters,
     read_mentions,
     share_out,
     unit,
     weigh_tags,
 )
 from weibotag.extraction.requests import WordingsRequest
+from weibotag.posts.keyword_files import read_listing
 from weibotag.posts.source import PostsSource
 
 CHARACTERS = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]
+
+
+def read_clusters(path: Path) -> dict[tuple[str, str], str]:
+    rows = read_listing(path, "clusters", ("channel", "keyword", "cluster")).to_pylist()
+    return {(row["channel"], row["keyword"]): row["cluster"] for row in rows}
 
 
 def make_words(number: int, seed: int) -> list[str]:

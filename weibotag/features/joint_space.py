@@ -52,7 +52,7 @@ class ZeroShot:
         # In double precision, so that after rounding nothing is left of how many pictures were scored together.
         logits = self.scale * (vectors.astype(np.float64) @ self.vectors.T.astype(np.float64))
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.round(shares / shares.sum(axis=1, keepdims=True), 4)
+        return np.asarray((shares / shares.sum(axis=1, keepdims=True)).round(4))
 
 
 def open_zero_shot(taxonomy: Taxonomy, fingerprint: str, encode: Encode, folder: Path) -> ZeroShot:

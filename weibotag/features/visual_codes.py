@@ -88,7 +88,7 @@ def stack_vectors(table: pa.Table) -> tuple[list[str], np.ndarray]:
 
 def standardise(vectors: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Return vectors (n, d) with the mean taken off and divided by the scale, float32."""
-    return np.divide(vectors.astype(np.float32) - mean, scale)
+    return np.asarray((vectors.astype(np.float32) - mean) / scale)
 
 
 def learn_centres(

@@ -37,13 +37,11 @@ def read_listing(path: Path, table: str, needed: Sequence[str]) -> pa.Table:
 
 
 def has_column(path: Path, name: str) -> bool:
-    """Tell whether a CSV or Parquet file has a column; False for whatever is none that can be read."""
+    """Tell whether a CSV or Parquet file has a column; False for any other file. Raises RequestError."""
     kind = find_kind(path) if path.is_file() else None
     if kind == "parquet":
-        try:
+        with readable(path):
             return name in pq.read_schema(path).names
-        except pa.ArrowException:
-            return False
     return kind in ("csv", "tsv") and name in read_sound_records(path, kind, "mend it")[0]
 
 

@@ -52,13 +52,6 @@ ROWS = 4_096
 PACE, READ_PACE = 1e10, 2e6
 
 
-def read_clusters(path: Path) -> dict[tuple[str, str], str]:
-    """Return the cluster of each (channel, keyword) of a file that `cluster_keywords` wrote. Raises RequestError."""
-    table = read_listing(path, "clusters", ("channel", "keyword", "cluster"))
-    channels, keywords, clusters = (table[name].to_pylist() for name in ("channel", "keyword", "cluster"))
-    return dict(zip(zip(channels, keywords, strict=True), clusters, strict=True))
-
-
 def cost_of_clustering(keywords: int, size: int, source: PostsSource) -> str:
     """Return in one line what clustering so many keywords to so many clusters takes."""
     learning = 75 * min(1.0, keywords * EPOCHS * 10 / MOST_TOKENS)
@@ -255,7 +248,7 @@ def train_vectors(lines: list[str], keywords: list[str]) -> np.ndarray:
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Return vectors (n, d) of length one; those of length zero stay."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, np.where(lengths > 0, lengths, 1))
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1))
 
 
 def form_clusters(vectors: np.ndarray, alone: np.ndarray, size: int) -> np.ndarray:

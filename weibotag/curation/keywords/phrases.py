@@ -173,7 +173,7 @@ def _gather(hashes: np.ndarray, counts: np.ndarray, places: np.ndarray) -> tuple
 
 def place(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return where phrases start and how many characters they have as one number each."""
-    return np.bitwise_or(starts << 8, lengths)
+    return np.asarray((starts << 8) | lengths)
 
 
 def unpack(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +185,7 @@ def mix(numbers: np.ndarray) -> np.ndarray:
     """Return uint64 numbers with all bits spread over all others (the finaliser of SplitMix64)."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         numbers = (numbers ^ (numbers >> np.uint64(shift))) * np.uint64(factor)
-    return np.bitwise_xor(numbers, numbers >> np.uint64(31))
+    return np.asarray(numbers ^ (numbers >> np.uint64(31)))
 
 
 @cache

@@ -150,7 +150,7 @@ class PictureMap:
         sums = csr_matrix(pictures.wordings[asked] @ self.weights)
         weights = np.asarray(sums[rows, words[pair]]).ravel() if len(pair) else np.empty(0)
         order = np.lexsort((places, -weights, pair))
-        return np.take(places, order[rank_in_runs(pair[order]) == 0])
+        return np.asarray(places[order[rank_in_runs(pair[order]) == 0]])
 
     def save(self, folder: Path) -> None:
         """Write the map as a folder of data files, whole or not at all; an older one at that place is replaced."""

@@ -1,8 +1,8 @@
 """Learn from posts that have pictures and keywords which wordings show which keyword, and which no picture shows."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from zlib import crc32
 
@@ -103,8 +103,7 @@ def read_lessons(tables: Iterable[pa.Table], index: KeywordIndex | None) -> Less
     A keyword is spelled as it came first. Raises RequestError where there is no such post.
     """
     read: list[tuple[Pictures, np.ndarray]] = []
-    roots: dict[str, int] = {}
-    spelled: dict[tuple[int, str], tuple[int, str]] = {}
+    spelled: dict[tuple[str, str], tuple[int, str]] = {}
     total, rows, columns = 0, [np.empty(0, np.int64)], []
     everything = np.arange(1 << BITS, dtype=np.int32)
     for table in tables:
@@ -117,10 +116,8 @@ def read_lessons(tables: Iterable[pa.Table], index: KeywordIndex | None) -> Less
         read.append((read_pictures(table, everything, 1 << BITS), np.array(folds, np.int8)))
         offsets, words = list_parts(table["keywords"].combine_chunks())
         owner = np.repeat(np.arange(len(table)), np.diff(offsets))
-        channels = [roots.setdefault(name, len(roots)) for name in table["channel"].to_pylist()]
-        for post, word in zip(owner.tolist(), words.to_pylist(), strict=True):
-            key = channels[post], fold(word).strip()
-            columns.append(spelled.setdefault(key, (len(spelled), word))[0])
+        for channel, word in zip(read[-1][0].channels[owner], words.to_pylist(), strict=True):
+            columns.append(spelled.setdefault((channel, fold(word).strip()), (len(spelled), word))[0])
         rows.append(owner + total)
         total += len(table)
     if not total:
@@ -131,17 +128,19 @@ def read_lessons(tables: Iterable[pa.Table], index: KeywordIndex | None) -> Less
     places = np.concatenate(rows), np.array(columns, np.int64)
     gold = csr_matrix((np.ones(len(columns), np.float32), places), shape=(total, len(spelled)))
     gold.data[:] = 1
+    channels = np.concatenate([pictures.channels for pictures, _ in read])
+    ranks = {channel: rank for rank, channel in enumerate(dict.fromkeys(channels))}
+    names = np.array([channel for channel, _ in spelled], dtype=object)
+    order = np.lexsort((-np.bincount(gold.indices, minlength=len(names)), np.array([ranks[name] for name in names])))
     said = csr_matrix(vstack([pictures.posts for pictures, _ in read], format="csr"))
     features = np.flatnonzero(np.bincount(said.indices, minlength=1 << BITS) >= FEWEST_WITH_FEATURE)
-    channel = np.array([number for number, _ in spelled], np.int64)
-    order = np.lexsort((-np.bincount(gold.indices, minlength=len(channel)), channel))
     words = [word for _, word in spelled.values()]
     return Lessons(
-        np.concatenate([pictures.channels for pictures, _ in read]),
+        channels,
         np.concatenate([folds for _, folds in read]),
         features.astype(np.uint32),
         csr_matrix(said[:, features]),
-        np.array(list(roots), dtype=object)[channel[order]],
+        names[order],
         [words[place] for place in order.tolist()],
         csr_matrix(gold[:, order]),
     )
@@ -183,8 +182,9 @@ def learn_map(
     shown = np.array([cut.refused is None for cut in cuts], bool)
     weights, prior = learn_weights(lessons, shown)
     used = np.flatnonzero(np.diff(weights.indptr))
+    keywords = pa.Table.from_pylist([asdict(cut) for cut in cuts], schema=LEARNT)
     calibrated = Calibration(calibration.slope[shown], calibration.offset[shown])
-    learnt = PictureMap(list_cuts(lessons, cuts), lessons.features[used], weights[used][:, shown], prior[shown], calibrated)
+    learnt = PictureMap(keywords, lessons.features[used], weights[used][:, shown], prior[shown], calibrated)
     hits, given, channels = sum(cut.hits for cut in cuts), sum(cut.given for cut in cuts), len(set(lessons.channels))
     figures = hits / max(1, given), hits / max(1, gold.nnz)
     return learnt, LearningSummary(len(lessons.folds), channels, len(cuts), int(shown.sum()), *figures)
@@ -230,15 +230,17 @@ def score_unseen(said: csr_matrix, gold: csr_matrix, folds: np.ndarray) -> csr_m
 
 @dataclass(frozen=True)
 class Cut:
-    """What is decided of a keyword that so many posts have: the score from which on it is given, for how many held-out
-    posts that is right, and to how many it is given; or why it is refused.
-    """
+    """What is decided of a keyword (see schema "picture_keywords"): `hits` of the `given` held-out posts really have it."""
 
-    size: int
-    threshold: float = 0.0
+    channel: str
+    keyword: str
+    posts: int
+    refused: str | None = None
+    threshold: float | None = None
+    precision: float | None = None
+    recall: float | None = None
     hits: int = 0
     given: int = 0
-    refused: str | None = None
 
 
 def choose_cuts(scores: csr_matrix, lessons: Lessons, precision: float) -> list[Cut]:
@@ -247,22 +249,21 @@ def choose_cuts(scores: csr_matrix, lessons: Lessons, precision: float) -> list[
     columns, posts = scores.tocsc(), Counter(lessons.channels.tolist())
     sizes = np.bincount(lessons.gold.indices, minlength=len(lessons.words)).tolist()
     cuts = []
-    for word, (size, channel) in enumerate(zip(sizes, lessons.keyword_channels.tolist(), strict=True)):
+    for word, cut in enumerate(map(Cut, lessons.keyword_channels, lessons.words, sizes)):
         own = slice(columns.indptr[word], columns.indptr[word + 1])
-        if size < FEWEST_POSTS:
-            cuts.append(Cut(size, refused=f"{size} posts; needed: {FEWEST_POSTS}"))
-        else:
-            cuts.append(choose_cut(columns.data[own], right.data[own], size, posts[channel], precision))
+        cuts.append(choose_cut(cut, columns.data[own], right.data[own], cut.posts / posts[cut.channel], precision))
     return cuts
 
 
-def choose_cut(scores: np.ndarray, right: np.ndarray, size: int, posts: int, precision: float) -> Cut:
-    """Return the lowest threshold of a keyword at which enough of the held-out posts are right.
+def choose_cut(cut: Cut, scores: np.ndarray, right: np.ndarray, share: float, precision: float) -> Cut:
+    """Return a keyword's cut with the lowest threshold at which enough of the held-out posts are right, or refused.
 
-    `scores` are those of posts that have any, `right` (bool) whether they have the keyword, as do `size` of all `posts` of
+    `scores` are those of posts that have any, `right` (bool) whether they have the keyword, as does `share` of all posts of
     the channel.
     """
-    order, share = np.argsort(-scores, kind="stable"), size / posts
+    if cut.posts < FEWEST_POSTS:
+        return replace(cut, refused=f"{cut.posts} posts; needed: {FEWEST_POSTS}")
+    order = np.argsort(-scores, kind="stable")
     scores, found = scores[order], np.cumsum(right[order])
     given = np.arange(1, len(scores) + 1)
     needed = max(precision, 1 - (1 - share) / 2)
@@ -273,18 +274,9 @@ def choose_cut(scores: np.ndarray, right: np.ndarray, size: int, posts: int, pre
     if not len(passing):
         best = f"right {sure[cuts].max():.0%} of the time at best" if cuts.any() else "no wording speaks for it"
         usual = f", as {share:.0%} of the channel's posts have it" if needed > precision else ""
-        return Cut(size, refused=f"{best}; needed: {needed:.0%}{usual}")
-    last = passing[-1]
+        return replace(cut, refused=f"{best}; needed: {needed:.0%}{usual}")
+    last, hits = passing[-1], int(found[passing[-1]])
     below = scores[last + 1] if last + 1 < len(scores) else 0
-    return Cut(size, max(LEAST_SCORE, (scores[last] + below) / 2), int(found[last]), int(given[last]))
-
-
-def list_cuts(lessons: Lessons, cuts: Sequence[Cut]) -> pa.Table:
-    """Return the keywords as a table of schema "picture_keywords"."""
-    figures = [
-        (None, None, None) if cut.refused else (cut.threshold, cut.hits / cut.given, cut.hits / cut.size) for cut in cuts
-    ]
-    named = zip(lessons.keyword_channels.tolist(), lessons.words, figures, cuts, strict=True)
-    rows = [(channel, word, cut.size, *own, cut.refused) for channel, word, own, cut in named]
-    columns = zip(*rows, strict=True) if rows else [[]] * len(LEARNT)
-    return pa.table([pa.array(column, kind) for column, kind in zip(columns, LEARNT.types, strict=True)], schema=LEARNT)
+    threshold = max(LEAST_SCORE, float(scores[last] + below) / 2)
+    figures = {"precision": hits / (last + 1), "recall": hits / cut.posts, "hits": hits, "given": int(last) + 1}
+    return replace(cut, threshold=threshold, **figures)
