@@ -171,9 +171,9 @@ def measure_f1(
     tagger = train_linear([posts.filter(pa.array(taught))], gold[taught], taxonomy)
     own = gold_of([[place.get(tag, tag) for tag in tags] for tags in labels], common)
     cut = thresholds.best_shared(
-        place_scores(tagger.scores(posts.filter(pa.array(held))), numbers, common), own[held], common
+        place_scores(tagger.raw_scores(posts.filter(pa.array(held))), numbers, common), own[held], common
     )
-    decided = thresholds.decide(place_scores(tagger.scores(tests), numbers, common), np.full(len(common), cut), common)
+    decided = thresholds.decide(place_scores(tagger.raw_scores(tests), numbers, common), np.full(len(common), cut), common)
     return thresholds.micro_f1(decided, gold_of([[place.get(tag, tag) for tag in tags] for tags in clean], common))
 
 

@@ -96,7 +96,18 @@ def measure_quality(rows: list[dict[str, str]], taxonomy: Path, folder: Path, tu
     for name, without in variants.items():
         posts, model, out = folder / f"{name}.csv", folder / f"{name}.model", folder / f"{name}.parquet"
         write_rows(rows, posts, without)
-        train = ["train", str(posts), "-t", str(taxonomy), "-o", str(model), "--where", "split = 'train'"]
+        train = [
+            "train",
+            str(posts),
+            "-t",
+            str(taxonomy),
+            "-o",
+            str(model),
+            "--tagger",
+            "fast",
+            "--where",
+            "split = 'train'",
+        ]
         about = json.loads(
             run([*train, "--valid", "split = 'valid'", "--tune-seconds", str(tune_seconds), "--json"], store)[0]
         )
@@ -199,7 +210,7 @@ def measure_speed(rows: list[dict[str, str]], taxonomy: Path, folder: Path, coun
     labelled, model = folder / "labelled.csv", folder / "text.model"
     write_rows(texts, labelled, ("images", "author", "channel"))
     train = ["train", str(labelled), "-t", str(taxonomy), "-o", str(model), "--where", "split = 'train'"]
-    run([*train, "--valid", "split = 'valid'", "--tune-seconds", "0", "--quiet"], store)
+    run([*train, "--valid", "split = 'valid'", "--tagger", "fast", "--tune-seconds", "0", "--quiet"], store)
     peaks = {}
     for number in (count // 5, count):
         posts = folder / f"{number}.parquet"
@@ -210,7 +221,7 @@ def measure_speed(rows: list[dict[str, str]], taxonomy: Path, folder: Path, coun
             command = ["tag", str(posts), "-m", str(model), "-o", str(folder / "tags.parquet"), "--json", "--workers", "0"]
             _, seconds, peaks[number] = run(command, store)
             ours.append(number / seconds)
-            loop = [sys.executable, "-c", BARE, str(model / "fasttext.bin"), str(posts)]
+            loop = [sys.executable, "-c", BARE, str(model / "fast" / "fasttext.bin"), str(posts)]
             bare.append(float(subprocess.run(loop, capture_output=True, text=True, check=True).stdout))
         ratios = [mine / theirs for mine, theirs in zip(ours, bare, strict=True)]
         print(f"\n### {number:,} text-only posts, Parquet to Parquet, one process (start, reading and writing included)\n")

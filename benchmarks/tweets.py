@@ -33,15 +33,16 @@ from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.blend import blend
 from weibotag.taggers.cascade.simulation import CascadeSimulation, PolicyOutcome
 from weibotag.taggers.cascade.stage_bits import given
-from weibotag.taggers.fasttext import FastTagger, train
+from weibotag.taggers.fasttext import FastScorer, train
 from weibotag.taggers.linear import train_linear
 from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.training.cascade import learn_cascade
 from weibotag.training.dataset import Dataset, blake, gold_matrix
+from weibotag.training.fasttext import first_settings, tune
+from weibotag.training.learners import Trainer
+from weibotag.training.lesson import LearningOptions, Lesson
 from weibotag.training.network.fit import train_fused
 from weibotag.training.network.settings import NetworkRecipe, Settings, TrainingRun
-from weibotag.training.text_only import train_text
-from weibotag.training.train import first_settings, tune
 from weibotag.vision.stage import stage_class
 
 FEWEST_POSTS = 20
@@ -83,7 +84,7 @@ def run_flat(
     """Return the raw scores of the taggers that are no networks."""
     found: dict[str, Scores] = {}
     first = first_settings(trained.gold.shape[0])
-    _, tuned, _ = tune(trained, held, taxonomy, seconds, 1, True)
+    _, tuned, _ = tune(Lesson(trained, held, taxonomy, LearningOptions(seconds, quiet=True)))
     for name, settings in (
         ("fast, characters, 3-grams", first),
         ("fast, words, 3-grams", replace(first, spacing="words")),
@@ -91,7 +92,7 @@ def run_flat(
         ("fast, words", replace(first, spacing="words", wordNgrams=1)),
         ("fast, tuned", tuned),
     ):
-        tagger = FastTagger(taxonomy, train(trained.write_lines(settings.spacing), trained.gold, settings, seed=seed))
+        tagger = FastScorer(taxonomy, train(trained.write_lines(settings.spacing), trained.gold, settings, seed=seed))
         found[name] = tuple(tagger.score_lines(rows.write_lines(settings.spacing)) for rows in (held, tested))
     linear = train_linear(trained.tables, trained.gold, taxonomy)
     found["linear"] = tuple(linear.raw_scores(rows.tables[0]) for rows in (held, tested))
@@ -119,8 +120,8 @@ def buy(
         run = TrainingRun(Path(folder), seed, quiet=True)
         network, _ = train_fused(trained, held, taxonomy, NetworkRecipe(), settings, run)
         first = replace(first_settings(trained.gold.shape[0]), spacing="words")
-        text = train_text(trained, held, taxonomy, first, 30, 1, True)
-        taggers = text, train_linear(trained.tables, trained.gold, taxonomy), network
+        trainer = Trainer(Lesson(trained, held, taxonomy, LearningOptions(30, quiet=True), first))
+        taggers = trainer.train("text").tagger, trainer.train("linear").tagger.scorer, network
         prices = {stage: stage_class(stage).nominal_ms for stage in STAGES} | {"text": 0.02, "fast": 0.02, "fused": 0.06}
         cascade = learn_cascade(held.tables, held.gold, taxonomy, taggers, STAGES, prices)
         # What posts bring along stands for what would be found: nothing is known before it is bought.

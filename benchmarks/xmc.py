@@ -38,7 +38,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix, vstack
 
+from weibotag.features.hashed_ngrams import weigh
 from weibotag.scoring.tagger import mark_right
+from weibotag.taggers.linear_tree import XMC
 from weibotag.taxonomy.tree import Tag, Taxonomy, load, save_csv
 from weibotag.training import linear_tree
 from weibotag.training.dataset import gold_matrix
@@ -168,8 +170,9 @@ def run_tagger(folder: Path, row: str) -> dict[str, Any]:
     begun = perf_counter()
     tagger = linear_tree.train_xmc([train], gold, taxonomy, 4e9)
     told: dict[str, Any] = {"seconds": perf_counter() - begun}
-    tagger.save(folder / f"{row}.safetensors")
-    told["model"] = (folder / f"{row}.safetensors").stat().st_size
+    (folder / row).mkdir(exist_ok=True)
+    tagger.save(folder / row)
+    told["model"] = (folder / row / XMC).stat().st_size
     cpu = process_time()
     raw = csr_matrix(vstack([tagger.raw_scores(test.slice(start, 5_000)) for start in range(0, len(test), 5_000)]))
     told["ms"] = (process_time() - cpu) / len(test) * 1000
@@ -187,7 +190,7 @@ def run_omikuji(folder: Path) -> dict[str, Any]:
     gold = gold_matrix([train], leaves)
     none = linear_tree.write_names(taxonomy, np.full(len(taxonomy), np.inf))[1]
     counts, features = linear_tree.read_features(train, none)
-    frequencies = linear_tree.weigh(counts, len(train))
+    frequencies = weigh(counts, len(train))
     with (folder / "omikuji.txt").open("w") as file:
         file.write(f"{len(train)} {len(features)} {len(leaves)}\n")
         counts.sort_indices()

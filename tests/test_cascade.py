@@ -99,7 +99,7 @@ def test_a_model_says_what_it_was_trained_for(world: Path) -> None:
     assert about["tagger"] == "cascade"
     assert about["cascade"]["everything"] > about["cascade"]["text"]
     assert set(about["cascade"]["prices"]) == {"text", "fast", "fused", "ocr", "embed"}
-    assert about["network"]["tasks"]["mood"]["classes"] == 2
+    assert about["taggers"]["fused"]["training"]["fused"]["tasks"]["mood"]["classes"] == 2
 
 
 def test_pictures_are_looked_at_where_it_pays(world: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 from commands import ask, enter
 from PIL import Image
+from scipy.sparse import csr_matrix
 
 from weibotag.extraction.ingest import ingest
 from weibotag.posts.source import PostsSource
@@ -58,7 +60,10 @@ def test_figures_are_those_of_each_tagger_by_itself(folder: Path) -> None:
     report = compare("labelled.csv", "--taggers", "rules,fast,text")
     assert report["posts"] == {"train": 54, "valid": 18, "test": 18}
     given = ["-t", "tree.csv", "--where", "split = 'train'", "--valid", "split = 'valid'", "-p", "vectors.toml"]
-    assert ask("train", "labelled.csv", *given, "-o", "model", "--tune-seconds", "0", "--quiet").exit_code == 0
+    assert (
+        ask("train", "labelled.csv", *given, "-o", "model", "--tagger", "fast", "--tune-seconds", "0", "--quiet").exit_code
+        == 0
+    )
     lines = (folder / "labelled.csv").read_text(encoding="utf-8").replace(",channel,", ",unsaid,")
     (folder / "unsaid.csv").write_text(lines, encoding="utf-8")
     for tagger, by in (("rules", ["-t", "tree.csv"]), ("fast", ["-m", "model"])):
@@ -76,6 +81,13 @@ def test_figures_are_those_of_each_tagger_by_itself(folder: Path) -> None:
         assert own["micro_f1_no_channel"] == pytest.approx(alone["micro_f1"])
     assert all(own["microseconds"] > 0 for own in report["taggers"].values())
     assert report["taggers"]["rules"]["parameters"] == 0 < report["taggers"]["text"]["parameters"]
+
+
+def test_all_that_needs_no_torch_is_compared_from_one_reading(folder: Path) -> None:
+    names = ["linear", "xmc", "average", "auto"]
+    report = compare("plain.csv", "--taggers", ",".join(names))
+    assert list(report["taggers"]) == names
+    assert all(own["micro_f1"] > 0.5 and own["parameters"] > 0 for own in report["taggers"].values())
 
 
 def test_the_table_the_files_and_json_say_the_same(folder: Path) -> None:
@@ -115,6 +127,14 @@ def test_networks_are_compared_with_the_others(folder: Path) -> None:
     assert 0 < network["micro_f1_pictures"] <= 1 and 0 < network["micro_f1_text_only"] <= 1
 
 
+def test_the_cascade_is_compared_where_all_is_known(folder: Path) -> None:
+    pytest.importorskip("torch", reason="networks are trained with torch")
+    report = compare("labelled.csv", "--taggers", "cascade,fused", "--minutes", "1e-9")
+    assert list(report["taggers"]) == ["cascade", "fused"]
+    assert all(own["micro_f1"] > 0 for own in report["taggers"].values())
+    assert report["taggers"]["cascade"]["parameters"] > report["taggers"]["fused"]["parameters"]
+
+
 def test_what_can_not_be_trained_is_said_before_any_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     given = ["compare", "labelled.csv", "-t", "tree.csv", "-o", "figures"]
@@ -124,7 +144,7 @@ def test_what_can_not_be_trained_is_said_before_any_work(folder: Path, monkeypat
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     result = ask(*given, "--taggers", "rules,hma")
-    assert (result.exit_code, result.stderr) == (2, "error: training the network hma needs: pip install 'weibotag[torch]'\n")
+    assert (result.exit_code, result.stderr) == (2, "error: training the hma tagger needs: pip install 'weibotag[torch]'\n")
     assert not list(folder.glob("figures*"))
 
 
@@ -132,7 +152,9 @@ def test_a_name_that_is_not_there_is_an_error_that_names_those_that_are(folder: 
     pytest.importorskip("torch", reason="networks are trained with torch")
     result = ask("compare", "labelled.csv", "-t", "tree.csv", "--taggers", "fast,hmm")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: no tagger 'hmm'; there are: rules, fast, linear, text, concat, hma")
+    assert result.stderr.startswith(
+        "error: no tagger 'hmm'; there are: rules, fast, linear, xmc, text, average, auto, fused, cascade, concat, hma"
+    )
     assert ask("compare", "labelled.csv", "-t", "tree.csv", "--taggers", " , ").stderr.startswith(
         "error: no tagger is named"
     )
@@ -169,14 +191,14 @@ def test_taggers_take_turns_on_some_of_the_posts(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("weibotag.workflows.compare.TIMED", 10)
     asked: list[tuple[str, int]] = []
 
-    class Listening:
-        def __init__(self, name: str) -> None:
-            self.name = name
+    def listen(name: str) -> Callable[[pa.Table], csr_matrix]:
+        def answer(table: pa.Table) -> csr_matrix:
+            asked.append((name, len(table)))
+            return csr_matrix((len(table), 1))
 
-        def scores(self, table: pa.Table) -> None:
-            asked.append((self.name, len(table)))
+        return answer
 
-    contenders = {name: Contender(Listening(name), np.zeros(1), 0.0, 0) for name in "ab"}  # type: ignore[arg-type]
+    contenders = {name: Contender(listen(name), 0.0, 0) for name in "ab"}
     spent = time_taggers(contenders, [pa.table({"post_id": [str(at) for at in range(95)]})])
     assert set(spent) == {"a", "b"}
     assert asked == [("a", 11), ("b", 11)] * (len(asked) // 2) and len(asked) > 4

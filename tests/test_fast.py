@@ -9,8 +9,9 @@ from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.schema import WORDING
 from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.blend import blend
+from weibotag.scoring.decision import Decision
 from weibotag.scoring.tagger import raise_parents
-from weibotag.taggers.fasttext import FastTagger, Settings, load_network, space_out, train, write_documents
+from weibotag.taggers.fasttext import FastScorer, Settings, space_out, train, write_documents
 from weibotag.taggers.model_folder import load_model
 from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.training.dataset import draw_valid, gold_matrix, hide_author_and_channel
@@ -69,14 +70,14 @@ def test_documents_hold_all_that_a_post_says() -> None:
     assert second.split() == ["走", "a_小鹿_美妆", "c_美妆"]
 
 
-def train_small() -> FastTagger:
+def train_small() -> FastScorer:
     texts = ["口红好看", "进球了", "唇色显白", "足球比赛"] * 10
     gold = csr_matrix(np.array([[1, 1, 0, 0], [0, 0, 1, 1]] * 20, np.float32))
-    return FastTagger(TREE, train(write_documents(posts(texts)), gold, SMALL))
+    return FastScorer(TREE, train(write_documents(posts(texts)), gold, SMALL))
 
 
 def test_trained_tagger_knows_its_posts_and_keeps_parents_above() -> None:
-    scores = train_small().scores(posts(["口红", "足球", ""]))
+    scores = Decision.fixed(TREE, 0.5).scores(train_small().raw_scores(posts(["口红", "足球", ""])))
     assert scores.shape == (3, 4)
     dense = scores.toarray()
     assert dense[0].argmax() in (0, 1)
@@ -87,7 +88,7 @@ def test_trained_tagger_knows_its_posts_and_keeps_parents_above() -> None:
 
 def test_training_again_gives_the_same_model() -> None:
     table = posts(["口红进球"])
-    assert (train_small().scores(table) != train_small().scores(table)).nnz == 0
+    assert (train_small().raw_scores(table) != train_small().raw_scores(table)).nnz == 0
 
 
 def test_training_on_nothing_says_so() -> None:
@@ -96,9 +97,10 @@ def test_training_on_nothing_says_so() -> None:
 
 
 def test_a_file_that_is_no_network_is_named(tmp_path) -> None:  # noqa: ANN001
+    (tmp_path / "fasttext.json").write_text('{"spacing": "words"}')
     (tmp_path / "fasttext.bin").write_bytes(b"no")
     with pytest.raises(ModelError, match=r"fasttext\.bin"):
-        load_network(tmp_path / "fasttext.bin")
+        FastScorer.load(tmp_path, TREE)
     with pytest.raises(ModelError, match="no model there"):
         load_model(tmp_path)
 

@@ -20,7 +20,7 @@ from weibotag.cli.main import app
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction.settings import Pipeline
-from weibotag.taggers.rules import RulesTagger
+from weibotag.taggers.rules import RulesScorer
 from weibotag.taxonomy.tree import load
 from weibotag.vision.face_gallery import (
     FALSE_NAMES,
@@ -258,11 +258,11 @@ def test_a_named_face_speaks_for_the_tag_of_that_name(tmp_path: Path) -> None:
         "id,parent_id,name,aliases,keywords\nstars,,明星,,\nandy,stars,刘德华,Andy Lau;华仔,\nfaye,stars,王菲,,\n",
         encoding="utf-8",
     )
-    tagger = RulesTagger(load(taxonomy))
+    tagger = RulesScorer(load(taxonomy))
     words = ["刘德华", "Andy Lau", "人脸"]
     said = [[{"word": word, "kind": "face", "score": 0.9, "media_id": "m", "box": None}] for word in words]
     columns = {name: pa.array([""] * 3) for name in ("post_id", "text", "author", "channel")}
-    scores = tagger.scores(pa.table({**columns, "wordings": pa.array(said)})).toarray()
+    scores = tagger.raw_scores(pa.table({**columns, "wordings": pa.array(said)})).toarray()
     ids = list(tagger.taxonomy.ids)
     assert (scores[:2, ids.index("andy")] > 0.5).all() and (scores[:2, ids.index("stars")] > 0.5).all()
     assert scores[2].max() == 0 and scores[:, ids.index("faye")].max() == 0

@@ -12,7 +12,7 @@ from weibotag.core.errors import ModelError
 from weibotag.core.schema import WORDING
 from weibotag.features.hashed_ngrams import hash_features
 from weibotag.taggers import linear
-from weibotag.taggers.linear import LinearTagger, train_linear
+from weibotag.taggers.linear import LinearScorer, train_linear
 from weibotag.taxonomy.tree import Tag, Taxonomy
 
 TREE = Taxonomy(
@@ -83,7 +83,7 @@ def test_print_beyond_the_most_is_not_read() -> None:
 
 def test_a_trained_tagger_knows_its_posts_and_keeps_parents_above() -> None:
     tagger = train_linear([posts(TEXTS[:30]), posts(TEXTS[30:])], GOLD, TREE)
-    dense = tagger.scores(posts(["口红", "足球", "眼影盘", ""])).toarray()
+    dense = tagger.raw_scores(posts(["口红", "足球", "眼影盘", ""])).toarray()
     assert dense.dtype == np.float32
     assert [int(row[[1, 2, 4]].argmax()) for row in dense[:3]] == [0, 2, 1]
     assert (dense[:3].max(axis=1) > 0.5).all()
@@ -112,20 +112,21 @@ def test_scores_are_what_the_weights_say(texts: list[str]) -> None:
 
 def test_training_again_gives_the_same_tagger_and_so_does_its_file(tmp_path: Path) -> None:
     again = train_linear([posts(TEXTS)], GOLD, TREE)
-    TRAINED.save(tmp_path / "one")
-    again.save(tmp_path / "two")
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    for name, own in (("one", TRAINED), ("two", again)):
+        (tmp_path / name).mkdir()
+        own.save(tmp_path / name)
+    assert (tmp_path / "one" / linear.LINEAR).read_bytes() == (tmp_path / "two" / linear.LINEAR).read_bytes()
     table = posts(["口红比赛 NBA", "眼影"], channel="美妆")
-    assert (LinearTagger.load(tmp_path / "one", TREE).scores(table) != TRAINED.scores(table)).nnz == 0
+    assert (LinearScorer.load(tmp_path / "one", TREE).raw_scores(table) != TRAINED.raw_scores(table)).nnz == 0
 
 
 def test_a_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    (tmp_path / "no").write_bytes(b"no")
+    (tmp_path / linear.LINEAR).write_bytes(b"no")
     with pytest.raises(ModelError, match="not a linear model"):
-        LinearTagger.load(tmp_path / "no", TREE)
-    TRAINED.save(tmp_path / "yes")
+        LinearScorer.load(tmp_path, TREE)
+    TRAINED.save(tmp_path)
     with pytest.raises(ModelError, match="another number of tags"):
-        LinearTagger.load(tmp_path / "yes", Taxonomy([Tag("体育", None, "体育", (), (), 2)]))
+        LinearScorer.load(tmp_path, Taxonomy([Tag("体育", None, "体育", (), (), 2)]))
 
 
 def test_posts_without_anything_known_have_the_scores_of_the_offsets() -> None:

@@ -58,7 +58,9 @@ def model(example_model: Path) -> Path:
 
 def train(source: PostsSource, out: Path, store: Path, valid: str | None = None) -> dict[str, Any]:
     posts: dict[str, Any] = {"posts": source.path, "columns": dict(source.columns), "where": source.where}
-    order = TrainRequest(**posts, taxonomy=TAXONOMY, model=out, valid=valid, tune_seconds=0, store=store, quiet=True)
+    order = TrainRequest(
+        **posts, taxonomy=TAXONOMY, model=out, valid=valid, tagger="fast", tune_seconds=0, store=store, quiet=True
+    )
     return train_model(order)
 
 
@@ -136,7 +138,7 @@ def test_where_picks_the_rows_to_train_on_and_valid_those_held_out(model: Path, 
     assert first["posts"] == about["posts"]
     again = json.loads((tmp_path / "both" / "model.json").read_text("utf-8"))
     assert first["files"] == again["files"]
-    assert (tmp_path / "both" / "fasttext.bin").read_bytes() == (model / "fasttext.bin").read_bytes()
+    assert (tmp_path / "both" / "fast" / "fasttext.bin").read_bytes() == (model / "fast" / "fasttext.bin").read_bytes()
 
 
 def test_a_tenth_is_held_out_where_valid_is_not_said(store: Path, model: Path, tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_posts_without_labels_change_nothing(store: Path, model: Path, tmp_path:
         PostsSource(str(write_posts(tmp_path / "mixed.csv", mixed))), tmp_path / "b", store, valid="side = 'valid'"
     )
     assert about["posts"] == {"train": 32, "valid": 8}
-    assert (tmp_path / "a" / "fasttext.bin").read_bytes() == (tmp_path / "b" / "fasttext.bin").read_bytes()
+    assert (tmp_path / "a" / "fast" / "fasttext.bin").read_bytes() == (tmp_path / "b" / "fast" / "fasttext.bin").read_bytes()
     with pytest.raises(RequestError, match="0 have a tag of the taxonomy"):
         train(PostsSource(str(write_posts(tmp_path / "bare.csv", bare))), tmp_path / "c", store)
     with pytest.raises(RequestError, match=r"0 are held out .where side"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from weibotag.core.schema import WORDING
 from weibotag.core.text_matching import Matcher, fold
-from weibotag.taggers.rules import THRESHOLD, RulesTagger
+from weibotag.taggers.rules import THRESHOLD, RulesScorer
 from weibotag.taxonomy.tree import Tag, Taxonomy, load
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +38,7 @@ TAXONOMY = Taxonomy(
         tag("美妆/口红试色"),
     ]
 )
-TAGGER = RulesTagger(TAXONOMY)
+TAGGER = RulesScorer(TAXONOMY)
 
 
 def posts(*texts: str, **columns: list[object]) -> pa.Table:
@@ -51,7 +51,7 @@ def posts(*texts: str, **columns: list[object]) -> pa.Table:
 
 
 def score(table: pa.Table, tag_id: str, row: int = 0) -> float:
-    return float(TAGGER.scores(table)[row, TAXONOMY.index[tag_id]])
+    return float(TAGGER.raw_scores(table)[row, TAXONOMY.index[tag_id]])
 
 
 def score_of(text: str, tag_id: str) -> float:
@@ -170,7 +170,7 @@ def test_channel_column_is_strong() -> None:
         table = posts("大家好", channel=[value])
         assert score(table, "体育/NBA") > 0.9
         assert score(table, "体育") > 0.9
-    assert TAGGER.scores(posts("大家好", channel=["别的"])).nnz == 0
+    assert TAGGER.raw_scores(posts("大家好", channel=["别的"])).nnz == 0
 
 
 def test_author_is_weak() -> None:
@@ -197,9 +197,9 @@ def test_wordings_count_by_their_score_and_codes_do_not() -> None:
 
 
 def test_scores_have_the_shape_of_posts_and_tags() -> None:
-    scores = TAGGER.scores(posts())
+    scores = TAGGER.raw_scores(posts())
     assert scores.shape == (0, len(TAXONOMY))
-    scores = TAGGER.scores(posts("大家好", "口红", None))  # type: ignore[arg-type]
+    scores = TAGGER.raw_scores(posts("大家好", "口红", None))  # type: ignore[arg-type]
     assert scores.shape == (3, len(TAXONOMY))
     assert scores.dtype == np.float32
     assert scores[0].nnz == scores[2].nnz == 0
@@ -210,12 +210,12 @@ SNIPPETS = ["口红", "口红试色", "苹果", "红富士", "NBA", "#湖人#", 
 
 @given(st.lists(st.lists(st.sampled_from(SNIPPETS), max_size=8).map("".join), min_size=1, max_size=4))
 def test_no_child_is_above_its_parent(texts: list[str]) -> None:
-    scores = TAGGER.scores(posts(*texts)).toarray()
+    scores = TAGGER.raw_scores(posts(*texts)).toarray()
     assert scores.min() >= 0
     assert scores.max() <= 1
     below = TAXONOMY.parents >= 0
     assert (scores[:, below] <= scores[:, TAXONOMY.parents[below]]).all()
-    alone = np.vstack([TAGGER.scores(posts(text)).toarray() for text in texts])
+    alone = np.vstack([TAGGER.raw_scores(posts(text)).toarray() for text in texts])
     assert np.array_equal(scores, alone)
 
 
@@ -230,7 +230,7 @@ def test_cold_start_finds_the_channel_of_real_posts() -> None:
     data = pyarrow.csv.read_csv(SHARED / "data/feed/posts.csv", convert_options=options, parse_options=parsing)
     rows = [row for row in data.to_pylist() if row["source"] == "weibo" and row["split"] == "valid"]
     taxonomy = load(ROOT / "taxonomies/weibo.csv")
-    scores = RulesTagger(taxonomy).scores(posts(*(row["text"] for row in rows))).toarray()
+    scores = RulesScorer(taxonomy).raw_scores(posts(*(row["text"] for row in rows))).toarray()
     channels = np.flatnonzero(taxonomy.depth == 1)
     best = channels[scores[:, channels].argmax(axis=1)]
     right = [

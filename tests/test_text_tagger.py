@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weibotag.core.errors import ModelError
+from weibotag.core.files import sha256_of
 from weibotag.core.schema import WORDING
-from weibotag.taggers.ensemble import CANDIDATES, TextTagger
 from weibotag.taggers.fasttext import DivergedError, Settings
-from weibotag.taxonomy.tree import Tag, Taxonomy
-from weibotag.training import text_only
+from weibotag.taggers.model_folder import ModelReader, save_taggers
+from weibotag.taxonomy.tree import Tag, Taxonomy, save_csv
+from weibotag.training import fasttext, learners
 from weibotag.training.dataset import WORTHWHILE, Dataset, gold_matrix
-from weibotag.training.text_only import choose_candidate, train_text
+from weibotag.training.learners import TEXT_CANDIDATES, Trained, Trainer, choose_candidate
+from weibotag.training.lesson import LearningOptions, Lesson
 
 TREE = Taxonomy([Tag(name, None, name, (), (), line) for line, name in enumerate(["体育", "美妆", "食品", "服饰"], start=2)])
 SMALL = Settings(epoch=40, dim=8, bucket=1000)
@@ -45,61 +47,72 @@ def rows(total: int, seed: int) -> Dataset:
 HELD = rows(200, 1)
 
 
+def train_text(total: int) -> Trained:
+    return Trainer(Lesson(rows(total, 0), HELD, TREE, LearningOptions(0, quiet=True), SMALL)).train("text")
+
+
 @pytest.fixture(scope="module")
-def tagger() -> TextTagger:
-    return train_text(rows(100, 0), HELD, TREE, SMALL, 0, 1, True)
+def trained() -> Trained:
+    return train_text(100)
 
 
-def test_wordings_are_not_read(tagger: TextTagger) -> None:
-    seen = HELD.tables[0]
+def test_wordings_are_not_read(trained: Trained) -> None:
+    seen, tagger = HELD.tables[0], trained.tagger
     assert (tagger.scores(seen) != tagger.scores(seen.drop_columns(["wordings"]))).nnz == 0
 
 
-def test_confidence_is_honest_where_the_text_says_nothing(tagger: TextTagger) -> None:
-    scores = tagger.scores(HELD.tables[0]).toarray()
+def test_confidence_is_honest_where_the_text_says_nothing(trained: Trained) -> None:
+    scores = trained.tagger.scores(HELD.tables[0]).toarray()
     silent = np.array(HELD.tables[0]["text"].to_pylist()) == SILENT
     shares = HELD.gold.toarray()[silent].mean(axis=0)
     assert np.abs(scores[silent].mean(axis=0) - shares).max() < 0.05
     assert (scores[~silent].max(axis=1) > 0.8).all()
 
 
-def test_every_candidate_has_its_figures(tagger: TextTagger) -> None:
-    assert list(tagger.figures) == list(CANDIDATES)
-    assert all(0 < told["micro_f1"] <= 1 and told["microseconds"] > 0 for told in tagger.figures.values())
-    assert tagger.name == choose_candidate({name: told["micro_f1"] for name, told in tagger.figures.items()}, WORTHWHILE)
-    assert tagger.thresholds.shape == (len(TREE),)
+def test_every_candidate_has_its_figures(trained: Trained) -> None:
+    tried = trained.about["tried"]
+    assert len(tried) == len(TEXT_CANDIDATES)
+    assert all(0 < own["micro_f1"] <= 1 and own["microseconds"] > 0 for own in tried.values())
+    # Cheapest first.
+    assert [own["microseconds"] for own in tried.values()] == sorted(own["microseconds"] for own in tried.values())
+    assert trained.tagger.scorer.name == choose_candidate({name: own["micro_f1"] for name, own in tried.items()}, WORTHWHILE)
+    assert trained.tagger.decision.thresholds.shape == (len(TREE),)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=4), st.floats(0.001, 0.1))
 def test_what_costs_more_must_bring_more(values: list[float], worthwhile: float) -> None:
-    scores = {str(place): value for place, value in enumerate(values)}
-    best = choose_candidate(scores, worthwhile)
-    assert all(scores[best] >= scores[str(place)] + worthwhile for place in range(int(best)))
-    assert all(scores[str(place)] < scores[best] + worthwhile for place in range(int(best) + 1, len(values)))
+    best = int(choose_candidate({str(place): value for place, value in enumerate(values)}, worthwhile))
+    assert all(max(values[place + 1 :]) >= values[place] + worthwhile for place in range(best))
+    assert all(value < values[best] + worthwhile for value in values[best + 1 :])
 
 
-@pytest.mark.parametrize("name", CANDIDATES)
-def test_what_was_saved_answers_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_only, "choose_candidate", lambda scores, worthwhile: name)
-    chosen = train_text(rows(40, 0), HELD, TREE, SMALL, 0, 1, True)
-    chosen.save(tmp_path)
-    loaded = TextTagger.load(tmp_path, TREE)
-    assert (loaded.name, loaded.figures) == (name, chosen.figures)
-    assert np.array_equal(loaded.thresholds, chosen.thresholds)
-    scores = chosen.scores(HELD.tables[0])
+@pytest.mark.parametrize("names", TEXT_CANDIDATES)
+def test_what_was_saved_answers_the_same(names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learners, "TEXT_CANDIDATES", (names,))
+    tagger = train_text(40).tagger
+    assert set(tagger.scorer.scorers) == {name.replace("text/rules", "rules") for name in names}
+    save_taggers({"text": tagger}, tmp_path)
+    save_csv(TREE, tmp_path / "taxonomy.csv")
+    files = {path.relative_to(tmp_path).as_posix(): sha256_of(path) for path in tmp_path.rglob("*") if path.is_file()}
+    loaded = ModelReader(tmp_path, {"files": files}).tagger("text")  # type: ignore[typeddict-item]
+    assert loaded.scorer.name == tagger.scorer.name
+    assert np.array_equal(loaded.decision.thresholds, tagger.decision.thresholds)
+    scores = tagger.scores(HELD.tables[0])
     assert scores.nnz
     assert (loaded.scores(HELD.tables[0]) != scores).nnz == 0
-    assert not any(path.suffix in (".pkl", ".joblib") for path in tmp_path.iterdir())
+    assert not any(name.endswith((".pkl", ".joblib")) for name in files)
 
 
 def test_a_folder_without_it_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no text tagger there \(no text\.json\)"):
-        TextTagger.load(tmp_path, TREE)
+    save_csv(TREE, tmp_path / "taxonomy.csv")
+    reader = ModelReader(tmp_path, {"files": {"taxonomy.csv": sha256_of(tmp_path / "taxonomy.csv")}})  # type: ignore[typeddict-item]
+    with pytest.raises(ModelError, match=r"text/decision\.safetensors: absent or not the file that was trained"):
+        reader.tagger("text")
 
 
 def test_it_does_without_a_fasttext_that_runs_away(monkeypatch: pytest.MonkeyPatch) -> None:
     def diverge(*given: object) -> None:
         raise DivergedError("too fast")
 
-    monkeypatch.setattr(text_only, "train", diverge)
-    assert list(train_text(rows(40, 0), HELD, TREE, SMALL, 0, 1, True).figures) == ["linear", "linear, rules"]
+    monkeypatch.setattr(fasttext, "train", diverge)
+    assert set(train_text(40).about["tried"]) == {"linear", "linear+rules"}

@@ -13,12 +13,13 @@ from scipy.sparse import csr_matrix
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.schema import WORDING
 from weibotag.scoring import calibration, thresholds
+from weibotag.scoring.decision import Decision
 from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers import linear_tree as tree_tagger
-from weibotag.taggers.linear_tree import JointTagger, XmcTagger
+from weibotag.taggers.linear_tree import XmcScorer
+from weibotag.taggers.tagger import Ensemble, Tagger
 from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.training import linear_tree
-from weibotag.training.choose import settle_joint
 from weibotag.training.linear_tree import Members, Needs, fit_memory, train_xmc
 
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "xmc.py"
@@ -79,12 +80,12 @@ def test_siblings_that_are_too_many_are_parted_and_still_found(monkeypatch: pyte
     monkeypatch.setattr(linear_tree, "MOST_BELOW", 4)
     flat = Taxonomy([Tag(name, None, name, (), (), 0) for name in THINGS])
     parted = train_xmc([posts(TEXTS)], gold(flat, SAID), flat)
-    assert max(map(len, parted.forks.below)) <= 4
-    assert len(parted.forks.above) > len(flat)
+    assert max(map(len, parted.tree.below)) <= 4
+    assert len(parted.tree.above) > len(flat)
     for tag in range(len(flat)):
         way = []
         here = tag
-        while (here := int(parted.forks.above[here])) >= 0:
+        while (here := int(parted.tree.above[here])) >= 0:
             way.append(here)
         assert way and min(way) >= len(flat)
     assert first_leaf(parted.raw_scores(posts(TEXTS[:16])), flat)[1:5] == THINGS[1:5]
@@ -92,15 +93,15 @@ def test_siblings_that_are_too_many_are_parted_and_still_found(monkeypatch: pyte
 
 def test_the_same_posts_make_the_same_tagger() -> None:
     again = train_xmc([posts(TEXTS[:50]), posts(TEXTS[50:])], GOLD, TREE)
-    assert (again.forks.data == TRAINED.forks.data).all()
+    assert (again.tree.data == TRAINED.tree.data).all()
     assert (again.raw_scores(posts(TEXTS[:9])) != TRAINED.raw_scores(posts(TEXTS[:9]))).nnz == 0
 
 
 def test_other_processes_learn_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear_tree, "FEW_NODES", 0)
     apart = train_xmc([posts(TEXTS)], GOLD, TREE)
-    assert (apart.forks.data == TRAINED.forks.data).all()
-    assert (apart.forks.indices == TRAINED.forks.indices).all()
+    assert (apart.tree.data == TRAINED.tree.data).all()
+    assert (apart.tree.indices == TRAINED.tree.indices).all()
 
 
 def test_posts_of_no_known_word_and_no_posts_are_answered() -> None:
@@ -181,26 +182,25 @@ def test_training_says_what_it_takes_and_takes_fewer_posts(caplog: pytest.LogCap
 
 def test_saved_and_loaded_it_answers_alike(tmp_path: Path) -> None:
     raw = TRAINED.raw_scores(posts(TEXTS))
-    joint, figures = settle_joint(TREE, [TRAINED], raw, GOLD, np.asarray(GOLD.sum(axis=0)).ravel())
-    assert figures["micro_f1"] > 0.9
-    joint.save(tmp_path)
-    loaded = JointTagger.load(tmp_path, TREE)
-    assert (loaded.scores(posts(TEXTS)) != joint.scores(posts(TEXTS))).nnz == 0
-    assert (loaded.thresholds == joint.thresholds).all()
-    scores = joint.scores(posts(TEXTS)).toarray()
+    tagger = Tagger(Ensemble.alone("xmc", TRAINED), Decision.fit(raw, GOLD, TREE, TREE.depth))
+    assert tagger.decision.judge(raw, GOLD)["micro_f1"] > 0.9
+    tagger.decision.save(tmp_path)
+    TRAINED.save(tmp_path)
+    loaded = Tagger(Ensemble.alone("xmc", XmcScorer.load(tmp_path, TREE)), Decision.load(tmp_path, TREE))
+    assert (loaded.scores(posts(TEXTS)) != tagger.scores(posts(TEXTS))).nnz == 0
+    assert (loaded.decision.thresholds == tagger.decision.thresholds).all()
+    scores = tagger.scores(posts(TEXTS)).toarray()
     child = np.flatnonzero(TREE.parents >= 0)
     assert (scores[:, child] <= scores[:, TREE.parents[child]]).all()
 
 
 def test_a_file_that_is_none_or_of_more_tags_is_refused(tmp_path: Path) -> None:
-    TRAINED.save(tmp_path / tree_tagger.XMC)
+    TRAINED.save(tmp_path)
     with pytest.raises(ModelError, match="another number of tags"):
-        XmcTagger.load(
-            tmp_path / tree_tagger.XMC, Taxonomy([Tag(str(one), None, str(one), (), (), 0) for one in range(999)])
-        )
-    (tmp_path / "broken").write_bytes(b"nothing")
+        XmcScorer.load(tmp_path, Taxonomy([Tag(str(one), None, str(one), (), (), 0) for one in range(999)]))
+    (tmp_path / tree_tagger.XMC).write_bytes(b"nothing")
     with pytest.raises(ModelError, match="train again"):
-        XmcTagger.load(tmp_path / "broken", TREE)
+        XmcScorer.load(tmp_path, TREE)
 
 
 def test_tags_without_held_out_posts_are_calibrated_with_their_band() -> None:

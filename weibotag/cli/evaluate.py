@@ -57,7 +57,9 @@ def evaluate(
 def compare(
     request: PicturesRequest,
     taxonomy: TaxonomyFile,
-    taggers: Annotated[str, Option("Names joined by commas: rules, fast, linear, text, networks (concat …).")] = TAGGERS,
+    taggers: Annotated[
+        str, Option("Names joined by commas: rules, those of `train --tagger`, networks (concat …).")
+    ] = TAGGERS,
     valid: Valid = None,
     test: Annotated[str | None, Option("Rows that taggers are scored on.", metavar="EXPR", shown="a fifth")] = None,
     minutes: Annotated[float | None, Ge(0), Option("Training time of each tagger.", shown="as it needs")] = None,

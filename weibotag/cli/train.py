@@ -1,7 +1,8 @@
 """`weibotag train`, `pretrain`: from posts to a model."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
@@ -10,6 +11,9 @@ from weibotag.cli.command import command
 from weibotag.core.errors import MissingExtraError
 from weibotag.core.option import Option
 from weibotag.extraction.requests import PicturesRequest, TrainRequest
+
+if TYPE_CHECKING:
+    from weibotag.taggers.model_folder import Candidate
 
 
 @command("train")
@@ -21,13 +25,26 @@ def train(request: TrainRequest) -> Answer:
     from weibotag.training.train import train_model
 
     about = train_model(request)
-    posts, valid = about["posts"], about["valid"]
-    return Answer(
-        about,
+    posts, valid, tagger = about["posts"], about["valid"], about["tagger"]
+    line = (
         f"{request.model}: trained on {posts['train']:,} posts, {about['pictures']['files']:,} pictures; on the "
         f"{posts['valid']:,} held out to choose thresholds on micro-F1 {valid['micro_f1']:.3f}, ECE {valid['ece']:.3f}; "
-        f"{about['seconds']:.0f} s",
+        f"{about['seconds']:.0f} s"
     )
+    tried = about["taggers"][tagger].get("tried", {}) if tagger in about["taggers"] else {}
+    return Answer(about, "\n".join([*describe_tried(tagger, tried), line]))
+
+
+def describe_tried(taken: str, tried: "Mapping[str, Candidate]") -> list[str]:
+    """Return the table that a tagger was chosen from, cheapest first."""
+    if not tried:
+        return []
+    width = max(map(len, tried))
+    rows = (
+        f"{name:<{width}}  {own['micro_f1']:>8.3f}  {own['ece']:>5.3f}  {own['microseconds']:>7.0f}"
+        for name, own in tried.items()
+    )
+    return [f"{'tried':<{width}}  micro-F1    ECE  µs/post", *rows, f"took {taken}"]
 
 
 @command("pretrain")

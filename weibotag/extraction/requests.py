@@ -131,7 +131,7 @@ class TrainRequest(PicturesRequest):
     tagger: Annotated[
         str,
         Option(f"{', '.join(TAGGERS)}, or a network's name; see docs/taggers.md.", metavar="NAME"),
-    ] = "fast"
+    ] = "auto"
     valid: Valid = None
     tune_seconds: Annotated[float, Ge(0), Option("Time to try hyper-parameters; 0: none tried.", panel=SEARCH)] = 120
     threads: Annotated[int, Ge(1), Option("Of fastText; above 1 no model comes out twice.", panel=SEARCH)] = 1

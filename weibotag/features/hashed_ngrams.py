@@ -112,6 +112,39 @@ def collect(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> cs
     return csr_matrix((np.ones(len(keys), np.float32), (keys & 0xFFFFFFFF).astype(np.int32), indptr), shape=shape)
 
 
+def number(features: np.ndarray) -> np.ndarray:
+    """Return each hashed feature's place among those known, int32; -1 for a strange one."""
+    places = np.full(1 << BITS, -1, np.int32)
+    places[features] = np.arange(len(features), dtype=np.int32)
+    return places
+
+
+def read_counts(table: pa.Table, places: np.ndarray, features: int) -> csr_matrix:
+    """Return which features posts have: ones, float32 csr_matrix (posts x features); `places` number hashed features."""
+    blocks = [csr_matrix((0, features), dtype=np.float32)]
+    for start in range(0, len(table), ROWS):
+        part = table.slice(start, ROWS)
+        rows, hashed = hash_features(part)
+        columns = places[hashed]
+        known = columns >= 0
+        blocks.append(collect(rows[known], columns[known], (len(part), features)))
+    return csr_matrix(vstack(blocks))
+
+
+def read_all(table: pa.Table) -> csr_matrix:
+    """Return which of all hashed features posts have: ones, float32 csr_matrix (posts x 2**`BITS`)."""
+    return read_counts(table, np.arange(1 << BITS, dtype=np.int32), 1 << BITS)
+
+
+def weigh(counts: csr_matrix, posts: int) -> np.ndarray:
+    """Return features' inverse document frequencies, float32; the matrix's ones become these, its rows unit vectors."""
+    frequencies = (1 + np.log((1 + posts) / (1 + np.bincount(counts.indices, minlength=counts.shape[1])))).astype(np.float32)
+    counts.data = frequencies[counts.indices]
+    lengths = np.sqrt(np.asarray(counts.multiply(counts).sum(axis=1)).ravel())
+    counts.data /= np.repeat(lengths, np.diff(counts.indptr)).astype(np.float32)
+    return frequencies
+
+
 @dataclass(frozen=True)
 class Vectors:
     """Unit TF-IDF vectors of posts: `matrix` (posts x features, float32), `features` the numbers (int64, ascending) of its
@@ -127,15 +160,10 @@ def vectorise(table: pa.Table) -> Vectors:
 
     Features of fewer than `FEWEST_POSTS` posts are left out, and of more than `MOST_FEATURES` the rarest.
     """
-    parts = [table.slice(start, ROWS) for start in range(0, len(table), ROWS)]
-    blocks = [collect(*hash_features(part), (len(part), 1 << BITS)) for part in parts]
-    matrix = csr_matrix(vstack(blocks)) if blocks else csr_matrix((0, 1 << BITS), dtype=np.float32)
+    matrix = read_all(table)
     counts = np.bincount(matrix.indices, minlength=1 << BITS)
     features = np.flatnonzero(counts >= FEWEST_POSTS)
     features = np.sort(features[np.argsort(-counts[features], kind="stable")[:MOST_FEATURES]])
-    frequencies = (1 + np.log((1 + len(table)) / (1 + counts[features]))).astype(np.float32)
     matrix = matrix[:, features]
-    matrix.data = frequencies[matrix.indices]
-    lengths = np.sqrt(matrix.multiply(matrix).sum(axis=1).A1)
-    matrix.data /= np.repeat(lengths, np.diff(matrix.indptr)).astype(np.float32)
+    frequencies = weigh(matrix, len(table))
     return Vectors(matrix, features, frequencies)

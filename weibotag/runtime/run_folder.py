@@ -179,7 +179,7 @@ class Run:
         for path in self.folder.glob(f"receipts/{kind}/*.json"):
             path.unlink()
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def finish(self, summary: Mapping[str, object]) -> None:
         """Write the summary to receipt.json, mark the run finished and remove its parts."""
         write_json(summary, self.folder / "receipt.json")
         self._write_manifest(finished=True)

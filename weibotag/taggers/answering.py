@@ -17,13 +17,12 @@ from weibotag.features.attention_evidence import add_attended
 from weibotag.features.keywords import find_keywords
 from weibotag.features.visual_codes import Codebook
 from weibotag.features.vocabulary import Vocabulary
-from weibotag.scoring.tagger import Tagger
-from weibotag.scoring.thresholds import decide
 from weibotag.taggers.cascade.next_step import choose_step
-from weibotag.taggers.cascade.policy import FUSED, Cascade
+from weibotag.taggers.cascade.policy import Cascade
 from weibotag.taggers.cascade.stage_bits import stages_of, translate
-from weibotag.taggers.model_folder import ABOUT, TAXONOMY, Model, load_model
-from weibotag.taggers.rules import THRESHOLD, RulesTagger
+from weibotag.taggers.model_folder import ABOUT, CASCADE, FUSED, RULES, TAXONOMY, Model, load_model
+from weibotag.taggers.rules import rules_tagger
+from weibotag.taggers.tagger import Tagger
 from weibotag.taggers.tagger_ref import TaggerRef
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.taxonomy.tree import load as load_taxonomy
@@ -89,22 +88,11 @@ def _read_words(route: str, place: str, digest: str) -> tuple[Vocabulary, Taxono
 
 def open_answerer(tagger: TaggerRef) -> Answerer:
     """Return what answers by a route."""
-    route = tagger.route
-    if route == "rules":
-        taxonomy = open_taxonomy(tagger)
-        return _answer_alike(RulesTagger(taxonomy), np.full(len(taxonomy), THRESHOLD, np.float32), tagger)
-    model = open_model(tagger)
-    if route == "fast":
-        return _answer_alike(model.tagger, model.thresholds, tagger)
-    if route == "cascade":
-        assert model.cascade is not None
+    if tagger.route == RULES:
+        return _answer_alike(rules_tagger(open_taxonomy(tagger)), tagger)
+    if tagger.route == CASCADE:
         return partial(_answer_by_cascade, open_cascade(tagger), tagger)
-    if route in ("xmc", "average"):
-        assert model.joint is not None
-        return _answer_alike(model.joint, model.joint.thresholds, tagger)
-    alone = model.text if route == "text" else model.fused
-    assert alone is not None
-    return _answer_alike(alone, alone.thresholds, tagger)
+    return _answer_alike(open_model(tagger).tagger(tagger.route), tagger)
 
 
 def open_cascade(tagger: TaggerRef) -> Cascade:
@@ -119,12 +107,11 @@ def open_cascade(tagger: TaggerRef) -> Cascade:
     return cascade
 
 
-def _answer_alike(scorer: Tagger, cuts: np.ndarray, tagger: TaggerRef) -> Answerer:
+def _answer_alike(own: Tagger, tagger: TaggerRef) -> Answerer:
     """Return the answerer of a tagger that has one answer for all posts."""
 
     def answer(table: pa.Table) -> tuple[csr_matrix, list[str]]:
-        late = _is_late(table, tagger)
-        return decide(scorer.scores(table), cuts, scorer.taxonomy), [tagger.route + LATE * one for one in late]
+        return own.decide(table), [tagger.route + LATE * late for late in _is_late(table, tagger)]
 
     return answer
 
@@ -205,9 +192,8 @@ def _name_attended(
     rows = np.flatnonzero([route.startswith(FUSED) for route in routes] & (np.diff(chosen.indptr) > 0))
     if "wordings" not in table.column_names or not len(rows):
         return evidence
-    fused = open_model(tagger).fused
-    assert fused is not None
-    if not fused.has_attention:
+    fused = open_model(tagger).network
+    if fused is None or not fused.has_attention:
         return evidence
     some = table.take(pa.array(rows))
     added = add_attended(evidence.take(pa.array(rows)), some, fused.attention(some), chosen[rows], fused.taxonomy)
@@ -218,12 +204,9 @@ def _name_attended(
 
 def _answer_tasks(table: pa.Table, tagger: TaggerRef) -> dict[str, pa.Array]:
     """Return what the network says of its further tasks: columns task_NAME (class) and task_NAME_score (probability)."""
-    if tagger.route not in ("fused", "cascade"):
-        return {}
-    fused = open_model(tagger).fused
-    assert fused is not None
+    fused = open_model(tagger).network if tagger.route in (FUSED, CASCADE) else None
     columns: dict[str, pa.Array] = {}
-    for name, (classes, scores) in fused.answers(table).items():
+    for name, (classes, scores) in (fused.answers(table) if fused is not None else {}).items():
         columns |= {f"task_{name}": pa.array(classes, pa.string()), f"task_{name}_score": pa.array(scores, pa.float32())}
     return columns
 

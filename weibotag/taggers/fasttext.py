@@ -1,5 +1,6 @@
 """The fast tagger: fastText (Joulin et al., 2017), one-vs-all, on characters, wordings, author and channel."""
 
+import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,13 +14,12 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import list_parts
 from weibotag.core.errors import ModelError, RequestError
+from weibotag.core.files import write_json
 from weibotag.core.text_matching import CODES, LINE_BREAK, edge_kinds, spell_out
-from weibotag.scoring.blend import FLOOR, MOST_OCR_CHARACTERS, blend
-from weibotag.scoring.calibration import Calibration
-from weibotag.scoring.tagger import raise_parents
-from weibotag.taggers.rules import RulesTagger
+from weibotag.scoring.blend import FLOOR, MOST_OCR_CHARACTERS
 from weibotag.taxonomy.tree import Taxonomy
 
+NETWORK, ABOUT = "fasttext.bin", "fasttext.json"
 LABEL = "__label__"
 BLANK = ord(" ")
 SEED = 1
@@ -126,33 +126,19 @@ def train(lines: Sequence[str], gold: csr_matrix, settings: Settings, threads: i
             raise DivergedError(f"fastText could not train with {settings}: {error}") from error
 
 
-class FastTagger:
-    """A trained fastText model, its calibration, and how much the taxonomy's own words have to say beside it.
+class FastScorer:
+    """A trained fastText model; `spacing` is that of its settings."""
 
-    `rules_share` is the weight of the rules tagger's scores, 0 to 1: with few labelled posts the words of the taxonomy
-    know more than fastText could learn; with many they only cost time, and training sets it to 0.
-    """
-
-    def __init__(
-        self,
-        taxonomy: Taxonomy,
-        network: Any,
-        calibration: Calibration | None = None,
-        rules_share: float = 0.0,
-        spacing: str = "characters",
-    ) -> None:
+    def __init__(self, taxonomy: Taxonomy, network: Any, spacing: str = "characters") -> None:
         self.taxonomy = taxonomy
         self.spacing = spacing
-        self.rules_share = rules_share
         self._network = network
-        self._calibration = calibration
-        self._rules = RulesTagger(taxonomy) if rules_share else None
         self._numbers = {label: int(label.removeprefix(LABEL)) for label in network.get_labels()}
         if self._numbers and max(self._numbers.values()) >= len(taxonomy):
             raise ModelError("the fastText model knows more tags than the taxonomy beside it: train again")
 
     def score_lines(self, lines: Sequence[str]) -> csr_matrix:
-        """Return fastText's own scores for prepared lines: float32 csr_matrix (posts x tags), those above 0.01."""
+        """Return scores of prepared lines: float32 csr_matrix (posts x tags), those above 0.01."""
         labels, scores = self._network.f.multilinePredict([line + "\n" for line in lines], -1, FLOOR, "strict")
         lengths = np.fromiter(map(len, labels), np.int64, len(labels))
         numbers = self._numbers
@@ -161,29 +147,22 @@ class FastTagger:
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         return csr_matrix((data, tags, indptr), shape=(len(lines), len(self.taxonomy)))
 
-    def scores(self, table: pa.Table) -> csr_matrix:
-        """Return probabilities, float32 csr_matrix (posts x tags), a child's never above its parent's."""
-        return self.settle(self.raw_scores(table))
-
     def raw_scores(self, table: pa.Table) -> csr_matrix:
-        """Return the scores of posts before calibration, mixed with those of the taxonomy's words as training found best."""
-        raw = self.score_lines(write_documents(table, self.spacing))
-        return blend(raw, self._rules.scores(table), self.rules_share) if self._rules else raw
+        """Return scores of posts, float32 csr_matrix (posts x tags), those above 0.01; for `table` see `Scorer`."""
+        return self.score_lines(write_documents(table, self.spacing))
 
-    def settle(self, raw: csr_matrix) -> csr_matrix:
-        """Return raw scores calibrated and closed over parents."""
-        return raise_parents(self._calibration.apply(raw) if self._calibration else raw, self.taxonomy)
+    def save(self, folder: Path) -> None:
+        """Write fastText's binary model, and what a word is."""
+        self._network.save_model(str(folder / NETWORK))
+        write_json({"spacing": self.spacing}, folder / ABOUT)
 
-    def save(self, path: Path) -> None:
-        """Write fastText's binary model."""
-        self._network.save_model(str(path))
+    @classmethod
+    def load(cls, folder: Path, taxonomy: Taxonomy) -> "FastScorer":
+        """Read what `save` wrote; raises ModelError when it is no fastText model, or of another taxonomy."""
+        import fasttext
 
-
-def load_network(path: Path) -> Any:
-    """Read fastText's binary model; raises ModelError when the file is none."""
-    import fasttext
-
-    try:
-        return fasttext.load_model(str(path))
-    except (ValueError, MemoryError) as error:
-        raise ModelError(f"{path}: not a fastText model ({error}): train again") from error
+        try:
+            spacing = json.loads((folder / ABOUT).read_text(encoding="utf-8"))["spacing"]
+            return cls(taxonomy, fasttext.load_model(str(folder / NETWORK)), spacing)
+        except (OSError, ValueError, MemoryError) as error:
+            raise ModelError(f"{folder / NETWORK}: not a fastText model ({error}): train again") from error

@@ -1,4 +1,4 @@
-"""A sparse linear tagger: hashed words and characters, TF-IDF, and for each tag a linear SVM among its parent's posts."""
+"""A sparse linear scorer: hashed words and characters, TF-IDF, and for each tag a linear SVM among its parent's posts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
+from weibotag.core.arrays import load_arrays
 from weibotag.core.errors import ModelError
-from weibotag.features.hashed_ngrams import BITS, READ, ROWS, collect, hash_features, vectorise
+from weibotag.features.hashed_ngrams import READ, ROWS, number, read_counts, vectorise
 from weibotag.scoring.blend import FLOOR
-from weibotag.scoring.calibration import Calibration
-from weibotag.scoring.tagger import raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
+LINEAR = "linear.safetensors"
 # The SVM has a weight of each feature for each tag; without those below this nine in ten are gone and no figure changes.
 SMALL = 0.05
 # A margin of 1, which is what the SVM asks for, is as good as certain: its sigmoid is 0.95.
@@ -24,47 +24,33 @@ PAIRS_A_SECOND = 100_000
 MOST_POSTS = 200_000
 
 
-class LinearTagger:
+class LinearScorer:
     """Weights of features for tags, and what it takes to turn their sums into scores.
 
     `features` are the hashed features that it knows, ascending (uint32); `squares` (float32) the squares of their inverse
     document frequencies; `weights` (features x tags, float32 csr_matrix, small ones left out) have these frequencies in
     them; `offsets` (tags,) float32. The margin of a tag in a post is that of a linear SVM, the score its sigmoid times the
-    score of the parent, on whose posts alone it was trained.
+    score of the parent, on whose posts alone it was trained: no child is above its parent.
     """
 
     def __init__(
-        self,
-        taxonomy: Taxonomy,
-        features: np.ndarray,
-        squares: np.ndarray,
-        weights: csr_matrix,
-        offsets: np.ndarray,
-        calibration: Calibration | None = None,
+        self, taxonomy: Taxonomy, features: np.ndarray, squares: np.ndarray, weights: csr_matrix, offsets: np.ndarray
     ) -> None:
         if weights.shape != (len(features), len(taxonomy)):
             raise ModelError("the linear model knows another number of tags than the taxonomy beside it: train again")
         self.taxonomy = taxonomy
         self.features, self.squares, self.weights, self.offsets = features, squares, weights, offsets
-        self.calibration = calibration
-        self._places = np.full(1 << BITS, -1, np.int32)
-        self._places[features] = np.arange(len(features), dtype=np.int32)
+        self._places = number(features)
         depth = taxonomy.depth
         self._levels = [np.flatnonzero(depth == level) for level in range(2, int(depth.max(initial=1)) + 1)]
 
     def raw_scores(self, table: pa.Table) -> csr_matrix:
-        """Return scores before calibration: float32 csr_matrix (posts x tags), those above 0.01.
-
-        `table` has text, author, channel and, where pictures were looked at, wordings.
-        """
+        """Return scores of posts: float32 csr_matrix (posts x tags), those above 0.01; for `table` see `Scorer`."""
         blocks = [self._score(table.slice(start, ROWS)) for start in range(0, len(table), ROWS)]
         return csr_matrix(vstack(blocks)) if blocks else csr_matrix((0, len(self.taxonomy)), dtype=np.float32)
 
     def _score(self, table: pa.Table) -> csr_matrix:
-        rows, hashed = hash_features(table)
-        columns = self._places[hashed]
-        known = columns >= 0
-        counts = collect(rows[known], columns[known], (len(table), len(self.features)))
+        counts = read_counts(table, self._places, len(self.features))
         lengths = np.sqrt(counts @ self.squares)
         margins = (counts @ self.weights).toarray()
         margins /= np.where(lengths > 0, lengths, np.float32(1))[:, None]
@@ -75,41 +61,27 @@ class LinearTagger:
         scores[scores < FLOOR] = 0
         return csr_matrix(scores)
 
-    def scores(self, table: pa.Table) -> csr_matrix:
-        """Return probabilities, float32 csr_matrix (posts x tags), a child's never above its parent's."""
-        return self.settle(self.raw_scores(table))
-
-    def settle(self, raw: csr_matrix) -> csr_matrix:
-        """Return raw scores calibrated and closed over parents."""
-        return raise_parents(self.calibration.apply(raw) if self.calibration else raw, self.taxonomy)
-
-    def save(self, path: Path) -> None:
-        """Write all but the calibration to one file."""
+    def save(self, folder: Path) -> None:
+        """Write linear.safetensors."""
         from safetensors.numpy import save_file
 
         weights = self.weights
-        parts = {"features": self.features, "squares": self.squares, "offsets": self.offsets}
-        save_file({**parts, "data": weights.data, "indices": weights.indices, "indptr": weights.indptr}, path)
+        arrays = {"features": self.features, "squares": self.squares, "offsets": self.offsets}
+        save_file({**arrays, "data": weights.data, "indices": weights.indices, "indptr": weights.indptr}, folder / LINEAR)
 
     @classmethod
-    def load(cls, path: Path, taxonomy: Taxonomy, calibration: Calibration | None = None) -> "LinearTagger":
+    def load(cls, folder: Path, taxonomy: Taxonomy) -> "LinearScorer":
         """Read what `save` wrote; raises ModelError when the file is none, or of another taxonomy."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            parts = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path}: not a linear model ({error}): train again") from error
-        shape = (len(parts["features"]), len(parts["offsets"]))
-        weights = csr_matrix((parts["data"], parts["indices"], parts["indptr"]), shape=shape)
-        return cls(taxonomy, parts["features"], parts["squares"], weights, parts["offsets"], calibration)
+        arrays = load_arrays(folder / LINEAR, "a linear model")
+        shape = (len(arrays["features"]), len(arrays["offsets"]))
+        weights = csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
+        return cls(taxonomy, arrays["features"], arrays["squares"], weights, arrays["offsets"])
 
 
-def train_linear(tables: Sequence[pa.Table], gold: csr_matrix, taxonomy: Taxonomy, seconds: float = 120) -> LinearTagger:
-    """Return a tagger trained on posts (tables as for `raw_scores`) and gold tags (posts x tags, ancestors included).
+def train_linear(tables: Sequence[pa.Table], gold: csr_matrix, taxonomy: Taxonomy, seconds: float = 120) -> LinearScorer:
+    """Return a scorer trained on posts (tables as for `Scorer`) and gold tags (posts x tags, ancestors included).
 
-    Of more posts than can be learnt from in about `seconds` every so many-th is. The same input gives the same tagger.
+    Of more posts than can be learnt from in about `seconds` every so many-th is. The same input gives the same scorer.
     """
     table = pa.concat_tables([one.select([name for name in READ if name in one.column_names]) for one in tables])
     kept = _choose_posts(gold, taxonomy, seconds)
@@ -117,20 +89,24 @@ def train_linear(tables: Sequence[pa.Table], gold: csr_matrix, taxonomy: Taxonom
         table, gold = table.take(pa.array(kept)), gold[kept]
     vectors = vectorise(table)
     weights, offsets = _fit(vectors.matrix, gold, taxonomy, vectors.frequencies)
-    return LinearTagger(taxonomy, vectors.features.astype(np.uint32), vectors.frequencies**2, weights, offsets)
+    return LinearScorer(taxonomy, vectors.features.astype(np.uint32), vectors.frequencies**2, weights, offsets)
+
+
+def count_pairs(gold: csr_matrix, taxonomy: Taxonomy) -> float:
+    """Return the pairs of a tag and a post of its parent, each of which training looks at; `gold` as for `train_linear`."""
+    sizes = np.asarray(gold.sum(axis=0)).ravel()
+    return float(np.where(taxonomy.parents >= 0, sizes[taxonomy.parents], gold.shape[0])[sizes > 0].sum())
 
 
 def _choose_posts(gold: csr_matrix, taxonomy: Taxonomy, seconds: float) -> np.ndarray:
     """Return the places of the posts to learn from."""
     total = gold.shape[0]
-    sizes = np.asarray(gold.sum(axis=0)).ravel()
-    pairs = np.where(taxonomy.parents >= 0, sizes[taxonomy.parents], total)[sizes > 0].sum()
-    share = min(1.0, seconds * PAIRS_A_SECOND / max(1, pairs), MOST_POSTS / max(1, total))
+    share = min(1.0, seconds * PAIRS_A_SECOND / max(1.0, count_pairs(gold, taxonomy)), MOST_POSTS / max(1, total))
     return np.linspace(0, total, int(total * share), endpoint=False).astype(np.int64)
 
 
 def _fit(posts: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy, frequencies: np.ndarray) -> tuple[csr_matrix, np.ndarray]:
-    """Return the weights and offsets of `LinearTagger` from unit vectors of posts."""
+    """Return the weights and offsets of `LinearScorer` from unit vectors of posts."""
     from sklearn.svm import LinearSVC
 
     by_tag = gold.tocsc()

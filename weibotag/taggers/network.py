@@ -120,6 +120,11 @@ class FusedTagger:
         save_file(decisions, self.folder / DECISIONS)
 
     def save(self, folder: Path) -> None:
-        """Copy the files of the tagger to another folder, which must exist."""
-        for name in (NETWORK, FEATURES, STANDARD, DECISIONS, TASKS):
+        """Copy the files of the network to another folder, which must exist."""
+        for name in (NETWORK, FEATURES, STANDARD, TASKS):
             shutil.copyfile(self.folder / name, folder / name)
+
+    @classmethod
+    def load(cls, folder: Path, taxonomy: Taxonomy) -> "FusedTagger":
+        """Return the network of a folder."""
+        return cls(taxonomy, folder)

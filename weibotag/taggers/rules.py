@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from math import log
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
 from weibotag.core.text_matching import Matcher, edge_kind, fold
+from weibotag.scoring.decision import Decision
+from weibotag.taggers.tagger import Ensemble, Tagger
 from weibotag.taxonomy.tree import Taxonomy
 
 # Every constant of the tagger. A match gives evidence in units of -ln(1 - p), so that evidence adds up as a noisy-or:
@@ -54,7 +57,7 @@ class _Hits:
         self.weights.append(weight)
 
 
-class RulesTagger:
+class RulesScorer:
     """Scores posts by the words of a taxonomy that stand in them."""
 
     def __init__(self, taxonomy: Taxonomy) -> None:
@@ -70,11 +73,8 @@ class RulesTagger:
             up = taxonomy.parents[self._roots]
             self._roots = np.where(up >= 0, up, self._roots)
 
-    def scores(self, table: pa.Table) -> csr_matrix:
-        """Score posts: float32 csr_matrix (posts x tags), 0 to 1, a child never above its parent.
-
-        `table` has post_id, text, author, channel, and wordings where pictures were looked at.
-        """
+    def raw_scores(self, table: pa.Table) -> csr_matrix:
+        """Score posts: float32 csr_matrix (posts x tags), 0 to 1, a child never above its parent; see `Scorer`."""
         hits = self._find(table)
         posts = len(table)
         found = csr_matrix(
@@ -89,6 +89,14 @@ class RulesTagger:
             given = csr_matrix((np.full(len(rows), CHANNEL_EVIDENCE), (rows, tags)), shape=(posts, len(self.taxonomy)))
             evidence = csr_matrix(evidence + given @ self._upwards)
         return self._settle(evidence)
+
+    def save(self, folder: Path) -> None:
+        """Write nothing: all that it knows is in the taxonomy."""
+
+    @classmethod
+    def load(cls, folder: Path, taxonomy: Taxonomy) -> "RulesScorer":
+        """Return the scorer of a taxonomy."""
+        return cls(taxonomy)
 
     def _find(self, table: pa.Table) -> _Hits:
         hits = _Hits()
@@ -215,3 +223,8 @@ def _flatten_wordings(table: pa.Table) -> dict[str, list[Any]]:
     values = pc.list_flatten(column)
     flat = {name: pc.struct_field(values, name).to_pylist() for name in names}
     return {"row": pc.list_parent_indices(column).to_pylist(), **flat}
+
+
+def rules_tagger(taxonomy: Taxonomy) -> Tagger:
+    """Return the tagger that needs no training."""
+    return Tagger(Ensemble.alone("rules", RulesScorer(taxonomy)), Decision.fixed(taxonomy, THRESHOLD))

@@ -13,9 +13,9 @@ from scipy.sparse import csr_matrix, vstack
 from weibotag.core.arrays import rank_in_runs
 from weibotag.core.errors import RequestError
 from weibotag.core.progress import bar
-from weibotag.features.hashed_ngrams import BITS, FEWEST_POSTS, READ, hash_features
+from weibotag.features.hashed_ngrams import BITS, FEWEST_POSTS, READ, hash_features, number, read_all, weigh
 from weibotag.taggers.linear import CERTAIN
-from weibotag.taggers.linear_tree import TreeModel, XmcTagger, list_below, number, read_counts
+from weibotag.taggers.linear_tree import TreeModel, XmcScorer, list_below
 from weibotag.taxonomy.tree import Taxonomy
 
 # Tags with fewer posts than this are learnt from their name, aliases and keywords too, as if those were one more post.
@@ -92,11 +92,11 @@ def fit_memory(needs: Needs, memory: float) -> Needs:
 
 def train_xmc(
     tables: Sequence[pa.Table], gold: csr_matrix, taxonomy: Taxonomy, memory: float | None = None, quiet: bool = True
-) -> XmcTagger:
-    """Return a tagger trained on posts (tables as for `XmcTagger.raw_scores`) and gold tags (posts x tags).
+) -> XmcScorer:
+    """Return a scorer trained on posts (tables as for `Scorer`) and gold tags (posts x tags).
 
     The tags come with their ancestors. `memory` bounds training, in bytes: see `fit_memory`. The same input gives the same
-    tagger.
+    scorer.
     """
     own = [one.select([name for name in READ if name in one.column_names]) for one in tables]
     table = pa.concat_tables(own, promote_options="default")
@@ -113,8 +113,8 @@ def train_xmc(
     own = csr_matrix((np.ones(len(cold), np.float32), (np.arange(len(cold)), cold)), shape=(len(cold), len(taxonomy)))
     members = Members(csr_matrix(vstack([gold, own])), taxonomy)
     above = part_siblings(counts, members, taxonomy.parents)
-    forks = learn(counts, members, above, frequencies, fitted.weights, quiet)
-    return XmcTagger(taxonomy, features.astype(np.uint32), frequencies**2, forks)
+    tree = learn(counts, members, above, frequencies, fitted.weights, quiet)
+    return XmcScorer(taxonomy, features.astype(np.uint32), frequencies**2, tree)
 
 
 def write_names(taxonomy: Taxonomy, posts: np.ndarray) -> tuple[np.ndarray, pa.Table]:
@@ -128,8 +128,7 @@ def write_names(taxonomy: Taxonomy, posts: np.ndarray) -> tuple[np.ndarray, pa.T
 
 def read_features(table: pa.Table, names: pa.Table) -> tuple[csr_matrix, np.ndarray]:
     """Return which features posts and then names have (ones, csr_matrix), and those: of two posts at least, or a name."""
-    everything = np.arange(1 << BITS, dtype=np.int32)
-    posts, called = (read_counts(one, everything, 1 << BITS) for one in (table, names))
+    posts, called = read_all(table), read_all(names)
     seen = np.bincount(posts.indices, minlength=1 << BITS) >= FEWEST_POSTS
     seen[called.indices] = True
     features = np.flatnonzero(seen)
@@ -142,15 +141,6 @@ def read_features(table: pa.Table, names: pa.Table) -> tuple[csr_matrix, np.ndar
         shape = (counts.shape[0], len(features))
         both.append(csr_matrix((np.ones(indptr[-1], np.float32), columns[known], indptr), shape=shape))
     return csr_matrix(vstack(both)), features
-
-
-def weigh(counts: csr_matrix, posts: int) -> np.ndarray:
-    """Return features' inverse document frequencies, float32; the matrix's ones become these, its rows unit vectors."""
-    frequencies = (1 + np.log((1 + posts) / (1 + np.bincount(counts.indices, minlength=counts.shape[1])))).astype(np.float32)
-    counts.data = frequencies[counts.indices]
-    lengths = np.sqrt(np.asarray(counts.multiply(counts).sum(axis=1)).ravel())
-    counts.data /= np.repeat(lengths, np.diff(counts.indptr)).astype(np.float32)
-    return frequencies
 
 
 class Members:

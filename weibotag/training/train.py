@@ -1,22 +1,21 @@
-"""From labelled posts to a model: look, learn codes and keywords, choose hyper-parameters and thresholds on valid."""
+"""From labelled posts to a model: look, learn codes and keywords, train taggers."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix
 
 from weibotag import __version__
 from weibotag.core.errors import RequestError
-from weibotag.core.progress import bar
 from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest, link, read_links
 from weibotag.extraction.picture_words import VectorWords, open_vector_words
@@ -30,63 +29,39 @@ from weibotag.features.keywords import learn_keywords
 from weibotag.features.vocabulary import Vocabulary
 from weibotag.posts.source import describe_input, refuse_outputs
 from weibotag.runtime.run_folder import Run
-from weibotag.scoring import calibration, thresholds
-from weibotag.scoring.blend import blend
-from weibotag.taggers.fasttext import DivergedError, FastTagger, Settings, train
-from weibotag.taggers.model_folder import Model, refuse_stranger
-from weibotag.taggers.rules import RulesTagger
+from weibotag.taggers.cascade.policy import Cascade
+from weibotag.taggers.model_folder import CASCADE, FUSED, TEXT, Model, ModelAbout, ModelLearnt, ModelLooks, refuse_stranger
+from weibotag.taggers.tagger import Tagger
 from weibotag.taxonomy.tree import Taxonomy, load
-from weibotag.training.choose import choose, describe, is_fast_affordable, train_alone
-from weibotag.training.dataset import WORTHWHILE, Dataset, gold_matrix, hide_author_and_channel, mark_valid
-from weibotag.training.network_taggers import NetworkOptions, check_beyond, go_beyond, read_tasks
+from weibotag.training.cascade_tagger import describe_cascade, train_cascade
+from weibotag.training.dataset import Dataset, gold_matrix, hide_author_and_channel, mark_valid
+from weibotag.training.learners import WITHOUT_TORCH, Trainer, check_names
+from weibotag.training.lesson import LearningOptions, Lesson
+from weibotag.training.network_taggers import NetworkOptions, check_beyond, read_tasks
 
-# fastText's hashed n-grams: about a hundred new ones a post, within these bounds.
-BUCKETS = (100_000, 2_000_000)
-# Of the n-grams' vectors: more would not leave a tagger its place in 1.5 GB.
-MOST_BYTES = 600_000_000
-# What is tried after the defaults, in this order: a factor on one setting of the best so far, or another value for it,
-# until the time is up.
-TRIALS: tuple[tuple[str, float | str], ...] = (
-    ("spacing", "words"),
-    ("lr", 0.5),
-    ("epoch", 2.0),
-    ("lr", 2.0),
-    ("epoch", 0.5),
-    ("dim", 2.0),
-    ("wordNgrams", 2 / 3),
-    ("dim", 0.5),
-)
-# What the words of the taxonomy may weigh beside fastText; they take as long again, so they must bring this much micro-F1.
-RULES_SHARES = (0.25, 0.5, 0.75)
-# Taggers that are trained without a network, and those with one.
-SPARSE, NETWORKED = ("xmc", "auto"), ("fused", "cascade")
+# Taggers that xmc may be part of.
+BOUNDED = ("xmc", "average", "auto")
 PACKAGES = ("fasttext-community", "numpy", "onnxruntime", "pyarrow", "rapidocr", "scikit-learn")
 
 log = logging.getLogger(__name__)
 
 
-def train_model(order: TrainRequest) -> dict[str, Any]:
-    """Train a tagger (fast, xmc, fused, cascade) on labelled posts, write the model's folder, return what model.json says.
+def train_model(order: TrainRequest) -> ModelAbout:
+    """Train a tagger on labelled posts, write the model's folder, return what model.json says.
 
-    fused and cascade have those before them but xmc, too. auto takes fast, xmc or their mean, whichever is best on the
-    held-out rows; `memory` bounds the training of xmc, in bytes.
-    Hyper-parameters, calibration and thresholds are chosen on the rows where the expression `valid` is true, else on a
-    tenth of the posts of each first tag, taken by a hash of the id. Hyper-parameters are tried for `tune_seconds` at most.
+    A model of fused has fast, too, and one of cascade has fast, text, linear where it reads best, and fused. `memory` bounds
+    the training of xmc, in bytes. Hyper-parameters, calibration and thresholds are chosen on the rows where the expression
+    `valid` is true, else on a tenth of the posts of each first tag, taken by a hash of the id. Hyper-parameters are tried
+    for `tune_seconds` at most.
     """
-    source, taxonomy, out, pipeline = order.source, load(order.taxonomy), order.model, choose_pipeline(order)
-    tagger, memory, valid, tune_seconds = order.tagger, order.memory, order.valid, order.tune_seconds
-    threads, quiet = order.threads, order.quiet
-    beyond = NetworkOptions(
-        order.network, order.minutes, order.tasks, order.seed, order.start, order.encoder, order.encoder_training
-    )
+    taxonomy, out, quiet = load(order.taxonomy), order.model, order.quiet
     refuse_stranger(out)
-    check_beyond("fast" if tagger in SPARSE else tagger, beyond)
-    if memory is not None and tagger not in SPARSE:
-        raise RequestError("--memory bounds the training of xmc: give --tagger xmc or auto")
-    if valid is not None and source.where is not None:
-        source = replace(source, where=f"(\n{source.where}\n) OR (\n{valid}\n)")
+    tagger, beyond = check_request(order)
+    source = order.source
+    if order.valid is not None and source.where is not None:
+        source = replace(source, where=f"(\n{source.where}\n) OR (\n{order.valid}\n)")
     refuse_outputs(source, out, Path(f"{out}.run"))
-    context = open_context(pipeline, quiet=quiet)
+    context = open_context(choose_pipeline(order), quiet=quiet)
     request = {
         "command": "train",
         "version": __version__,
@@ -94,7 +69,7 @@ def train_model(order: TrainRequest) -> dict[str, Any]:
         "taxonomy": taxonomy.digest,
         "tagger": tagger,
         "beyond": beyond.request(),
-        **({} if memory is None else {"memory": memory}),
+        **({} if order.memory is None else {"memory": order.memory}),
         **context.request(),
     }
     started = perf_counter()
@@ -104,41 +79,64 @@ def train_model(order: TrainRequest) -> dict[str, Any]:
         stats = look(run, parts, context)
         for fault in stats.faults.values():
             log.warning("not looked at: %s", fault)
-        is_valid = mark_valid(run, parts, valid, taxonomy)
+        is_valid = mark_valid(run, parts, order.valid, taxonomy)
         codebook, learnt_codes = learn_codes(run, parts, context, taxonomy, is_valid)
         words = open_vector_words(taxonomy, codebook, context, learnt_codes)
-        trained, held = read_rows(run, parts, context, stats, taxonomy, is_valid, words, tagger in NETWORKED)
-        tasks = read_tasks(beyond, (trained, held))
-        keywords = learn_keywords(trained.tables, Vocabulary(taxonomy))
-        if tagger == "xmc" or (tagger == "auto" and not can_be_fast(trained, tune_seconds)):
-            model = train_alone(trained, held, taxonomy, codebook, keywords, memory, quiet)
-            if tagger == "auto" and not quiet:
-                log.warning("took xmc: fastText would need too long for %s tags", f"{len(taxonomy):,}")
-        else:
-            network, settings, trials = tune(trained, held, taxonomy, tune_seconds, threads, quiet)
-            model = settle(network, settings, held, taxonomy, codebook, keywords)
-            model.about.update(tagger=tagger, settings=asdict(settings), trials=trials)
-        if tagger == "auto" and model.fast is not None:
-            model = choose(model, trained, held, memory, quiet)
-        if tagger in NETWORKED:
-            sides, course = (trained, held), run.folder / "network"
-            model = go_beyond(
-                model, sides, tagger, beyond, tasks, context, stats, course, tune_seconds=tune_seconds, threads=threads
-            )
-        model.about.update(
-            {
-                "version": __version__,
-                "packages": {name: version(name) for name in PACKAGES},
-                **context.describe(),
-                "posts": {"train": trained.gold.shape[0], "valid": held.gold.shape[0]},
-                "rejects": run.rejects,
-                **stats.summary(),
-                "seconds": round(perf_counter() - started, 1),
-            }
-        )
-        model.save(out)
-        run.finish(model.about)
-    return model.about
+        sides = read_rows(run, parts, context, stats, taxonomy, is_valid, words, tagger in (FUSED, CASCADE))
+        read_tasks(beyond, *sides)
+        keywords = learn_keywords(sides[0].tables, Vocabulary(taxonomy))
+        options = LearningOptions(order.tune_seconds, order.threads, order.memory, quiet, beyond, run.folder / "network")
+        taggers, cascade, learnt = train_taggers(tagger, Trainer(Lesson(*sides, taxonomy, options)), context, stats)
+        about: ModelAbout = {
+            **learnt,
+            **cast(ModelLooks, {**context.describe(), **stats.summary()}),
+            "version": __version__,
+            "packages": {name: version(name) for name in PACKAGES},
+            "posts": {"train": sides[0].gold.shape[0], "valid": sides[1].gold.shape[0]},
+            "rejects": run.rejects,
+            "seconds": round(perf_counter() - started, 1),
+        }
+        Model(taxonomy, taggers, codebook, keywords, about, cascade).save(out)
+        run.finish(about)
+    return about
+
+
+def check_request(order: TrainRequest) -> tuple[str, NetworkOptions]:
+    """Return the tagger and what is asked of its network; raise before any work what would keep it from being trained."""
+    tagger = order.tagger
+    beyond = NetworkOptions(
+        order.network, order.minutes, order.tasks, order.seed, order.start, order.encoder, order.encoder_training
+    )
+    check_names([tagger])
+    if tagger not in (*WITHOUT_TORCH, FUSED, CASCADE):
+        tagger, beyond = FUSED, replace(beyond, network=tagger)
+    check_beyond(tagger, beyond)
+    if tagger == "rules":
+        raise RequestError("rules need no training: tag with --taxonomy, or with --route rules of any model")
+    if order.memory is not None and tagger not in BOUNDED:
+        raise RequestError("--memory bounds the training of xmc: give --tagger xmc, average or auto")
+    return tagger, beyond
+
+
+def train_taggers(
+    name: str, trainer: Trainer, context: ExtractionContext, stats: ExtractionStats
+) -> tuple[dict[str, Tagger], Cascade | None, ModelLearnt]:
+    """Return the taggers of a model by route, its cascade where that was asked for, and what model.json says of them."""
+    names = ["fast", TEXT, trainer.best_reader(), FUSED] if name == CASCADE else ["fast", FUSED] if name == FUSED else [name]
+    trained = {one.route: one for one in map(trainer.train, names)}
+    route = next(reversed(trained))
+    # Parts of a mean are routes, too.
+    trained = {part: trainer.train(part) for part in trained[route].parts} | trained
+    learnt: ModelLearnt = {
+        "tagger": CASCADE if name == CASCADE else route,
+        "valid": trained[route].about["valid"],
+        "taggers": {own: one.about for own, one in trained.items()},
+    }
+    taggers = {own: one.tagger for own, one in trained.items()}
+    if name != CASCADE:
+        return taggers, None, learnt
+    cascade = train_cascade(trainer, context, stats)
+    return taggers, cascade, {**learnt, "cascade": describe_cascade(cascade)}
 
 
 def learn_codes(
@@ -205,95 +203,3 @@ def read_rows(
         Dataset([hide_author_and_channel(table) for table in trained], gold_matrix(trained, taxonomy)),
         Dataset(held_out, gold_matrix(held_out, taxonomy)),
     )
-
-
-def first_settings(posts: int) -> Settings:
-    """Return the settings to begin with: fewer posts are read more often, more posts have more n-grams."""
-    epoch = int(np.clip(1900 / np.sqrt(posts), 5, 100))
-    return Settings(epoch=epoch, bucket=int(np.clip(100 * posts, *BUCKETS)))
-
-
-def can_be_fast(trained: Dataset, seconds: float) -> bool:
-    """Tell whether fastText can be trained on these posts in reasonable time."""
-    posts, tags = trained.gold.shape
-    settings = first_settings(posts)
-    return is_fast_affordable(posts, settings.epoch, tags, settings.dim, seconds)
-
-
-def tune(
-    trained: Dataset, held: Dataset, taxonomy: Taxonomy, seconds: float, threads: int, quiet: bool
-) -> tuple[Any, Settings, list[dict[str, Any]]]:
-    """Return the network with the best micro-F1 on the held-out rows, its settings, and all trials.
-
-    The first settings are always tried; each of `TRIALS` changes the best so far; none is begun that would end too late.
-    """
-    started = perf_counter()
-    best = first_settings(trained.gold.shape[0])
-    best_network, best_score = None, -1.0
-    trials: list[dict[str, Any]] = []
-    pace = 0.0
-    lines = {}
-    with bar(1 + len(TRIALS), "choosing hyper-parameters", quiet) as progress:
-        for name, change in (("epoch", 1.0), *TRIALS):
-            progress.advance()
-            old = getattr(best, name)
-            value: Any = change if isinstance(change, str) else type(old)(round(old * change, 4))
-            settings = replace(best, **{name: value})
-            late = perf_counter() - started + pace * settings.epoch * settings.dim > seconds
-            if best_network is not None and (late or 4 * settings.bucket * settings.dim > MOST_BYTES):
-                continue
-            begun = perf_counter()
-            if settings.spacing not in lines:
-                lines[settings.spacing] = trained.write_lines(settings.spacing)
-            try:
-                network = train(lines[settings.spacing], trained.gold, settings, threads)
-            except DivergedError:
-                trials.append({name: value, "micro_f1": None, "seconds": round(perf_counter() - begun, 2)})
-                # Nothing has worked yet: the next trials begin with half the learning rate.
-                if best_network is None:
-                    best = replace(best, lr=best.lr / 2)
-                continue
-            score = thresholds.shared_f1(plain_scores(network, settings, held, taxonomy), held.gold, taxonomy)
-            spent = perf_counter() - begun
-            pace = max(pace, spent / (settings.epoch * settings.dim))
-            trials.append({name: getattr(settings, name), "micro_f1": round(score, 4), "seconds": round(spent, 2)})
-            if score > best_score:
-                best, best_network, best_score = settings, network, score
-    if best_network is None:
-        raise DivergedError("fastText ran away with every learning rate tried: are labels or texts of the posts broken?")
-    return best_network, best, trials
-
-
-def plain_scores(network: Any, settings: Settings, held: Dataset, taxonomy: Taxonomy) -> csr_matrix:
-    """Return a network's own scores of the held-out rows, closed over parents."""
-    tagger = FastTagger(taxonomy, network)
-    return tagger.settle(tagger.score_lines(held.write_lines(settings.spacing)))
-
-
-def settle(
-    network: Any,
-    settings: Settings,
-    held: Dataset,
-    taxonomy: Taxonomy,
-    codebook: visual_codes.Codebook | None,
-    keywords: pa.Table,
-) -> Model:
-    """Return the model with rules share, calibration and thresholds chosen on the held-out rows, and its figures there."""
-    plain = FastTagger(taxonomy, network)
-    raw = plain.score_lines(held.write_lines(settings.spacing))
-    by_rules = RulesTagger(taxonomy)
-    rules = csr_matrix(vstack([by_rules.scores(table) for table in held.tables]))
-    share, score = 0.0, thresholds.shared_f1(plain.settle(raw), held.gold, taxonomy) + WORTHWHILE
-    for other in RULES_SHARES:
-        value = thresholds.shared_f1(plain.settle(blend(raw, rules, other)), held.gold, taxonomy)
-        if value > score:
-            share, score = other, value
-    if share:
-        raw = blend(raw, rules, share)
-    calibrated = calibration.fit(raw, held.gold)
-    tagger = FastTagger(taxonomy, network, calibrated, share, settings.spacing)
-    scores = tagger.settle(raw)
-    cuts = thresholds.choose(scores, held.gold, taxonomy)
-    chosen = thresholds.decide(scores, cuts, taxonomy)
-    about = {"valid": describe(chosen, held.gold), "rules_share": share}
-    return Model(taxonomy, tagger, calibrated, cuts, codebook, keywords, about)

@@ -4,22 +4,22 @@ import csv
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix
 
 from weibotag import __version__
-from weibotag.core.errors import MissingExtraError, RequestError
+from weibotag.core.errors import RequestError
 from weibotag.core.files import atomic
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction.context import ExtractionContext, open_context
@@ -27,24 +27,21 @@ from weibotag.extraction.ingest import ingest, link
 from weibotag.extraction.picture_words import open_vector_words
 from weibotag.extraction.schedule import look
 from weibotag.extraction.settings import Pipeline
+from weibotag.extraction.stats import ExtractionStats
 from weibotag.posts.source import PostsSource, describe_input, matches, refuse_outputs
 from weibotag.runtime.run_folder import Run
-from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.report import MODALITIES, evaluate, find_modality
-from weibotag.scoring.tagger import Tagger
-from weibotag.scoring.thresholds import decide
 from weibotag.taggers.answering import list_tags
-from weibotag.taggers.linear import train_linear
-from weibotag.taggers.rules import THRESHOLD, RulesTagger
+from weibotag.taggers.model_folder import CASCADE, FUSED, TEXT
 from weibotag.taxonomy.tree import Taxonomy
+from weibotag.training.cascade_tagger import answer_known, train_cascade
 from weibotag.training.dataset import Dataset, draw_valid, gold_matrix
-from weibotag.training.network.architectures.presets import ALIASES, NETWORKS
-from weibotag.training.network.settings import NetworkRecipe, Settings, TrainingRun
-from weibotag.training.text_only import train_text
-from weibotag.training.train import learn_codes, read_rows, settle, tune
+from weibotag.training.learners import Trainer, check_names
+from weibotag.training.lesson import LearningOptions, Lesson
+from weibotag.training.network_taggers import NetworkOptions
+from weibotag.training.train import learn_codes, read_rows
 from weibotag.workflows.plots import check_plot, draw_scatter
 
-WITHOUT_TORCH = ("rules", "fast", "linear", "text")
 TUNE_SECONDS = 120.0
 # Posts that taggers are timed on, and how often each: another program's noise hits one round, not all.
 TIMED, ROUNDS = 2_000, 5
@@ -68,14 +65,39 @@ FIGURES = {
 log = logging.getLogger(__name__)
 
 
+# Returns the tags of posts, csr_matrix (posts x tags).
+Answer = Callable[[pa.Table], csr_matrix]
+
+
 @dataclass(frozen=True)
 class Contender:
-    """A trained tagger, its threshold per tag, and what it took."""
+    """How a trained tagger answers, its seconds of training, and how many numbers of four bytes its files are."""
 
-    tagger: Tagger
-    thresholds: np.ndarray
+    answer: Answer
     training_seconds: float
     parameters: int
+
+
+class ContenderFigures(TypedDict):
+    """What is said of a tagger: see `FIGURES`; null where no post is of the kind."""
+
+    micro_f1: float
+    micro_f1_pictures: float | None
+    micro_f1_text_only: float | None
+    micro_f1_no_channel: float
+    macro_f1: float
+    leaf_p_at_1: float
+    ece: float | None
+    training_seconds: float
+    microseconds: float
+    parameters: int
+
+
+class Comparison(TypedDict):
+    """Numbers of labelled posts by side, and the figures of taggers by name."""
+
+    posts: dict[str, int]
+    taggers: dict[str, ContenderFigures]
 
 
 def compare(
@@ -91,17 +113,16 @@ def compare(
     store: Path | None = None,
     folder: Path | None = None,
     quiet: bool = False,
-) -> dict[str, Any]:
-    """Train taggers (`WITHOUT_TORCH`, names of networks) and return figures of each on the test rows.
+) -> Comparison:
+    """Train taggers, by the names that `train` knows and rules, and return figures of each on the test rows.
 
     Rows where the expression `test` is true are tested on, else about a fifth of each first tag, by a hash of the id; those
     where `valid` is true, else a tenth of the rest, are what settings and thresholds are chosen on. No training begins
-    another trial or epoch after `minutes`. `posts` are numbers of labelled posts; `taggers` has `FIGURES` by name, of which
-    "micro_f1_no_channel" is of posts without author and channel, "microseconds" CPU time a post on one thread where it is
-    known what pictures say. `folder` gets compare.md, .csv, .png and .svg. Raises, before any work, RequestError for a name
-    that is not there and MissingExtraError.
+    another trial or epoch after `minutes`. "micro_f1_no_channel" is of posts without author and channel, "microseconds" CPU
+    time a post on one thread where it is known what pictures say. `folder` gets compare.md, .csv, .png and .svg. Raises,
+    before any work, RequestError for a name that is not there and MissingExtraError.
     """
-    check_taggers(names)
+    check_names(names)
     if folder is not None:
         check_plot(folder / "compare.png")
     if source.where is not None:
@@ -120,23 +141,15 @@ def compare(
         place = Path(f"{folder}.run") if folder else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
         refuse_outputs(source, place, *([folder] if folder else []))
         run = stack.enter_context(Run.open(place, request))
-        trained, held, tests = prepare(run, source, context, taxonomy, valid, test)
-        contenders = {}
-        for name in names:
-            work = place / "training" / name
-            contenders[name] = train_tagger(name, trained, held, taxonomy, minutes, seed, work, quiet)
-        spent = time_taggers(contenders, tests)
-        report = {
+        trained, held, tests, stats = prepare(run, source, context, taxonomy, valid, test)
+        seconds = TUNE_SECONDS if minutes is None else min(TUNE_SECONDS, 60 * minutes)
+        network = NetworkOptions(minutes=minutes, seed=seed)
+        options = LearningOptions(seconds, quiet=quiet, network=network, folder=place / "training")
+        trainer = Trainer(Lesson(trained, held, taxonomy, options))
+        contenders = {name: train_contender(name, trainer, context, stats) for name in names}
+        report: Comparison = {
             "posts": {"train": trained.gold.shape[0], "valid": held.gold.shape[0], "test": sum(map(len, tests))},
-            "taggers": {
-                name: {
-                    **score(name, contender, tests, taxonomy),
-                    "training_seconds": round(contender.training_seconds, 1),
-                    "microseconds": round(spent[name], 1),
-                    "parameters": contender.parameters,
-                }
-                for name, contender in contenders.items()
-            },
+            "taggers": measure(contenders, tests, taxonomy),
         }
         if folder is not None:
             write(report, folder)
@@ -145,24 +158,10 @@ def compare(
     return report
 
 
-def check_taggers(names: Sequence[str]) -> None:
-    """Raise RequestError for a name that is no tagger, MissingExtraError for a network where torch is absent."""
-    if not names:
-        raise RequestError(f"no tagger is named; there are: {', '.join(WITHOUT_TORCH)}, and networks, as concat")
-    networks = [name for name in names if name not in WITHOUT_TORCH]
-    if not networks:
-        return
-    for name in networks:
-        if ALIASES.get(name, name) not in NETWORKS:
-            raise RequestError(f"no tagger {name!r}; there are: {', '.join((*WITHOUT_TORCH, *NETWORKS))}")
-    if find_spec("torch") is None:
-        raise MissingExtraError(f"training the network {networks[0]}", "torch")
-
-
 def prepare(
     run: Run, source: PostsSource, context: ExtractionContext, taxonomy: Taxonomy, valid: str | None, test: str | None
-) -> tuple[Dataset, Dataset, list[pa.Table]]:
-    """Return the rows to train on, those to choose on, and the posts to test on, with wordings and vectors."""
+) -> tuple[Dataset, Dataset, list[pa.Table], ExtractionStats]:
+    """Return the rows to train on, to choose on, the posts to test on, with wordings and vectors; what looking took."""
     parts = ingest(run, source, None, context.quiet)
     is_held, tested = draw_sides(run, parts, taxonomy, valid, test)
     link(run, parts, context.limits, context.quiet)
@@ -176,7 +175,7 @@ def prepare(
     is_test = [pc.is_in(table["post_id"], tested) for table in held.tables]
     chosen = [table.filter(pc.invert(mask)) for table, mask in zip(held.tables, is_test, strict=True)]
     tests = [table.filter(mask) for table, mask in zip(held.tables, is_test, strict=True)]
-    return trained, Dataset(chosen, gold_matrix(chosen, taxonomy)), tests
+    return trained, Dataset(chosen, gold_matrix(chosen, taxonomy)), tests, stats
 
 
 def draw_sides(
@@ -217,45 +216,35 @@ def draw_sides(
     return dict(zip(parts, np.split(chosen | tested, ends), strict=True)), pa.array(ids[tested].tolist(), pa.string())
 
 
-def train_tagger(
-    name: str, trained: Dataset, held: Dataset, taxonomy: Taxonomy, minutes: float | None, seed: int, work: Path, quiet: bool
-) -> Contender:
-    """Return a tagger that has learnt from `trained` and chosen on `held`; a network's training goes on in `work`."""
-    if name == "rules":
-        return Contender(RulesTagger(taxonomy), np.full(len(taxonomy), THRESHOLD, np.float32), 0.0, 0)
-    if name not in WITHOUT_TORCH:
-        from weibotag.training.network.fit import train_fused
-
-        run = TrainingRun(work, seed, quiet=quiet)
-        fused, about = train_fused(trained, held, taxonomy, NetworkRecipe(name), Settings(minutes=minutes), run)
-        return Contender(fused, fused.thresholds, about.seconds, about.parameters)
+def train_contender(name: str, trainer: Trainer, context: ExtractionContext, stats: ExtractionStats) -> Contender:
+    """Return a tagger that has learnt; what it shares with those before it has learnt once, and counts for both."""
     started = perf_counter()
-    seconds = TUNE_SECONDS if minutes is None else min(TUNE_SECONDS, 60 * minutes)
-    if name == "linear":
-        linear = train_linear(trained.tables, trained.gold, taxonomy, seconds)
-        raw = csr_matrix(vstack([linear.raw_scores(table) for table in held.tables]))
-        linear.calibration = calibration.fit(raw, held.gold)
-        cuts = thresholds.choose(linear.settle(raw), held.gold, taxonomy)
-        parameters = count_parameters(lambda folder: linear.save(folder / "linear.safetensors"))
-        return Contender(linear, cuts, perf_counter() - started, parameters)
-    network, settings, _ = tune(trained, held, taxonomy, seconds, 1, quiet)
-    if name == "text":
-        text = train_text(trained, held, taxonomy, settings, seconds, 1, quiet)
-        return Contender(text, text.thresholds, perf_counter() - started, count_parameters(text.save))
-    model = settle(network, settings, held, taxonomy, None, pa.table({}))
-    seconds = perf_counter() - started
-    parameters = count_parameters(lambda folder: model.tagger.save(folder / "fasttext.bin"))
-    return Contender(model.tagger, model.thresholds, seconds, parameters)
-
-
-def count_parameters(save: Callable[[Path], None]) -> int:
-    """Return how many numbers of four bytes the files are that a tagger writes to a folder."""
+    if name == CASCADE:
+        parts = [trainer.train(one) for one in (TEXT, trainer.best_reader(), FUSED)]
+        cascade = train_cascade(trainer, context, stats)
+        answer: Answer = partial(answer_known, cascade)
+    else:
+        parts, cascade = [trainer.train(name)], None
+        answer = parts[0].tagger.decide
+    scorers = {place: scorer for one in parts for place, scorer in one.tagger.scorer.scorers.items()}
     with tempfile.TemporaryDirectory(prefix="weibotag-") as folder:
-        save(Path(folder))
-        return sum(path.stat().st_size for path in Path(folder).iterdir()) // 4
+        for place, scorer in scorers.items():
+            (Path(folder) / place).mkdir(parents=True)
+            scorer.save(Path(folder) / place)
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    seconds = max(perf_counter() - started, sum(one.about["seconds"] for one in parts))
+    return Contender(answer, round(seconds, 1), size // 4)
 
 
-def time_taggers(contenders: dict[str, Contender], tests: Sequence[pa.Table]) -> dict[str, float]:
+def measure(
+    contenders: Mapping[str, Contender], tests: Sequence[pa.Table], taxonomy: Taxonomy
+) -> dict[str, ContenderFigures]:
+    """Return the figures of taggers on posts."""
+    spent = time_taggers(contenders, tests)
+    return {name: score(name, one, tests, taxonomy, spent[name]) for name, one in contenders.items()}
+
+
+def time_taggers(contenders: Mapping[str, Contender], tests: Sequence[pa.Table]) -> dict[str, float]:
     """Return microseconds of CPU time a post by name: the least of some rounds, in each of which the taggers take turns."""
     step = max(1, sum(map(len, tests)) // TIMED)
     some = [table.take(pa.array(range(0, len(table), step))) for table in tests]
@@ -264,16 +253,18 @@ def time_taggers(contenders: dict[str, Contender], tests: Sequence[pa.Table]) ->
         for name, contender in contenders.items():
             started = process_time()
             for table in some:
-                contender.tagger.scores(table)
+                contender.answer(table)
             spent[name].append((process_time() - started) / sum(map(len, some)) * 1e6)
     return {name: min(rounds) for name, rounds in spent.items()}
 
 
-def score(name: str, contender: Contender, tests: Sequence[pa.Table], taxonomy: Taxonomy) -> dict[str, float | None]:
-    """Return the figures of a tagger that are not of its cost; null where no post is of the kind."""
-    told = [predict(name, contender, table) for table in tests]
-    whole = evaluate(told, tests, taxonomy)
-    unsaid = [predict(name, contender, without_channel(table)) for table in tests]
+def score(
+    name: str, contender: Contender, tests: Sequence[pa.Table], taxonomy: Taxonomy, microseconds: float
+) -> ContenderFigures:
+    """Return the figures of a tagger."""
+    answers = [predict(name, contender, table, taxonomy) for table in tests]
+    whole = evaluate(answers, tests, taxonomy)
+    silent = [predict(name, contender, without_channel(table), taxonomy) for table in tests]
     modality = [find_modality(table) for table in tests]
 
     def part(kinds: list[int]) -> float | None:
@@ -281,29 +272,31 @@ def score(name: str, contender: Contender, tests: Sequence[pa.Table], taxonomy: 
         if not any(mask.any() for mask in masks):
             return None
         some = [table.filter(pa.array(mask)) for table, mask in zip(tests, masks, strict=True)]
-        return evaluate(told, some, taxonomy)["micro_f1"]
+        return float(evaluate(answers, some, taxonomy)["micro_f1"])
 
     return {
         "micro_f1": whole["micro_f1"],
         "micro_f1_pictures": part(PICTURES),
         "micro_f1_text_only": part(TEXT_ONLY),
-        "micro_f1_no_channel": evaluate(unsaid, tests, taxonomy)["micro_f1"],
+        "micro_f1_no_channel": evaluate(silent, tests, taxonomy)["micro_f1"],
         "macro_f1": whole["macro_f1"],
         "leaf_p_at_1": whole["leaf_p_at_1"],
         "ece": whole["ece"],
+        "training_seconds": contender.training_seconds,
+        "microseconds": round(microseconds, 1),
+        "parameters": contender.parameters,
     }
 
 
-def predict(name: str, contender: Contender, table: pa.Table) -> pa.Table:
+def predict(name: str, contender: Contender, table: pa.Table, taxonomy: Taxonomy) -> pa.Table:
     """Return a tagger's tags of posts, schema "tags" without keywords and evidence."""
-    chosen = decide(contender.tagger.scores(table), contender.thresholds, contender.tagger.taxonomy)
-    told = {
+    columns = {
         "post_id": table["post_id"],
-        "tags": list_tags(chosen, contender.tagger.taxonomy),
+        "tags": list_tags(contender.answer(table), taxonomy),
         "route": pa.array([name] * len(table)),
     }
     schema = arrow_schema("tags")
-    return pa.table({one.name: told.get(one.name, pa.nulls(len(table), one.type)) for one in schema}, schema=schema)
+    return pa.table({one.name: columns.get(one.name, pa.nulls(len(table), one.type)) for one in schema}, schema=schema)
 
 
 def without_channel(table: pa.Table) -> pa.Table:
@@ -313,12 +306,11 @@ def without_channel(table: pa.Table) -> pa.Table:
     return table
 
 
-def write_markdown(report: dict[str, Any]) -> str:
+def write_markdown(report: Comparison) -> str:
     """Return the table as Markdown, its columns aligned."""
     rows = [["tagger", *(title for title, _ in FIGURES.values())]]
     for name, figures in report["taggers"].items():
-        cells = ((figures[key], form) for key, (_, form) in FIGURES.items())
-        rows.append([name, *("-" if value is None else form.format(value) for value, form in cells)])
+        rows.append([name, *("-" if value is None else FIGURES[key][1].format(value) for key, value in figures.items())])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])])
     lines = (
@@ -328,7 +320,7 @@ def write_markdown(report: dict[str, Any]) -> str:
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def write(report: dict[str, Any], folder: Path) -> None:
+def write(report: Comparison, folder: Path) -> None:
     """Write the table as compare.md and compare.csv, and quality against cost as compare.png and compare.svg."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / "compare.md", "w") as file:
@@ -336,7 +328,7 @@ def write(report: dict[str, Any], folder: Path) -> None:
     with atomic(folder / "compare.csv", "w") as file:
         writer = csv.writer(file)
         writer.writerow(["tagger", *FIGURES])
-        writer.writerows([name, *(own[key] for key in FIGURES)] for name, own in report["taggers"].items())
+        writer.writerows([name, *own.values()] for name, own in report["taggers"].items())
     points = {name: (own["microseconds"], own["micro_f1"]) for name, own in report["taggers"].items()}
     for suffix in (".png", ".svg"):
         draw_scatter(

@@ -27,7 +27,7 @@ from weibotag.taggers.answering import open_cascade, open_codebook, open_taxonom
 from weibotag.taggers.cascade.cost_curve import Curve, trace_curve
 from weibotag.taggers.cascade.policy import Cascade
 from weibotag.taggers.cascade.simulation import CascadeSimulation
-from weibotag.training.network_taggers import UNAFFORDABLE, price_taggers
+from weibotag.training.cascade_tagger import UNAFFORDABLE, price_taggers
 from weibotag.workflows.choose_tagger import PLAN_FORMAT, choose_tagger
 from weibotag.workflows.picture_index import PictureIndex
 from weibotag.workflows.spend_budget import LAST

@@ -196,7 +196,7 @@ def _measure_f1(
     taught = (part > CHOOSING) & (np.diff(own.indptr) > 0)
     tagger = train_linear([posts.filter(pa.array(taught))], own[taught], taxonomy, TRAINING_SECONDS)
     numbers = np.array([common.index[place[tag_id]] for tag_id in taxonomy.ids])
-    scores = place_scores(tagger.scores(posts), numbers, common)
+    scores = place_scores(tagger.raw_scores(posts), numbers, common)
     cut = thresholds.best_shared(scores[part == CHOOSING], gold[part == CHOOSING], common)
     decided = thresholds.decide(scores[part == JUDGED], np.full(len(common), cut), common)
     return thresholds.micro_f1(decided, gold[part == JUDGED])

@@ -18,18 +18,16 @@ from weibotag.scoring.calibration import Calibration
 from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers.cascade.gains import Forest, describe
 from weibotag.taggers.cascade.stage_bits import given
-from weibotag.taggers.ensemble import TextTagger
-from weibotag.taggers.fasttext import FastTagger
-from weibotag.taggers.linear import LinearTagger
 from weibotag.taggers.network import FusedTagger
+from weibotag.taggers.tagger import Ensemble, Tagger
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.vision.stage import stage_class
 
-ABOUT, ARRAYS, READER = "cascade.json", "cascade.safetensors", "reader.safetensors"
+ABOUT, ARRAYS = "cascade.json", "cascade.safetensors"
 # Who answers: for a post nobody has looked at, for one whose pictures are known, and the network.
-TEXT, FAST, FUSED = "text", "fast", "fused"
+TEXT, FAST, LINEAR, FUSED = "text", "fast", "linear", "fused"
 # Who reads text alone, who reads what pictures say as well, and the network.
-Taggers = tuple[TextTagger, FastTagger | LinearTagger, FusedTagger]
+Taggers = tuple[Tagger, Ensemble, FusedTagger]
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class Cascade:
         """Return what a route is called."""
         if fused or not bits:
             return FUSED if fused else TEXT
-        return "linear" if isinstance(self.reader, LinearTagger) else FAST
+        return LINEAR if LINEAR in self.reader.scorers else FAST
 
     def cheap(self, bits: int) -> str:
         """Return who answers first for posts that these stages have looked at."""
@@ -178,11 +176,8 @@ class Cascade:
         return gains
 
     def save(self, folder: Path) -> None:
-        """Write cascade.json, cascade.safetensors and the reader, where it is not the model's own fast tagger."""
+        """Write cascade.json and cascade.safetensors; the taggers are the model's own."""
         from safetensors.numpy import save_file
-
-        if isinstance(self.reader, LinearTagger):
-            self.reader.save(folder / READER)
 
         arrays = {
             f"state {tagger} {bits} {name}": array
@@ -199,12 +194,10 @@ class Cascade:
 
     @classmethod
     def load(cls, folder: Path, taxonomy: Taxonomy, taggers: Taggers) -> "Cascade":
-        """Read what `save` wrote; of `taggers` the second is the model's own fast tagger."""
+        """Read what `save` wrote."""
         from safetensors.numpy import load_file
 
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        if (folder / READER).is_file():
-            taggers = taggers[0], LinearTagger.load(folder / READER, taxonomy), taggers[2]
         cascade = cls(taxonomy, taggers, about["stages"], about["share"], about["worth"])
         cascade.prices, cascade.figures = about["prices"], about["figures"]
         cascade.rate, cascade.network_rate = about["rate"], about["network_rate"]
