@@ -1,17 +1,18 @@
 """Objects in pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
 from pydantic import Field
 
 from weibotag.core.schema import arrow_schema
+from weibotag.vision.backend import DetectedObject
 from weibotag.vision.object_names import chinese_name
 from weibotag.vision.stage import PictureStage, StageConfig, Wording
 
 
-class Detect(PictureStage):
+class Detect(PictureStage[list[DetectedObject]]):
     """Find the objects of each picture."""
 
     name: ClassVar[str] = "detect"
@@ -36,12 +37,9 @@ class Detect(PictureStage):
         allow_pickle: bool = False
         device: str = "auto"
 
-    def describe(self, answer: Sequence[Any]) -> list[dict[str, Any]]:
+    def describe(self, answer: list[DetectedObject]) -> list[dict[str, Any]]:
         """Return a value of the column `detect_objects`."""
-        return [
-            {"label": found.label, "label_zh": chinese_name(found.label), "score": found.score, "box": found.box}
-            for found in answer
-        ]
+        return [vars(found) | {"label_zh": chinese_name(found.label)} for found in answer]
 
     @staticmethod
     def words(row: Mapping[str, Any]) -> list[Wording]:

@@ -13,7 +13,7 @@ from weibotag.vision.backends.embed_transformers import choose_precision
 from weibotag.vision.stage import PictureStage, StageConfig
 
 
-class Embed(PictureStage):
+class Embed(PictureStage[PictureVector]):
     """Frames in; one float16 vector per frame out, and those of the cells of a grid where one is asked for."""
 
     name: ClassVar[str] = "embed"
@@ -59,7 +59,7 @@ class Embed(PictureStage):
 
     def encode_texts(self, texts: Sequence[str], threads: int = 1) -> tuple[np.ndarray, float]:
         """Load the model; return vectors of texts beside pictures', float32 (n, d), unit length, and the cosines' scale."""
-        backend = self._make_backend()
+        backend: Any = self._make_backend()
         backend.open(threads)
         try:
             return backend.encode_texts(texts), backend.scale

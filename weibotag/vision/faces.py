@@ -1,6 +1,6 @@
 """Faces in pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,6 +9,7 @@ from pydantic import Field
 
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import arrow_schema
+from weibotag.vision.backend import Face
 from weibotag.vision.backends.faces_opencv import YUNET_FILE
 from weibotag.vision.backends.faces_vectors import NO_VECTORS, find_face_model
 from weibotag.vision.stage import PictureStage, StageConfig, Wording
@@ -19,7 +20,7 @@ AUTO = "auto"
 FACE_WORD = "人脸"
 
 
-class Faces(PictureStage):
+class Faces(PictureStage[list[Face]]):
     """Find the faces of each picture, with a vector each where there is a model for it."""
 
     name: ClassVar[str] = "faces"
@@ -58,12 +59,9 @@ class Faces(PictureStage):
             vectors = NO_VECTORS if found is None else str(found)
         super().__init__(config.model_copy(update={"backend": backend, "vectors": vectors}))
 
-    def describe(self, answer: Sequence[Any]) -> list[dict[str, Any]]:
+    def describe(self, answer: list[Face]) -> list[dict[str, Any]]:
         """Return a value of the column `faces_found`; who it is, is found when findings are read."""
-        return [
-            {"score": face.score, "box": face.box, "landmarks": face.landmarks, "vector": face.vector, "name": None}
-            for face in answer
-        ]
+        return [vars(face) | {"name": None} for face in answer]
 
     @staticmethod
     def words(row: Mapping[str, Any]) -> list[Wording]:

@@ -1,6 +1,6 @@
 """Text in pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import SequenceMatcher
 from typing import Any, ClassVar, Literal
 
@@ -8,13 +8,14 @@ import pyarrow as pa
 from pydantic import Field
 
 from weibotag.core.schema import arrow_schema
+from weibotag.vision.backend import Line
 from weibotag.vision.stage import PictureStage, StageConfig, Wording
 
 # Two readings of one text are that alike, and more; of what it is less sure of, no two need be.
 ALIKE, SURE = 0.9, 0.8
 
 
-class Ocr(PictureStage):
+class Ocr(PictureStage[list[Line]]):
     """Read the lines of text of each picture."""
 
     name: ClassVar[str] = "ocr"
@@ -40,10 +41,9 @@ class Ocr(PictureStage):
         model: str | None = None
         device: str = "auto"
 
-    def describe(self, answer: Sequence[Any]) -> list[dict[str, Any]]:
+    def describe(self, answer: list[Line]) -> list[dict[str, Any]]:
         """Return a value of the column `ocr_lines`."""
-        lines = [line for line in answer if line.score >= self.config.min_score]
-        return [{"text": line.text, "score": line.score, "box": line.box} for line in lines]
+        return [vars(line) for line in answer if line.score >= self.config.min_score]
 
     @staticmethod
     def words(row: Mapping[str, Any]) -> list[Wording]:

@@ -5,7 +5,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, cast
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from weibotag.core.errors import RequestError
 from weibotag.core.files import sha256_of
+from weibotag.vision.backend import Answer, Backend
 from weibotag.vision.media.pictures import frame_pixels
 from weibotag.vision.registry import REGISTRY, load, names
 
@@ -98,7 +99,7 @@ class StageConfig(BaseModel):
     backend: str
 
 
-class PictureStage:
+class PictureStage(Generic[Answer]):
     """A stage whose backend looks at pictures, some at a time.
 
     A stage of this kind names its table in `adds`, the column that it fills in `finds` (one that fills more has its own
@@ -115,11 +116,11 @@ class PictureStage:
 
     def __init__(self, config: Any) -> None:
         self.config = config
-        self._backend: Any = None
+        self._backend: Backend[Answer] | None = None
         # Pictures that the backend looks at together; what is too much for its memory lowers it.
         self._together = 0
 
-    def describe(self, answer: Any) -> Any:
+    def describe(self, answer: Answer) -> list[dict[str, Any]]:
         """Return what the backend found in one picture as a value of the column `finds`."""
         raise NotImplementedError
 
@@ -133,7 +134,7 @@ class PictureStage:
         """Tell whether two rows say the same words."""
         return sorted(found.word for found in cls.words(one)) == sorted(found.word for found in cls.words(other))
 
-    def fill(self, answers: Sequence[Any]) -> dict[str, list[Any]]:
+    def fill(self, answers: Sequence[Answer | None]) -> dict[str, list[Any]]:
         """Return the values of columns for what the backend found in each picture, null for None."""
         return {self.finds: [None if answer is None else self.describe(answer) for answer in answers]}
 
@@ -163,9 +164,11 @@ class PictureStage:
         """Return a row of `adds` for each row of `table` (schema "frames"), in order."""
         pictures = [frame_pixels(table, row) for row in range(len(table))]
         step = self._together or len(pictures) or 1
-        answers: list[Any] = []
+        answers: list[Answer | Fault] = []
+        backend = self._backend
+        assert backend is not None
         for start in range(0, len(pictures), step):
-            answers += look_in_halves(self._backend.look, pictures[start : start + step], self._backend.errors, self._lower)
+            answers += look_in_halves(backend.look, pictures[start : start + step], backend.errors, self._lower)
         columns = {
             "media_id": table["media_id"],
             **self.fill([None if isinstance(answer, Fault) else answer for answer in answers]),
@@ -175,8 +178,9 @@ class PictureStage:
 
     def close(self) -> None:
         """Let the model go."""
-        self._backend.close()
-        self._backend = None
+        if self._backend is not None:
+            self._backend.close()
+            self._backend = None
 
     def _lower(self, count: int) -> None:
         self._together = max(1, count // 2)
@@ -195,8 +199,9 @@ class PictureStage:
         given = {name: getattr(self.config, name) for name in fields if name in taken}
         return {name: value for name, value in given.items() if value is not None}
 
-    def _make_backend(self) -> Any:
-        return self._backend_class()(**self._settings())
+    def _make_backend(self) -> Backend[Answer]:
+        backend: Backend[Answer] = self._backend_class()(**self._settings())
+        return backend
 
 
 def refuse_absent_gpu(setting: str, by_torch: bool) -> None:
@@ -218,11 +223,11 @@ class Fault(str):
 
 
 def look_in_halves(
-    look: Callable[[Sequence[np.ndarray]], Sequence[Any]],
+    look: Callable[[Sequence[np.ndarray]], Sequence[Answer]],
     pictures: Sequence[np.ndarray],
     errors: tuple[type[Exception], ...],
     too_much: Callable[[int], None] = lambda count: None,
-) -> list[Any]:
+) -> "list[Answer | Fault]":
     """Return what `look` answers for each picture, or a Fault where it raises one of `errors` for that picture alone.
 
     Pictures that fail together are looked at again in halves. `too_much` is told how many were too many for the memory.
