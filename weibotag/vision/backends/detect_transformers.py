@@ -121,11 +121,11 @@ def find_prompted(
 def read_prompts(classes: Sequence[str]) -> dict[str, str]:
     """Return prompts, in small letters and without marks that would end them, with the label of each; else RequestError."""
     labels = {}
-    for said in classes:
-        prompt, _, label = said.partition("=")
+    for entry in classes:
+        prompt, _, label = entry.partition("=")
         words = " ".join(prompt.lower().replace(".", " ").replace("?", " ").split())
         if not words:
-            raise RequestError(f'classes: {said!r} names nothing to look for; expected "prompt" or "prompt=label"')
+            raise RequestError(f'classes: {entry!r} names nothing to look for; expected "prompt" or "prompt=label"')
         labels[words] = label.strip() or words
     return labels
 

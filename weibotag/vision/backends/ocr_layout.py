@@ -8,6 +8,9 @@ import numpy as np
 
 from weibotag.vision.backend import Line
 
+# The networks in the rapidocr wheel that find and read text.
+DETECTOR = "PP-OCRv6_det_small.onnx"
+RECOGNISER = "PP-OCRv6_rec_small.onnx"
 SMALLEST = 8
 SMALL = 400
 ENLARGE = 2.0

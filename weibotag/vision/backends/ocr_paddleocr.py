@@ -20,8 +20,10 @@ import numpy as np
 from weibotag.core.errors import RequestError
 from weibotag.vision.backend import Backend, Line
 from weibotag.vision.backends.ocr_layout import (
+    DETECTOR,
     LOW,
     LOW_SHARE,
+    RECOGNISER,
     Found,
     order_lines,
     search_pictures,
@@ -30,8 +32,6 @@ from weibotag.vision.backends.ocr_layout import (
 from weibotag.vision.backends.onnx_session import GPU, choose_providers, session_errors
 from weibotag.vision.weights.catalogue import at_hand, find_model
 
-DETECTOR = "PP-OCRv6_det_small.onnx"
-RECOGNISER = "PP-OCRv6_rec_small.onnx"
 SETTINGS = "inference.yml"
 # What a model folder holds for each of the library's engines.
 ENGINES = {"onnxruntime": ("inference.onnx",), "paddle": ("inference.json", "inference.pdiparams")}
@@ -144,8 +144,8 @@ def load(detector: Path, recogniser: Path, device: str, threads: int) -> Any:
         )
     except Exception as error:
         # Some of what it raises is a bare Exception.
-        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise RequestError(f"paddleocr can't use the models {detector} and {recogniser}: {said}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise RequestError(f"paddleocr can't use the models {detector} and {recogniser}: {reason}") from error
 
 
 def find_folders(model: str) -> tuple[Path, Path]:

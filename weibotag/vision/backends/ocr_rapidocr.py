@@ -15,26 +15,19 @@ import numpy as np
 from weibotag.core.errors import MissingExtraError
 from weibotag.vision.backend import Backend, Line
 from weibotag.vision.backends.ocr_layout import (
+    DETECTOR,
     LOW,
     LOW_SHARE,
+    RECOGNISER,
     WIDEST,
     Found,
     order_lines,
     search_pictures,
     side_lengths,
 )
-from weibotag.vision.backends.onnx_session import (
-    GPU,
-    Network,
-    choose_providers,
-    open_network,
-    session_errors,
-    set_outputs,
-)
+from weibotag.vision.backends.onnx_session import GPU, Network, choose_providers, open_network, session_errors, set_outputs
 from weibotag.vision.weights.catalogue import find_model
 
-DETECTOR = "PP-OCRv6_det_small.onnx"
-RECOGNISER = "PP-OCRv6_rec_small.onnx"
 TURNER = "ch_ppocr_mobile_v2.0_cls_mobile.onnx"
 # How the detector was trained. (The rapidocr library gives it the other networks' 0.5; it finds less so.)
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -102,7 +95,7 @@ class RapidOcr(Backend[list[Line]]):
 
     def _search(self, parts: Sequence[np.ndarray], scales: Sequence[float]) -> list[Found]:
         scaled = [resize(part, scale) for part, scale in zip(parts, scales, strict=True)]
-        maps = self._run("find", scaled, MEAN, DEVIATION, self._batches[0])
+        maps = self._run("find", scaled)
         return [find_text(text[0][0], part.shape) for text, part in zip(maps, parts, strict=True)]
 
     def _read(self, spots: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[str, float]]:
@@ -120,21 +113,21 @@ class RapidOcr(Backend[list[Line]]):
 
     def _read_at(self, spots: list[tuple[np.ndarray, np.ndarray]], squeeze: float) -> list[tuple[str, float]]:
         strips = [cut_line(picture, corners, squeeze) for picture, corners in spots]
-        steps = self._run("read", strips, HALF, HALF, self._batches[1])
+        steps = self._run("read", strips)
         return [best_path(probability, number, self._letters) for probability, number in steps]
 
     def _turn(self, spots: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
         strips = [cut_line(picture, corners, 1.0, TURN_WIDTH) for picture, corners in spots]
-        sides = self._run("turn", strips, HALF, HALF, self._batches[1])
+        sides = self._run("turn", strips)
         turned = [side[0][1] > TURN_SURE for side in sides]
         return [(part, np.roll(spot, 2, 0) if over else spot) for (part, spot), over in zip(spots, turned, strict=True)]
 
-    def _run(
-        self, network: str, pictures: list[np.ndarray], mean: Sequence[float], deviation: Sequence[float], pixels: int
-    ) -> list[list[np.ndarray]]:
+    def _run(self, network: str, pictures: list[np.ndarray]) -> list[list[np.ndarray]]:
         """Return the network's outputs for each picture: those of one shape go through it together."""
+        finds = network == "find"
+        mean, deviation = (MEAN, DEVIATION) if finds else (HALF, HALF)
         outputs: list[list[np.ndarray]] = [[] for _ in pictures]
-        for places in in_batches(pictures, pixels):
+        for places in in_batches(pictures, self._batches[0 if finds else 1]):
             batch = normalise([pictures[place] for place in places], mean, deviation)
             for whole in self._model[network](batch):
                 for place, output in zip(places, whole, strict=True):
