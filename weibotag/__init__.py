@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from weibotag.api import faces as faces
     from weibotag.api import ocr as ocr
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Model", "Taxonomy", "__version__", "detect", "embed", "faces", "ocr"]
 
 # onnxruntime sends usage data over the network unless told otherwise before it is imported.
