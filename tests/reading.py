@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -28,4 +29,13 @@ def rejected(path: Path, folder: Path, **options: object) -> list[dict[str, str]
 
 def write(path: Path, text: str) -> Path:
     path.write_bytes(text.encode())
+    return path
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]], encoding: str = "utf-8") -> Path:
+    """Write rows, which have the same columns, to a CSV."""
+    with path.open("w", encoding=encoding, newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
     return path

@@ -81,17 +81,8 @@ def tag(world: Path, out: Path, *options: str) -> tuple[dict[str, Any], pa.Table
 
 
 def score(world: Path, out: Path) -> float:
-    words = (
-        "evaluate",
-        str(out),
-        str(world / "posts.csv"),
-        "-t",
-        str(world / "tree.csv"),
-        "--where",
-        "split = 'test'",
-        "--json",
-    )
-    return json.loads(ask(*words).stdout)["micro_f1"]
+    words = ("evaluate", str(out), str(world / "posts.csv"), "-t", str(world / "tree.csv"), "--json")
+    return json.loads(ask(*words, "--where", "split = 'test'").stdout)["micro_f1"]
 
 
 def test_a_model_says_what_it_was_trained_for(world: Path) -> None:

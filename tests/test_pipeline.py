@@ -10,21 +10,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from reading import read
+from reading import read, write_rows
 
 from weibotag.core.errors import PartialError, RequestError, TooManyRejectsError
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction import ingest, queue
-from weibotag.extraction.requests import TagRequest, TrainRequest
+from weibotag.extraction.requests import TagRequest
 from weibotag.extraction.settings import Pipeline, WorkerSettings
 from weibotag.posts.source import PostsSource
 from weibotag.posts.tags_file import read_table
 from weibotag.runtime.pool import run_parts
 from weibotag.runtime.run_folder import status
 from weibotag.scoring.report import evaluate
-from weibotag.taggers.model_folder import load_model, read_about
 from weibotag.taxonomy.tree import load
-from weibotag.training.train import train_model
 from weibotag.workflows import tag as workflow
 
 ROOT = Path(__file__).parents[1]
@@ -56,14 +54,6 @@ def model(example_model: Path) -> Path:
     return example_model
 
 
-def train(source: PostsSource, out: Path, store: Path, valid: str | None = None) -> dict[str, Any]:
-    posts: dict[str, Any] = {"posts": source.path, "columns": dict(source.columns), "where": source.where}
-    order = TrainRequest(
-        **posts, taxonomy=TAXONOMY, model=out, valid=valid, tagger="fast", tune_seconds=0, store=store, quiet=True
-    )
-    return train_model(order)
-
-
 def tag(posts: PostsSource | Path, out: Path, store: Path, model: Path | None = None, **options: Any) -> dict[str, Any]:
     source = posts if isinstance(posts, PostsSource) else PostsSource(str(posts))
     options |= {"columns": dict(source.columns), "where": source.where, "limit": source.limit, "store": store}
@@ -72,16 +62,8 @@ def tag(posts: PostsSource | Path, out: Path, store: Path, model: Path | None = 
     return workflow.tag(TagRequest(posts=source.path, out=str(out), **options))
 
 
-def write_posts(path: Path, rows: list[dict[str, Any]], encoding: str = "utf-8") -> Path:
-    with path.open("w", encoding=encoding, newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
 def few_posts(path: Path, count: int = 10, **more: Any) -> Path:
-    return write_posts(path, [{"post_id": f"p{n}", "text": f"{TEXTS[n % 10]} {n}", **more} for n in range(count)])
+    return write_rows(path, [{"post_id": f"p{n}", "text": f"{TEXTS[n % 10]} {n}", **more} for n in range(count)])
 
 
 def rejects(out: Path) -> list[dict[str, str]]:
@@ -110,7 +92,7 @@ def test_pictures_speak_where_words_do_not(model: Path, store: Path, tmp_path: P
         if row["images"]
     ]
     out = tmp_path / "out.parquet"
-    summary = tag(write_posts(tmp_path / "wordless.csv", wordless), out, store, model)
+    summary = tag(write_rows(tmp_path / "wordless.csv", wordless), out, store, model)
     assert summary["pictures"]["failed"] == 0
     report = evaluate(read_table(out), iter([read(POSTS, where="split = 'test' AND len(images) > 0")]), load(TAXONOMY))
     assert report["micro_f1"] >= 0.3
@@ -129,49 +111,6 @@ def test_a_model_tags_by_its_rules_when_asked(model: Path, store: Path, tmp_path
     assert set(fast["route"].to_pylist()) == {"rules"}
 
 
-def test_where_picks_the_rows_to_train_on_and_valid_those_held_out(model: Path, store: Path, tmp_path: Path) -> None:
-    both = PostsSource(str(POSTS), where="split = 'train'")
-    about = train(both, tmp_path / "both", store, valid="split = 'valid'")
-    assert about["posts"] == {"train": 203, "valid": 51}
-    # The rows that `valid` names are held out whether `where` picks them too or not.
-    first = json.loads((model / "model.json").read_text("utf-8"))
-    assert first["posts"] == about["posts"]
-    again = json.loads((tmp_path / "both" / "model.json").read_text("utf-8"))
-    assert first["files"] == again["files"]
-    assert (tmp_path / "both" / "fast" / "fasttext.bin").read_bytes() == (model / "fast" / "fasttext.bin").read_bytes()
-
-
-def test_a_tenth_is_held_out_where_valid_is_not_said(store: Path, model: Path, tmp_path: Path) -> None:
-    about = train(PostsSource(str(POSTS), where="split <> 'test'"), tmp_path / "model", store)
-    assert about["posts"]["train"] + about["posts"]["valid"] == 254
-    assert 15 <= about["posts"]["valid"] <= 40
-
-
-def test_posts_without_labels_change_nothing(store: Path, model: Path, tmp_path: Path) -> None:
-    rows = [
-        {
-            "post_id": f"p{n}",
-            "text": f"{['足球 皇马', '口红 试色'][n % 2]} {n}",
-            "tags": ["体育/足球", "美妆/口红"][n % 2],
-            "side": "valid" if n % 5 == 0 else "train",
-        }
-        for n in range(40)
-    ]
-    bare = [{"post_id": f"u{n}", "text": "没有标签", "tags": "", "side": "train"} for n in range(7)]
-    train(PostsSource(str(write_posts(tmp_path / "all.csv", rows))), tmp_path / "a", store, valid="side = 'valid'")
-    mixed = [row for pair in zip(rows, bare, strict=False) for row in pair] + rows[len(bare) :]
-    about = train(
-        PostsSource(str(write_posts(tmp_path / "mixed.csv", mixed))), tmp_path / "b", store, valid="side = 'valid'"
-    )
-    assert about["posts"] == {"train": 32, "valid": 8}
-    assert (tmp_path / "a" / "fast" / "fasttext.bin").read_bytes() == (tmp_path / "b" / "fast" / "fasttext.bin").read_bytes()
-    with pytest.raises(RequestError, match="0 have a tag of the taxonomy"):
-        train(PostsSource(str(write_posts(tmp_path / "bare.csv", bare))), tmp_path / "c", store)
-    with pytest.raises(RequestError, match=r"0 are held out .where side"):
-        train(PostsSource(str(tmp_path / "all.csv")), tmp_path / "c", store, valid="side = 'nothing'")
-    assert not (tmp_path / "c").exists()
-
-
 @pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.jsonl"])
 def test_no_posts_give_an_empty_output(store: Path, tmp_path: Path, name: str) -> None:
     source = PostsSource(str(few_posts(tmp_path / "posts.csv")), where="text = 'nothing like it'")
@@ -184,7 +123,7 @@ def test_no_posts_give_an_empty_output(store: Path, tmp_path: Path, name: str) -
 def test_the_second_post_of_an_id_is_rejected(store: Path, tmp_path: Path) -> None:
     rows = [{"post_id": "a", "text": "皇马"}, {"post_id": "b", "text": "口红"}, {"post_id": " a", "text": "猫"}]
     out = tmp_path / "out.parquet"
-    summary = tag(write_posts(tmp_path / "posts.csv", rows), out, store)
+    summary = tag(write_rows(tmp_path / "posts.csv", rows), out, store)
     assert (summary["posts"], summary["rejects"]) == (2, 1)
     assert pq.read_table(out)["post_id"].to_pylist() == ["a", "b"]
     assert [(row["line"], row["reason"]) for row in rejects(out)] == [("4", "duplicate post_id, first one kept")]
@@ -194,7 +133,7 @@ def test_other_names_and_another_encoding_give_the_same_tags(store: Path, tmp_pa
     few_posts(tmp_path / "posts.csv")
     tag(tmp_path / "posts.csv", tmp_path / "plain.csv", store)
     rows = [{"编号": f"p{n}", "正文": f"{TEXTS[n % 10]} {n}"} for n in range(10)]
-    theirs = write_posts(tmp_path / "theirs.csv", rows, "gb18030")
+    theirs = write_rows(tmp_path / "theirs.csv", rows, "gb18030")
     tag(PostsSource(str(theirs), (("post_id", "编号"), ("text", "正文"))), tmp_path / "mapped.csv", store)
     assert (tmp_path / "mapped.csv").read_bytes() == (tmp_path / "plain.csv").read_bytes()
 
@@ -272,7 +211,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(store: Path, tmp_path: Path
 
 def test_too_many_rejects_stop_a_run_before_it_tags(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"post_id": f"p{n % 8}", "text": "皇马"} for n in range(10)]
-    posts, out = write_posts(tmp_path / "posts.csv", rows), tmp_path / "out.csv"
+    posts, out = write_rows(tmp_path / "posts.csv", rows), tmp_path / "out.csv"
     with pytest.raises(TooManyRejectsError, match="2 rows"):
         tag(posts, out, store, max_rejects=1)
     assert not out.exists()
@@ -336,7 +275,7 @@ def test_a_picture_that_takes_its_workers_down_costs_only_itself(
     names = ["0.png", "1.png", "deadly2.png", "3.png", "4.png", "5.png"]
     rows = [{"post_id": f"p{n}", "text": "", "images": name} for n, name in enumerate(names)]
     rows.append({"post_id": "both", "text": "皇马", "images": "deadly2.png;5.png"})
-    posts, out = write_posts(tmp_path / "posts.csv", rows), tmp_path / "out.csv"
+    posts, out = write_rows(tmp_path / "posts.csv", rows), tmp_path / "out.csv"
     workers = WorkerSettings(count=2, part_files=3, picture_seconds=4 if how == "hang" else 60, memory_mb=1200)
     settings = {"workers": workers, "stages": ("faces",)}
     store = tmp_path / "store"
@@ -366,7 +305,7 @@ def test_a_picture_that_changes_or_vanishes_in_between_is_said_in_its_post(
     for number, path in enumerate(images):
         shutil.copy(path, tmp_path / f"{number}.png")
     rows = [{"post_id": f"p{n}", "images": f"{n}.png"} for n in range(3)]
-    posts, out = write_posts(tmp_path / "posts.csv", rows), tmp_path / "out.csv"
+    posts, out = write_rows(tmp_path / "posts.csv", rows), tmp_path / "out.csv"
     own = workflow.look
 
     def meddle(*asked: Any) -> Any:
@@ -391,7 +330,7 @@ def test_every_distinct_picture_is_looked_at_once(tmp_path: Path) -> None:
     shutil.copy(images[1], tmp_path / "图 b.png")
     named = ["a.png", "copy of a.png;a.png", "图 b.png;" * 12 + "a.png", str(tmp_path / "图 b.png"), ""]
     rows = [{"post_id": f"p{n}", "text": "皇马", "images": name} for n, name in enumerate(named)]
-    posts = write_posts(tmp_path / "posts.csv", rows)
+    posts = write_rows(tmp_path / "posts.csv", rows)
     settings = {"stages": ("faces",)}
     first = tag(posts, tmp_path / "a.csv", tmp_path / "store", settings=settings, workers=0)
     assert first["pictures"] == {"files": 2, "reused": 0, "failed": 0, "setbacks": 0, "first_setbacks": []}
@@ -419,17 +358,6 @@ def test_what_a_killed_writer_left_beside_the_output_goes(store: Path, tmp_path:
     tag(posts, tmp_path / "out.csv", store)
     left = sorted(path.name for path in tmp_path.glob(".*"))
     assert left == sorted([f".out.csv.{os.getppid()}.tmp", f".out.csvx.{dead.pid}.tmp"])
-
-
-def test_what_a_killed_training_left_beside_the_model_goes(model: Path, tmp_path: Path) -> None:
-    place = tmp_path / "model"
-    for name in (f".model-{'a' * 32}.tmp", f".model-{'b' * 32}.old", f".model-b-{'c' * 32}.tmp", ".model-mine.old"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "fasttext.bin").write_text("half")
-    for _ in range(2):
-        load_model(model).save(place)
-        assert read_about(place)["posts"] == read_about(model)["posts"]
-        assert {path.name for path in tmp_path.iterdir()} == {"model", f".model-b-{'c' * 32}.tmp", ".model-mine.old"}
 
 
 @pytest.mark.parametrize("how", ["folder", "glob"])
