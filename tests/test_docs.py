@@ -65,7 +65,8 @@ def find_commands(path: Path) -> Iterator[list[str]]:
 
 def check_command(words: list[str]) -> None:
     """Raise what is wrong with a call of weibotag; nothing is run."""
-    if words[0] in FOREIGN:
+    words = [word for word in words if word not in FOREIGN]
+    if not words:
         return
     fitting = [path for path in COMMANDS if path == tuple(words[: len(path)])]
     if not fitting:

@@ -151,7 +151,7 @@ def test_load_refuses_missing_and_empty_files(write: Write, tmp_path: Path) -> N
 
 
 def test_deep_json_is_refused_in_one_line(write: Write) -> None:
-    with pytest.raises(TaxonomyError, match="(at most|more than) 100 levels"):
+    with pytest.raises(TaxonomyError, match=r"(at most|more than) 100 levels"):
         load(write('[{"name": "a", "children": ' * 3000 + "[]" + "}]" * 3000, "deep.json"))
 
 
