@@ -18,7 +18,7 @@ micro_f1() {
 }
 
 say "1. Train on the posts of split train; which tagger, and thresholds, on split valid"
-"$weibotag" train examples/posts.csv -t "$taxonomy" -o "$out/model" --tagger auto --where "split = 'train'" --valid "split = 'valid'"
+"$weibotag" train examples/posts.csv -t "$taxonomy" -o "$out/model" --where "split = 'train'" --valid "split = 'valid'"
 
 say "2. Tag the posts of split test with the model, and compare with the tags given by hand"
 "$weibotag" tag examples/posts.csv -m "$out/model" -o "$out/test.parquet" --where "split = 'test'"
