@@ -1,5 +1,6 @@
 """Tags of posts counted in the numbers of a taxonomy."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 
@@ -10,6 +11,8 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import list_parts
 from weibotag.taxonomy.tree import Taxonomy
+
+log = logging.getLogger(__name__)
 
 
 def label_matrix(tags: pa.ChunkedArray, taxonomy: Taxonomy) -> csr_matrix:
@@ -33,6 +36,13 @@ def count_unknown(tables: Iterable[pa.Table], taxonomy: Taxonomy) -> dict[str, i
         pairs = pairs.filter(pc.invert(pc.is_in(pairs["id"], taxonomy.id_array)))
         unknown.update(pairs.group_by(["row", "id"]).aggregate([])["id"].to_pylist())
     return dict(sorted(unknown.items(), key=lambda item: (-item[1], item[0])))
+
+
+def warn_of_unknown(unknown: dict[str, int]) -> None:
+    """Log which tags of posts the taxonomy does not have: their posts are learnt from without them."""
+    if unknown:
+        most = ", ".join(f"{tag} ({count})" for tag, count in list(unknown.items())[:3])
+        log.warning("%s tags of the posts are not in the taxonomy and count for nothing: %s …", f"{len(unknown):,}", most)
 
 
 def count_posts(tables: Iterable[pa.Table], taxonomy: Taxonomy) -> dict[str, tuple[int, int]]:

@@ -1,9 +1,8 @@
 """Labelled posts: gold tags, the rows to choose on."""
 
 import hashlib
-import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,7 @@ from weibotag.posts.source import matches
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers.fasttext import write_documents
-from weibotag.taxonomy.labels import count_unknown, label_matrix
+from weibotag.taxonomy.labels import count_unknown, label_matrix, warn_of_unknown
 from weibotag.taxonomy.tree import Taxonomy
 
 VALID_SHARE = 0.1
@@ -25,8 +24,6 @@ FEWEST_OF_STRATUM = 10
 # In training, half of the posts don't say author and channel, so that the model does without them where they are absent.
 WHISPER_SHARE = 0.5
 WORTHWHILE = 0.005
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ def mark_valid(run: Run, parts: Sequence[str], valid: str | None, taxonomy: Taxo
         raise RequestError("no post to train on: the input, or what --where leaves of it, has no row that can be used")
     tables = {part: pq.read_table(run.path("posts", part)) for part in parts}
     labelled = {part: np.diff(gold_matrix([table], taxonomy).indptr) > 0 for part, table in tables.items()}
-    _warn_of_unknown(tables.values(), taxonomy)
+    warn_of_unknown(count_unknown(tables.values(), taxonomy))
     if valid is not None:
         marks = {part: matches(table, valid) for part, table in tables.items()}
     else:
@@ -67,14 +64,6 @@ def mark_valid(run: Run, parts: Sequence[str], valid: str | None, taxonomy: Taxo
             f"{held:,} are held out ({where}); both must be above 0: tags are read from a column tags, or --column tags=NAME"
         )
     return marks
-
-
-def _warn_of_unknown(tables: Iterable[pa.Table], taxonomy: Taxonomy) -> None:
-    """Say which tags of the posts the taxonomy does not have: their posts are trained on without them."""
-    unknown = count_unknown(tables, taxonomy)
-    if unknown:
-        first = ", ".join(f"{tag} ({count})" for tag, count in list(unknown.items())[:3])
-        log.warning("%s tags of the posts are not in the taxonomy and count for nothing: %s …", f"{len(unknown):,}", first)
 
 
 def draw_valid(post_ids: Sequence[str], strata: Sequence[str], labelled: np.ndarray) -> np.ndarray:

@@ -15,12 +15,12 @@ from weibotag.features.hashed_ngrams import READ
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource
-from weibotag.taxonomy.labels import count_unknown, label_matrix
+from weibotag.taxonomy.labels import count_unknown, label_matrix, warn_of_unknown
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.dataset import blake, gold_matrix
 
-# Unknown tags that are named in a warning, and posts that are shown as evidence.
-NAMED, EXAMPLES = 3, 5
+# Posts that are shown as evidence.
+EXAMPLES = 5
 # Fewer posts teach a classifier nothing.
 FEWEST_TO_LEARN = 30
 
@@ -79,9 +79,7 @@ def read_labelled(source: PostsSource, taxonomy: Taxonomy, annotator: str | None
     posts = pa.concat_tables(tables, promote_options="default")
     given = label_matrix(posts["tags"], taxonomy)
     unknown = count_unknown([posts], taxonomy)
-    if unknown:
-        most = ", ".join(f"{tag} ({number})" for tag, number in list(unknown.items())[:NAMED])
-        log.warning("%s tags of the posts are not in the taxonomy: %s …", f"{len(unknown):,}", most)
+    warn_of_unknown(unknown)
     known = np.diff(given.indptr) > 0
     if not known.any():
         raise RequestError(
