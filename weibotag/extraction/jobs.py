@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import TypeAdapter
 
 from weibotag.core.schema import arrow_schema
 from weibotag.runtime.ahead import work_ahead
@@ -71,11 +72,9 @@ class PictureJob:
     threads: int = 1
     preload: Sequence[str] = ()
 
-    @classmethod
-    def read(cls, job: dict[str, Any]) -> Self:
-        """Read what `asdict` and JSON made of a job."""
-        tasks, stages = [PictureTask(**task) for task in job["tasks"]], [StageJob(**stage) for stage in job["stages"]]
-        return cls(**{**job, "limits": MediaLimits(**job["limits"]), "tasks": tasks, "stages": stages})
+
+# Reads what `asdict` and JSON made of a job.
+JOB = TypeAdapter(PictureJob)
 
 
 class PictureReceipt(Receipt, total=False):
@@ -118,7 +117,7 @@ def open_stage(name: str, config: str, threads: int) -> Stage:
 
 def look_at_files(job: dict[str, Any]) -> PictureReceipt:
     """Look at the files of a `PictureJob`, given as JSON, and keep what every stage found in the store."""
-    return _Work(PictureJob.read(job)).run()
+    return _Work(JOB.validate_python(job)).run()
 
 
 class _Work:
@@ -187,7 +186,7 @@ class _Work:
 
 def take_prints(job: dict[str, Any]) -> PictureReceipt:
     """Keep the prints of the files of a `PictureJob`, given as JSON, in the store."""
-    asked = PictureJob.read(job)
+    asked = JOB.validate_python(job)
     rows: list[dict[str, Any]] = []
     for task in asked.tasks:
         frames = decode(task, asked.limits).frames

@@ -1,4 +1,4 @@
-"""What a stage found, picture by picture of each post: back from one row per distinct picture."""
+"""Lists what a stage found for each picture of each post, from one row per distinct picture."""
 
 from collections.abc import Mapping
 

@@ -39,7 +39,7 @@ def add_findings(
     frames = media.filter(pc.is_null(media["media_error"]))["media_id"]
     read_vectors = with_vectors or words is not None
     found = {name: read_found(name, frames, context) for name in context.fingerprints if name != "embed" or read_vectors}
-    said = {} if words is None or "embed" not in found else words.find(found["embed"])
+    vector_words = {} if words is None or "embed" not in found else words.find(found["embed"])
     if with_vectors:
         if "embed" in found:
             vectors = collect_vectors(post_ids.to_pylist(), links, media, found["embed"])
@@ -49,7 +49,7 @@ def add_findings(
         posts = posts.append_column("looked", pa.array(bits)).append_column("pictured", pa.array(has))
     found.pop("embed", None)
     expected = () if context.partial or stats.late else ("media", *found)
-    wordings = collect_wordings(post_ids.to_pylist(), links, Findings(media, found, said, stats.unseen, expected))
+    wordings = collect_wordings(post_ids.to_pylist(), links, Findings(media, found, vector_words, stats.unseen, expected))
     for name in ("wordings", "wordings_error"):
         posts = posts.append_column(wordings.schema.field(name), wordings[name])
     return posts

@@ -51,14 +51,14 @@ def collect_wordings(post_ids: list[str], links: pa.Table, findings: Findings) -
 
     words: dict[str, list[dict[str, Any]]] = {}
     reasons: dict[str, list[str]] = {}
-    heard: set[tuple[str, str]] = set()
+    counted: set[tuple[str, str]] = set()
     for link in links.sort_by([("post_id", "ascending"), ("position", "ascending")]).to_pylist():
         post_id, file_id = link["post_id"], link["file_id"]
         found, faults = ([], [link["link_error"]]) if file_id is None else read(file_id)
         reasons.setdefault(post_id, []).extend(f"{link['path']}: {fault}" for fault in faults)
-        if (post_id, file_id) not in heard:
+        if (post_id, file_id) not in counted:
             words.setdefault(post_id, []).extend(found)
-        heard.add((post_id, file_id))
+        counted.add((post_id, file_id))
     rows = [
         {"post_id": post_id, "wordings": words.get(post_id, []), "wordings_error": _join(reasons.get(post_id, ()))}
         for post_id in post_ids
@@ -80,17 +80,17 @@ def _read_file(
             faults.append(frame["media_error"])
             continue
         media_id = frame["media_id"]
-        said: list[Wording] = []
+        words: list[Wording] = []
         for stage, rows in seen.items():
             row = rows.get(media_id)
             if row is not None:
                 error = row[f"{stage}_error"]
                 faults += [] if error is None else [f"{stage}: {error}"]
-                said += stage_class(stage).words(row)
+                words += stage_class(stage).words(row)
             elif stage in findings.expected:
                 faults.append(f"{stage} did not look at it")
         times: Counter[tuple[str, str]] = Counter()
-        for wording in (*said, *findings.vector_words.get(media_id, ())):
+        for wording in (*words, *findings.vector_words.get(media_id, ())):
             word = wording.kind, wording.word
             times[word] += 1
             first = together.setdefault((*word, times[word]), wording._asdict() | {"count": 0, "media_id": media_id})

@@ -247,10 +247,10 @@ class _Crew:
 
 
 def _set_aside(job: Mapping[str, Any], deaths: list[str], last_words: Iterable[str]) -> Receipt:
-    said = [word for word in last_words if word]
+    lines = [word for word in last_words if word]
     same = len(deaths) > 1 and len(set(deaths)) == 1
     how = f"{deaths[0]}, {len(deaths)} times" if same else ", then ".join(deaths)
-    error = f"worker {how}" + (f"; it last said: {said[-1]}" if said else "")
+    error = f"worker {how}" + (f"; it last said: {lines[-1]}" if lines else "")
     return {"part": job["part"], "status": "set_aside", "error": error}
 
 

@@ -59,8 +59,8 @@ def perform(function: str, job: Mapping[str, Any]) -> str:
 
 
 def _fail(job: Mapping[str, Any], error: Exception) -> str:
-    said = " ".join(f"{type(error).__name__}: {error}".split())[:ERROR_LENGTH]
-    return json.dumps({"part": job["part"], "status": "failed", "error": said})
+    line = " ".join(f"{type(error).__name__}: {error}".split())[:ERROR_LENGTH]
+    return json.dumps({"part": job["part"], "status": "failed", "error": line})
 
 
 def main(function: str) -> None:

@@ -152,8 +152,8 @@ class PictureStage(Generic[Answer]):
         if getattr(self.config, "device", "auto").startswith("cuda"):
             refuse_absent_gpu(f"[{self.name}] device", "torch" in REGISTRY[self.name, self.config.backend].libraries)
         used = self.own | set(self._settings())
-        said = self.config.model_dump(mode="json", include=used - self.config.machine)
-        return fingerprint(self.name, self.version, said, backend.weights())
+        settings = self.config.model_dump(mode="json", include=used - self.config.machine)
+        return fingerprint(self.name, self.version, settings, backend.weights())
 
     def open(self, threads: int = 1) -> None:
         """Load the model, to run on `threads` threads."""
@@ -192,8 +192,8 @@ class PictureStage(Generic[Answer]):
         """Return the settings that the backend takes, by the names of its constructor's arguments; null is its default."""
         taken = inspect.signature(self._backend_class()).parameters
         fields = type(self.config).model_fields
-        said = {name for name, field in fields.items() if getattr(self.config, name) != field.default}
-        unknown = said - set(taken) - self.own
+        changed = {name for name, field in fields.items() if getattr(self.config, name) != field.default}
+        unknown = changed - set(taken) - self.own
         if unknown:
             raise RequestError(f"[{self.name}]: {min(unknown)} is no setting of the backend {self.config.backend!r}")
         given = {name: getattr(self.config, name) for name in fields if name in taken}
@@ -236,8 +236,8 @@ def look_in_halves(
         return list(look(pictures))
     except errors as error:
         if len(pictures) == 1:
-            said = (str(error).strip().splitlines() or ["no message"])[-1]
-            return [Fault(f"{type(error).__name__}: {said}"[:REASON_LENGTH])]
+            reason = (str(error).strip().splitlines() or ["no message"])[-1]
+            return [Fault(f"{type(error).__name__}: {reason}"[:REASON_LENGTH])]
         if "out of memory" in str(error).lower():
             too_much(len(pictures))
     # Outside the handler: an error that is being handled keeps the failed batch's memory.

@@ -167,8 +167,8 @@ class Times:
         cascade, prices = simulation.cascade, simulation.prices
         given = None if self.budget is None else self.budget.seconds(self.posts, self.text_alone)
         chosen = curve.knee if given is None else curve.reach(given - self.fixed)
-        looks = simulation.left[:, prices < UNAFFORDABLE] @ prices[prices < UNAFFORDABLE]
-        everything = self.fixed + float(simulation.weights @ looks) / 1000
+        milliseconds = simulation.left[:, prices < UNAFFORDABLE] @ prices[prices < UNAFFORDABLE]
+        everything = self.fixed + float(simulation.weights @ milliseconds) / 1000
         return {
             "format": PLAN_FORMAT,
             "rate": float(curve.rates[chosen]),

@@ -87,11 +87,11 @@ def tag(request: TagRequest) -> TagSummary:
 
     Raises PartialError, after all else is written, when something was not done.
     """
-    source, out, quiet, deadline = request.source, request.out, request.quiet, request.deadline
+    source, out, quiet = request.source, request.out, request.quiet
     tagger, pipeline = choose_tagger(request.model, request.taxonomy, request.route, choose_pipeline(request), request.plan)
     clock = _Clock()
-    ends = None if deadline is None else clock.started + deadline
-    context = open_context(pipeline, quiet=quiet, deadline=ends, partial=tagger.route in ("cascade", "text"))
+    deadline = None if request.deadline is None else clock.started + request.deadline
+    context = open_context(pipeline, quiet=quiet, deadline=deadline, partial=tagger.route in ("cascade", "text"))
     with open_run("tag", source, out, context, request.run, tagger.request()) as run:
         parts = ingest(run, source, request.max_rejects, quiet)
         clock.lap("read")
@@ -177,8 +177,8 @@ def _tag_parts(
             start = perf_counter()
             answer = tables if isinstance(tables, Exception) else _try(lambda some: tag_posts(some, tagger), tables)
             if isinstance(answer, Exception):
-                said = str(answer).splitlines()
-                failed[part] = f"{type(answer).__name__}: {said[0] if said else 'no message'}"
+                lines = str(answer).splitlines()
+                failed[part] = f"{type(answer).__name__}: {lines[0] if lines else 'no message'}"
                 run.receipt("tags", part, {"status": "failed", "error": failed[part], "rows": rows[part]})
                 continue
             tagged, receipt = answer

@@ -1,4 +1,4 @@
-"""What a further step brings a post: learnt on held-out rows, told by how sure the answer so far is."""
+"""What a further step brings a post: learnt on held-out rows from how sure the answer so far is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -66,8 +66,8 @@ class CascadeSimulation:
 
     def highest_ratio(self) -> float:
         """Return the most that any look, or the network, promises per millisecond."""
-        looks = (self.gains[:, :, :, :-1] / price_looks(self.left, self.prices)).max(initial=0.0, where=self.left > 0)
-        return float(max(looks, self.gains[0, :, :, -1].max(initial=0.0) / self.cascade.prices[FUSED]))
+        ratios = (self.gains[:, :, :, :-1] / price_looks(self.left, self.prices)).max(initial=0.0, where=self.left > 0)
+        return float(max(ratios, self.gains[0, :, :, -1].max(initial=0.0) / self.cascade.prices[FUSED]))
 
     def run(self, rate: float) -> PolicyOutcome:
         """Return where posts end when each step that brings at least `rate` per millisecond is taken, the best one first."""
