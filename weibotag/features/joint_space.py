@@ -37,15 +37,15 @@ class ZeroShot:
     def words(self, table: pa.Table) -> dict[str, list[Wording]]:
         """Return names and probabilities by media_id for a table of schema "embed": three at most, likeliest first."""
         media, vectors = stack_vectors(table)
-        said: dict[str, list[Wording]] = {}
+        words: dict[str, list[Wording]] = {}
         for start in range(0, len(media), ROWS):
             probabilities = self.score(vectors[start : start + ROWS])
             best = np.argsort(-probabilities, axis=1, kind="stable")[:, :MOST_WORDS]
             scores = np.take_along_axis(probabilities, best, axis=1)
             for row, place in np.argwhere(scores >= LEAST_PROBABILITY).tolist():
                 word = Wording(self.names[best[row, place]], KIND, float(scores[row, place]))
-                said.setdefault(media[start + row], []).append(word)
-        return said
+                words.setdefault(media[start + row], []).append(word)
+        return words
 
     def score(self, vectors: np.ndarray) -> np.ndarray:
         """Return the probabilities of the names, (m, n) float64 with four decimals, for pictures' vectors (m, d)."""

@@ -95,5 +95,5 @@ def learn_keywords(tables: Sequence[pa.Table], vocabulary: Vocabulary) -> pa.Tab
         gold = np.unique(owner * len(both.words) + np.array(numbers, np.int64))
         np.add.at(meant, np.intersect1d(pairs, gold) % len(both.words), 1)
     score = (meant + PRIOR_POSTS * np.where(both.trust > 0, both.trust, PRIOR_TRUST)) / (mentioned + PRIOR_POSTS)
-    told = [number for number in range(1, len(both.words)) if mentioned[number] or fold(both.words[number]) in spelled]
-    return pa.table({"keyword": [both.words[number] for number in told], "score": score[told]}, schema=LEARNT)
+    learnt = [number for number in range(1, len(both.words)) if mentioned[number] or fold(both.words[number]) in spelled]
+    return pa.table({"keyword": [both.words[number] for number in learnt], "score": score[learnt]}, schema=LEARNT)

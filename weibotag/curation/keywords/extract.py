@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.errors import RequestError
 from weibotag.core.progress import bar
-from weibotag.core.schema import arrow_schema
+from weibotag.core.schema import arrow_schema, cast
 from weibotag.core.text_matching import fold
 from weibotag.curation.cost import describe_cost
 from weibotag.curation.keywords.phrases import JOINERS, MOST_CHARACTERS, MOST_TOKENS, PhraseCounter, unpack, weigh_phrases
@@ -236,16 +236,14 @@ def count_posts(spool: Spool, candidates: Candidates, quiet: bool) -> pa.Table:
     names = np.array(spool.channels, dtype=object)[channels]
     order = np.lexsort((numbers, -scores, names.astype(str)))
     combinations = [[source for bit, source in enumerate(SOURCES) if mask >> bit & 1] for mask in range(1 << len(SOURCES))]
-    columns = [
-        pa.array(names[order], pa.string()),
-        pa.array(np.array(candidates.written, dtype=object)[numbers[order]], pa.string()),
-        pa.array(posts[order]),
-        pa.array(scores[order], pa.float32()),
-        pa.array(combinations, KEYWORDS.field("sources").type).take(pa.array(sources[order])),
-        pa.nulls(len(order), pa.float32()),
-        pa.nulls(len(order), pa.bool_()),
-    ]
-    return pa.table(columns, schema=KEYWORDS)
+    columns = {
+        "channel": pa.array(names[order], pa.string()),
+        "keyword": pa.array(np.array(candidates.written, dtype=object)[numbers[order]], pa.string()),
+        "posts": posts[order],
+        "score": scores[order],
+        "sources": pa.array(combinations, KEYWORDS.field("sources").type).take(pa.array(sources[order])),
+    }
+    return cast(pa.table(columns), "channel_keywords")
 
 
 def count_sources(spool: Spool, words: Sequence[str], quiet: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

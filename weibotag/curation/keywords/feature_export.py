@@ -156,8 +156,10 @@ def _read_labels(path: Path, table: pa.Table, name: str) -> pa.Array:
     try:
         labels = (cells.cast(pa.int8()) if pa.types.is_boolean(cells.type) else cells).cast(pa.float64())
     except pa.ArrowException as error:
-        said = str(error).splitlines()[0]
-        raise RequestError(f"{path}: column {name} has no label in numbers ({said}); expected one for each post") from error
+        reason = str(error).splitlines()[0]
+        raise RequestError(
+            f"{path}: column {name} has no label in numbers ({reason}); expected one for each post"
+        ) from error
     wrong = np.flatnonzero(~np.isfinite(labels.to_numpy(zero_copy_only=False)))
     if len(wrong):
         post = table["post_id"][int(wrong[0])].as_py()

@@ -15,7 +15,7 @@ from scipy.special import expit
 from weibotag.core.arrays import first_of_each, list_parts, rank_in_runs
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import replace_folder, write_parquet
-from weibotag.core.schema import EVIDENCE, KEYWORD, arrow_schema
+from weibotag.core.schema import EVIDENCE, KEYWORD, arrow_schema, cast
 from weibotag.core.text_matching import fold
 from weibotag.curation.keywords.pictured_posts import read_pictured
 from weibotag.extraction.requests import WordingsRequest
@@ -183,8 +183,8 @@ def load_map(folder: Path) -> PictureMap:
         calibration = Calibration(parts["slope"], parts["offset"])
         return PictureMap(keywords, parts["features"], weights, parts["prior"], calibration)
     except (OSError, ValueError, KeyError, pa.ArrowException, SafetensorError) as error:
-        said = str(error).strip().splitlines()[0]
-        raise ModelError(f"{folder}: not a map of pictures to keywords ({said}): weibotag keywords map train") from error
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{folder}: not a map of pictures to keywords ({reason}): weibotag keywords map train") from error
 
 
 @dataclass(frozen=True)
@@ -245,14 +245,13 @@ def _list_keywords(table: pa.Table, posts: np.ndarray, words: pa.Array, found: n
     ends = pa.array(np.searchsorted(posts[order], np.arange(len(table) + 1)), pa.int32())
     source = kinds.take(spoken)
     keyword = [words.take(taken), pa.array(found[order], pa.float32()), source]
-    said = [values.field(name).take(spoken) for name in ("word", "media_id", "box")]
-    evidence = [pa.nulls(len(order), pa.string()), source, *said]
-    columns = [
-        table["post_id"],
-        pa.array([[]] * len(table), TAGS.field("tags").type),
-        pa.ListArray.from_arrays(ends, pa.StructArray.from_arrays(keyword, fields=list(KEYWORD))),
-        pa.repeat(ROUTE, len(table)),
-        pa.ListArray.from_arrays(ends, pa.StructArray.from_arrays(evidence, fields=list(EVIDENCE))),
-        pa.nulls(len(table), pa.string()),
-    ]
-    return pa.table(columns, schema=TAGS)
+    wording = (values.field(name).take(spoken) for name in ("word", "media_id", "box"))
+    evidence = [pa.nulls(len(order), pa.string()), source, *wording]
+    columns = {
+        "post_id": table["post_id"],
+        "tags": pa.array([[]] * len(table), TAGS.field("tags").type),
+        "keywords": pa.ListArray.from_arrays(ends, pa.StructArray.from_arrays(keyword, fields=list(KEYWORD))),
+        "route": pa.repeat(ROUTE, len(table)),
+        "evidence": pa.ListArray.from_arrays(ends, pa.StructArray.from_arrays(evidence, fields=list(EVIDENCE))),
+    }
+    return cast(pa.table(columns), "tags")

@@ -132,14 +132,14 @@ def read_lessons(tables: Iterable[pa.Table], index: KeywordIndex | None) -> Less
     ranks = {channel: rank for rank, channel in enumerate(dict.fromkeys(channels))}
     names = np.array([channel for channel, _ in spelled], dtype=object)
     order = np.lexsort((-np.bincount(gold.indices, minlength=len(names)), np.array([ranks[name] for name in names])))
-    said = csr_matrix(vstack([pictures.posts for pictures, _ in read], format="csr"))
-    features = np.flatnonzero(np.bincount(said.indices, minlength=1 << BITS) >= FEWEST_WITH_FEATURE)
+    everyone = csr_matrix(vstack([pictures.posts for pictures, _ in read], format="csr"))
+    features = np.flatnonzero(np.bincount(everyone.indices, minlength=1 << BITS) >= FEWEST_WITH_FEATURE)
     words = [word for _, word in spelled.values()]
     return Lessons(
         channels,
         np.concatenate([folds for _, folds in read]),
         features.astype(np.uint32),
-        csr_matrix(said[:, features]),
+        csr_matrix(everyone[:, features]),
         names[order],
         [words[place] for place in order.tolist()],
         csr_matrix(gold[:, order]),
@@ -201,16 +201,16 @@ def learn_weights(lessons: Lessons, shown: np.ndarray) -> tuple[csr_matrix, np.n
     return place_blocks(blocks, (len(everything), len(shown))), prior
 
 
-def weigh(said: csr_matrix, gold: csr_matrix) -> tuple[csr_matrix, np.ndarray]:
-    """Return weights (features x keywords) and prior as `add_up` takes them, from what posts say and their keywords.
+def weigh(pictures: csr_matrix, gold: csr_matrix) -> tuple[csr_matrix, np.ndarray]:
+    """Return weights (features x keywords) and prior as `add_up` takes them, from what pictures say and posts' keywords.
 
-    Naive Bayes, as if one post more with each keyword and one without it said what is usual. A feature that never met a
-    keyword says nothing of it, so the matrix stays sparse.
+    Naive Bayes, as if one post more with each keyword and one without it had each feature as often as is usual. A feature
+    that never met a keyword says nothing of it, so the matrix stays sparse.
     """
-    posts = said.shape[0]
-    with_feature = np.bincount(said.indices, minlength=said.shape[1])
+    posts = pictures.shape[0]
+    with_feature = np.bincount(pictures.indices, minlength=pictures.shape[1])
     with_word = np.bincount(gold.indices, minlength=gold.shape[1])
-    ones = csr_matrix((np.ones(said.nnz, np.int32), said.indices, said.indptr), shape=said.shape)
+    ones = csr_matrix((np.ones(pictures.nnz, np.int32), pictures.indices, pictures.indptr), shape=pictures.shape)
     pairs = csr_matrix(ones.T @ gold.astype(np.int32)).tocoo()
     met = pairs.data >= FEWEST_TOGETHER
     features, words, both = pairs.row[met], pairs.col[met], pairs.data[met]
@@ -221,9 +221,9 @@ def weigh(said: csr_matrix, gold: csr_matrix) -> tuple[csr_matrix, np.ndarray]:
     return weights, np.log((with_word + 0.5) / (posts - with_word + 0.5))
 
 
-def score_unseen(said: csr_matrix, gold: csr_matrix, folds: np.ndarray) -> csr_matrix:
+def score_unseen(pictures: csr_matrix, gold: csr_matrix, folds: np.ndarray) -> csr_matrix:
     """Return raw scores (posts x keywords) of each fold by weights that the others gave."""
-    parts = [add_up(said[folds == fold], *weigh(said[folds != fold], gold[folds != fold])) for fold in range(FOLDS)]
+    parts = [add_up(pictures[folds == fold], *weigh(pictures[folds != fold], gold[folds != fold])) for fold in range(FOLDS)]
     places = np.argsort(np.argsort(folds, kind="stable"), kind="stable")
     return csr_matrix(vstack(parts, format="csr")[places])
 

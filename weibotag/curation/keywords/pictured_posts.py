@@ -54,7 +54,7 @@ def _look_up(wordings: Path, asked: pa.Table) -> pa.Table:
         try:
             return database.sql(query, params=[str(wordings)]).to_arrow_table()
         except duckdb.Error as error:
-            said = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0]
             raise RequestError(
-                f"--wordings {wordings}: {said}; expected what `weibotag wordings` writes to Parquet"
+                f"--wordings {wordings}: {reason}; expected what `weibotag wordings` writes to Parquet"
             ) from error
