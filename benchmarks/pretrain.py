@@ -28,6 +28,7 @@ from weibotag.extraction.pipeline_files import read_pipeline
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring import thresholds
+from weibotag.scoring.decision import Decision
 from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.dataset import Dataset, blake, gold_matrix
 from weibotag.training.network.settings import NetworkRecipe, Settings, TrainingRun
@@ -78,7 +79,7 @@ def measure(data: Data, seed: int) -> dict[tuple[float, bool], float]:
             some = [draw(table, share) for table in data.trained]
             sides = [Dataset(list(tables), gold_matrix(tables, data.taxonomy)) for tables in (some, data.held)]
             for start in (None, folder / "body"):
-                tagger, _ = train_fused(
+                scorer, _ = train_fused(
                     sides[0],
                     sides[1],
                     data.taxonomy,
@@ -86,8 +87,10 @@ def measure(data: Data, seed: int) -> dict[tuple[float, bool], float]:
                     Settings(minutes=TIME[share] * data.minutes, epochs=max(30, min(90, round(6 / share)))),
                     TrainingRun(folder / f"{share}-{start is None}", seed, "cpu", quiet=True),
                 )
-                scores = csr_matrix(vstack([tagger.scores(table) for table in data.tested]))
-                chosen = thresholds.decide(scores, tagger.thresholds, data.taxonomy)
+                held, tested = (
+                    csr_matrix(vstack([scorer.raw_scores(table) for table in tables])) for tables in (data.held, data.tested)
+                )
+                chosen = Decision.fit(held, sides[1].gold, data.taxonomy).decide(tested)
                 found[share, start is not None] = thresholds.micro_f1(chosen, gold)
     return found
 

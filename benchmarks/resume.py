@@ -118,7 +118,7 @@ def main() -> int:
         print()
         run(options.network, killed, options.pretrain, EPOCHS)
         scores = [json.loads((folder / "score.json").read_text()) for folder in (whole, killed)]
-        file = "body.safetensors" if options.pretrain else "fused.safetensors"
+        file = "body.safetensors" if options.pretrain else "network.onnx"
         same = (whole / file).read_bytes() == (killed / file).read_bytes()
     print(f"score undisturbed {scores[0]:.6f}, killed {scores[1]:.6f}; same bytes: {'yes' if same else 'no'}")
     return 0 if abs(scores[0] - scores[1]) < 5e-4 else 1

@@ -55,7 +55,7 @@ def measure_auc(matcher: Matcher, posts: pa.Table) -> tuple[float, float, float]
 def tell_steps(folder: Path, matcher: Matcher, posts: pa.Table) -> list[list[str]]:
     """Return a row for each post: the start of its text, its similarity, and the word and the region of each step."""
     session = open_session(folder / MATCH)
-    batch = matcher.features.encode(posts).batch(np.arange(len(posts)))
+    batch = matcher.network.features.encode(posts).batch(np.arange(len(posts)))
     asked = {one.name: batch[one.name] for one in session.get_inputs()}
     words, *sides = session.run(["attention_text", *SIDE], asked)
     regions = np.concatenate(sides, axis=2)
@@ -100,7 +100,7 @@ def main() -> None:
         about = pretrain(learnt[0], learnt[1], "sm-lstm", settings, TrainingRun(folder / "body", device="cpu"))
         note_looks(folder / "body", context)
         matcher = Matcher(folder / "body")
-        tests = sides["test"].filter(pa.array(find_pairs(matcher.features.encode(sides["test"]))))
+        tests = sides["test"].filter(pa.array(find_pairs(matcher.network.features.encode(sides["test"]))))
         long = tests.filter(pa.array([len(text) > LONG for text in tests["text"].to_pylist()]))
         print_table(
             ["posts", "number", "AUC", "mean of true pairs", "mean of others"],

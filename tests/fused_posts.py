@@ -166,12 +166,22 @@ def ask_onnx(path: Path, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return dict(zip((one.name for one in session.get_outputs()), answers, strict=True))
 
 
+def measure_probabilities(folder: Path, held: pa.Table, fresh: pa.Table) -> np.ndarray:
+    """Return the probabilities of tags of fresh posts, calibrated on held-out ones."""
+    from weibotag.scoring.decision import Decision
+    from weibotag.taggers.network import NetworkScorer
+
+    scorer = NetworkScorer(TREE, folder)
+    decision = Decision.fit(scorer.raw_scores(held), rows_of(held).gold, TREE)
+    return decision.scores(scorer.raw_scores(fresh)).toarray()
+
+
 def are_right(folder: Path, fresh: pa.Table) -> np.ndarray:
     """Return for each post whether the likeliest leaf is the true one."""
-    from weibotag.taggers.network import FusedTagger
+    from weibotag.taggers.network import NetworkScorer
 
     leaves = np.flatnonzero(TREE.parents >= 0)
-    gold, scores = rows_of(fresh).gold.toarray(), FusedTagger(TREE, folder).scores(fresh).toarray()
+    gold, scores = rows_of(fresh).gold.toarray(), NetworkScorer(TREE, folder).raw_scores(fresh).toarray()
     return scores[:, leaves].argmax(axis=1) == gold[:, leaves].argmax(axis=1)
 
 

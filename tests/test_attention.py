@@ -58,10 +58,10 @@ def test_evidence_names_the_wording_that_a_network_looked_at(tmp_path: Path) -> 
 @pytest.mark.parametrize("network", ("hma", "sm-lstm", "concat"))
 def test_attention_is_shared_among_the_wordings_of_each_post_alone(network: str, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.taggers.network import FusedTagger
+    from weibotag.taggers.network import NetworkScorer
 
     teach(network, tmp_path, draw_posts(80, seed=1), epochs=1)
-    tagger = FusedTagger(TREE, tmp_path)
+    tagger = NetworkScorer(TREE, tmp_path)
     assert tagger.has_attention == (network != "concat")
     if network == "concat":
         return

@@ -18,6 +18,7 @@ from fused_posts import (
     build,
     draw_posts,
     kill_between_epochs,
+    measure_probabilities,
     picture,
     place,
     quick,
@@ -41,14 +42,10 @@ NETWORKS = ("concat", "hma", "vl-bert")
 @pytest.mark.parametrize("network", NETWORKS)
 def test_each_network_learns_what_only_one_modality_or_both_together_say(network: str, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.taggers.network import FusedTagger
-    from weibotag.training.dataset import gold_matrix
-
     about = teach(network, tmp_path, draw_posts(640, seed=1))
     fresh = draw_posts(200, seed=2)
-    tagger = FusedTagger(TREE, tmp_path)
-    scores, gold = tagger.scores(fresh).toarray(), gold_matrix([fresh], TREE).toarray() > 0
-    right = (scores >= 0.5) == gold
+    scores = measure_probabilities(tmp_path, draw_posts(160, seed=3), fresh)
+    right = (scores >= 0.5) == (rows_of(fresh).gold.toarray() > 0)
     shares = [float(right[branch::4].all(axis=1).mean()) for branch in range(4)]
     assert min(shares) > 0.85, shares
     assert about.micro_f1 > 0.9
@@ -61,7 +58,7 @@ def test_each_network_learns_what_only_one_modality_or_both_together_say(network
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_post_is_scored_the_same_alone_and_among_others_whatever_it_lacks(network: str, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.taggers.network import FusedTagger
+    from weibotag.taggers.network import NetworkScorer
 
     teach(network, tmp_path, draw_posts(80, seed=1), epochs=1)
     whole = draw_posts(3, seed=3).to_pylist()
@@ -74,16 +71,16 @@ def test_a_post_is_scored_the_same_alone_and_among_others_whatever_it_lacks(netw
         {"text": "无图", "author": "甲", "channel": "乙"},
     ]
     table = table_of(rows)
-    tagger = FusedTagger(TREE, tmp_path)
-    together = tagger.scores(table).toarray()
-    alone = np.vstack([tagger.scores(table.slice(at, 1)).toarray() for at in range(len(table))])
-    turned = tagger.scores(table.take(list(range(len(table)))[::-1])).toarray()[::-1]
+    tagger = NetworkScorer(TREE, tmp_path)
+    together = tagger.raw_scores(table).toarray()
+    alone = np.vstack([tagger.raw_scores(table.slice(at, 1)).toarray() for at in range(len(table))])
+    turned = tagger.raw_scores(table.take(list(range(len(table)))[::-1])).toarray()[::-1]
     assert np.isfinite(together).all()
     np.testing.assert_allclose(alone, together, atol=1e-4)
     np.testing.assert_allclose(turned, together, atol=1e-4)
     bare = table.select(["post_id", "text", "author", "channel"])
-    assert tagger.scores(bare).shape == (len(table), len(TREE))
-    assert tagger.scores(table.slice(0, 0)).shape == (0, len(TREE))
+    assert tagger.raw_scores(bare).shape == (len(table), len(TREE))
+    assert tagger.raw_scores(table.slice(0, 0)).shape == (0, len(TREE))
 
 
 @pytest.mark.parametrize("network", ("concat", "hma"))
@@ -100,9 +97,9 @@ def test_onnx_agrees_with_torch_on_all_outputs(network: str, tmp_path: Path) -> 
         np.testing.assert_allclose(one, expected[name], atol=1e-3, err_msg=name)
 
 
-def test_a_tagger_decides_as_well_from_a_copy_of_its_files(tmp_path: Path) -> None:
+def test_a_network_answers_as_well_from_a_copy_of_its_files(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.taggers.network import FusedTagger
+    from weibotag.taggers.network import NetworkScorer
     from weibotag.training.network.fit import train_fused
     from weibotag.training.network.settings import NetworkRecipe
 
@@ -110,11 +107,10 @@ def test_a_tagger_decides_as_well_from_a_copy_of_its_files(tmp_path: Path) -> No
     tagger, _ = train_fused(train, held, TREE, NetworkRecipe(), quick(epochs=2), place(tmp_path / "work"))
     (tmp_path / "copy").mkdir()
     tagger.save(tmp_path / "copy")
-    again = FusedTagger(TREE, tmp_path / "copy")
-    assert np.array_equal(again.thresholds, tagger.thresholds)
-    assert (again.scores(held.tables[0]) != tagger.scores(held.tables[0])).nnz == 0
+    again = NetworkScorer(TREE, tmp_path / "copy")
+    assert (again.raw_scores(held.tables[0]) != tagger.raw_scores(held.tables[0])).nnz == 0
     with pytest.raises(ModelError, match="another number of tags"):
-        FusedTagger(Taxonomy(TREE.tags[:3]), tmp_path / "copy")
+        NetworkScorer(Taxonomy(TREE.tags[:3]), tmp_path / "copy")
 
 
 def test_easy_negatives_cost_little_and_the_tree_holds_in_half_precision() -> None:
@@ -150,7 +146,7 @@ def test_a_training_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path) ->
     assert kill_between_epochs(KILLED, tmp_path / "killed", 3) == 3
     again = teach("concat", tmp_path / "killed", draw_posts(240, seed=5), epochs=8, missing=0.3)
     assert (again.micro_f1, again.epochs) == (about.micro_f1, about.epochs)
-    for name in ("fused.safetensors", "network.onnx"):
+    for name in ("network.onnx", "features.safetensors"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 

@@ -267,7 +267,7 @@ def test_a_pretraining_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path)
 
 
 def test_tasks_are_learnt_told_by_name_and_measured(tmp_path: Path) -> None:
-    from weibotag.taggers.network import FusedTagger
+    from weibotag.taggers.network import NetworkScorer
     from weibotag.training.network.fit import train_fused
     from weibotag.training.network.settings import NetworkRecipe
 
@@ -281,8 +281,8 @@ def test_tasks_are_learnt_told_by_name_and_measured(tmp_path: Path) -> None:
     _, about = train_fused(sides[0], sides[1], TREE, NetworkRecipe(), quick(epochs=8), place(tmp_path / "work"), tasks)
     assert about.tasks["mood"].classes == 2 and (about.tasks["mood"].accuracy or 0) > 0.9
     (tmp_path / "copy").mkdir()
-    FusedTagger(TREE, tmp_path / "work").save(tmp_path / "copy")
-    tagger = FusedTagger(TREE, tmp_path / "copy")
+    NetworkScorer(TREE, tmp_path / "work").save(tmp_path / "copy")
+    tagger = NetworkScorer(TREE, tmp_path / "copy")
     names, chances = tagger.answers(tables[1])["mood"]
     assert tagger.tasks == {"mood": ["坏", "好"]}
     right = [

@@ -9,11 +9,10 @@ import pyarrow as pa
 from scipy.special import expit
 
 from weibotag.core.errors import ModelError
-from weibotag.features.post_batches import Features, Posts
-from weibotag.vision.backends.onnx_session import open_session
+from weibotag.features.post_batches import Posts
+from weibotag.taggers.network import PostNetwork
 
 MATCH, CALIBRATION = "match.onnx", "match.json"
-BATCH = 64
 
 
 def find_pairs(posts: Posts) -> np.ndarray:
@@ -27,21 +26,19 @@ class Matcher:
 
     def __init__(self, folder: Path) -> None:
         self.about = read_match(folder)
-        self.features = Features.load(folder)
-        self._session: Any = open_session(folder / MATCH)
-        self._asked = [one.name for one in self._session.get_inputs()]
+        self.network = PostNetwork(folder / MATCH)
 
     def measure(self, table: pa.Table) -> np.ndarray:
-        """Return the calibrated probability that text and pictures are of one post, at odds of one to one: a `Measure`."""
-        posts = self.features.encode(table)
-        both = find_pairs(posts)
+        """Return the calibrated probability that text and pictures are of one post, at odds of one to one, float64 (posts,).
+
+        NaN where a post has no text or no picture that says something.
+        """
+        posts = self.network.features.encode(table)
+        is_pair = find_pairs(posts)
+        both = np.flatnonzero(is_pair)
         similarity = np.full(len(posts), np.nan)
-        for shelf in posts.shelves(BATCH):
-            rows = shelf[both[shelf]]
-            if len(rows):
-                batch = posts.batch(rows)
-                logits = self._session.run(["match"], {name: batch[name] for name in self._asked})[0]
-                similarity[rows] = expit(self.about["slope"] * logits.astype(np.float64) + self.about["offset"])
+        for rows, (logits,) in self.network.ask(posts.take(is_pair), ["match"]):
+            similarity[both[rows]] = expit(self.about["slope"] * logits.astype(np.float64) + self.about["offset"])
         return similarity
 
 

@@ -17,7 +17,7 @@ from weibotag.taggers.cascade.policy import Cascade
 from weibotag.taggers.fasttext import FastScorer
 from weibotag.taggers.linear import LinearScorer
 from weibotag.taggers.linear_tree import XmcScorer
-from weibotag.taggers.network import FusedTagger
+from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.rules import RulesScorer, rules_tagger
 from weibotag.taggers.tagger import Ensemble, Scorer, Tagger
 from weibotag.taxonomy.tree import Taxonomy, load, save_csv
@@ -32,7 +32,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "linear": LinearScorer,
     "xmc": XmcScorer,
     "rules": RulesScorer,
-    "fused": FusedTagger,
+    "fused": NetworkScorer,
 }
 
 
@@ -120,10 +120,10 @@ class Model:
         return self.taggers[route]
 
     @property
-    def network(self) -> FusedTagger | None:
+    def network(self) -> NetworkScorer | None:
         """Return the network, where there is one."""
         fused = self.taggers.get(FUSED)
-        return None if fused is None else cast(FusedTagger, fused.scorer.scorers[FUSED])
+        return None if fused is None else cast(NetworkScorer, fused.scorer.scorers[FUSED])
 
     def save(self, folder: Path) -> None:
         """Write the model beside `folder` and put it there in one step; an older model at that place goes.

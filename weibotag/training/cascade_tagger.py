@@ -14,7 +14,7 @@ from weibotag.extraction.stats import ExtractionStats
 from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers.cascade.policy import Cascade, Taggers, count_files
 from weibotag.taggers.model_folder import TEXT
-from weibotag.taggers.network import FusedTagger
+from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.tagger import Ensemble, Tagger
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.cascade import learn_cascade
@@ -88,11 +88,11 @@ def price_taggers(taggers: Taggers, tables: Sequence[pa.Table]) -> dict[str, flo
     """Return what taggers cost here, in milliseconds a post."""
     some = pa.concat_tables(tables, promote_options="default").slice(0, TIMED)
     prices: dict[str, float] = {}
-    scorers: dict[str, Ensemble | FusedTagger] = {"text": taggers[0].scorer, "fast": taggers[1], "fused": taggers[2]}
+    scorers: dict[str, Ensemble | NetworkScorer] = {"text": taggers[0].scorer, "fast": taggers[1], "fused": taggers[2]}
     for name, scorer in scorers.items():
         prices[name] = time_each(partial(_score, scorer, some, taggers[0].decision.taxonomy), len(some))
     return prices
 
 
-def _score(scorer: Ensemble | FusedTagger, table: pa.Table, taxonomy: Taxonomy) -> csr_matrix:
+def _score(scorer: Ensemble | NetworkScorer, table: pa.Table, taxonomy: Taxonomy) -> csr_matrix:
     return raise_parents(scorer.raw_scores(table), taxonomy)

@@ -20,7 +20,7 @@ from weibotag.scoring.thresholds import shared_f1
 from weibotag.taggers.fasttext import DivergedError
 from weibotag.taggers.linear import PAIRS_A_SECOND, count_pairs, train_linear
 from weibotag.taggers.model_folder import Candidate, TaggerAbout
-from weibotag.taggers.network import FusedTagger
+from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.rules import RulesScorer, rules_tagger
 from weibotag.taggers.tagger import TEXTS, Ensemble, Tagger, weigh_scores
 from weibotag.training.dataset import WORTHWHILE, Dataset
@@ -165,9 +165,9 @@ class Trainer:
             return self._choose([one for count in range(1 + (name == "average"), 4) for one in combinations(known, count)])
         return self._join((name,))
 
-    def network(self, name: str = FUSED) -> FusedTagger:
+    def network(self, name: str = FUSED) -> NetworkScorer:
         """Return a trained network."""
-        return cast(FusedTagger, self._score(name).learnt.scorer.scorers[FUSED])
+        return cast(NetworkScorer, self._score(name).learnt.scorer.scorers[FUSED])
 
     def best_reader(self) -> str:
         """Return who of fast and linear reads posts with wordings best, by micro-F1 of raw scores on the held-out rows."""

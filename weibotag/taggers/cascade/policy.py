@@ -18,7 +18,7 @@ from weibotag.scoring.calibration import Calibration
 from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers.cascade.gains import Forest, describe
 from weibotag.taggers.cascade.stage_bits import given
-from weibotag.taggers.network import FusedTagger
+from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.tagger import Ensemble, Tagger
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.vision.stage import stage_class
@@ -27,7 +27,7 @@ ABOUT, ARRAYS = "cascade.json", "cascade.safetensors"
 # Who answers: for a post nobody has looked at, for one whose pictures are known, and the network.
 TEXT, FAST, LINEAR, FUSED = "text", "fast", "linear", "fused"
 # Who reads text alone, who reads what pictures say as well, and the network.
-Taggers = tuple[Tagger, Ensemble, FusedTagger]
+Taggers = tuple[Tagger, Ensemble, NetworkScorer]
 
 
 @dataclass(frozen=True)

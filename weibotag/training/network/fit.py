@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,7 +13,7 @@ from weibotag.core.errors import RequestError
 from weibotag.core.files import sha256_of, write_json
 from weibotag.features.post_batches import INPUTS, Features, Posts, join_posts
 from weibotag.scoring.thresholds import shared_f1
-from weibotag.taggers.network import NETWORK, SHARES, TASKS, FusedTagger
+from weibotag.taggers.network import NETWORK, SHARES, TASKS, NetworkScorer
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.dataset import Dataset
 from weibotag.training.network.architectures.network import Network
@@ -58,12 +58,12 @@ def train_fused(
     settings: Settings,
     run: TrainingRun,
     tasks: Mapping[str, Classes] | None = None,
-) -> tuple[FusedTagger, NetworkSummary]:
-    """Return a tagger, trained in the folder of `run`, and figures of its training.
+) -> tuple[NetworkScorer, NetworkSummary]:
+    """Return a network, trained in the folder of `run`, and figures of its training.
 
-    Features and the network are learnt on the posts of `trained`; the best epoch, calibration and thresholds are chosen on
-    those of `held`. Classes of `tasks` that are not among those to train on are unknown. Raises RequestError for a network
-    or a task that can't be, ModelError for a pretrained network of another kind or width.
+    Features and the network are learnt on the posts of `trained`; the best epoch is chosen on those of `held`. Classes of
+    `tasks` that are not among those to train on are unknown. Raises RequestError for a network or a task that can't be,
+    ModelError for a pretrained network of another kind or width.
     """
     network, device, tasks = resolve(recipe.network), begin(run), tasks or {}
     body = None if recipe.start is None else PretrainedNetwork.load(recipe.start, network, settings.width)
@@ -92,16 +92,15 @@ def train_fused(
     if module.encoder is not None:
         module.encoder.merge()
     export(module, sides[0].posts, run.folder / NETWORK)
-    tagger = FusedTagger(taxonomy, run.folder)
-    tagger.decide(csr_matrix(vstack([tagger.raw_scores(table) for table in held.tables])), held.gold)
-    return tagger, NetworkSummary(
+    scorer = NetworkScorer(taxonomy, run.folder)
+    return scorer, NetworkSummary(
         network,
         loop.figures["micro_f1"],
         loop.epoch,
         round(loop.seconds, 1),
         sum(part.numel() for part in module.parameters()),
         recipe.encoder_training if recipe.encoder else None,
-        measure_tasks(tagger, held, {name: tasks[name][1] for name in names}),
+        measure_tasks(scorer, held, {name: tasks[name][1] for name in names}),
     )
 
 
@@ -123,13 +122,15 @@ def number_classes(labels: Sequence[str | None], classes: Sequence[str]) -> np.n
     return np.array([places.get(label or "", -1) for label in labels], np.int64)
 
 
-def measure_tasks(tagger: FusedTagger, held: Dataset, labels: Mapping[str, Sequence[str | None]]) -> dict[str, TaskFigures]:
+def measure_tasks(
+    scorer: NetworkScorer, held: Dataset, labels: Mapping[str, Sequence[str | None]]
+) -> dict[str, TaskFigures]:
     """Return the figures of each task on held-out posts, whose classes are `labels`."""
-    answers = [tagger.answers(table) for table in held.tables]
+    answers = [scorer.answers(table) for table in held.tables]
     figures = {}
     for name, known in labels.items():
         answered = [one for some in answers for one in some[name][0]]
-        classes = tagger.tasks[name]
+        classes = scorer.tasks[name]
         right = [one == label for one, label in zip(answered, known, strict=True) if label in classes]
         figures[name] = TaskFigures(len(classes), round(float(np.mean(right)), 4) if right else None)
     return figures
