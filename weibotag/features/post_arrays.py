@@ -200,7 +200,8 @@ def _read_wordings(table: pa.Table, texts: Sequence[str], shown: Shown) -> dict[
     folded = [fold(text) for text in texts]
     spoken = zip(rows[is_print].tolist(), lines, strict=True)
     repeated = [_mention_line(folded[row], fold(line)) for row, line in spoken]
-    told = zip(rows[whole].tolist(), words.take(pa.array(whole)).to_pylist(), strict=True)
+    named_words = zip(rows[whole].tolist(), words.take(pa.array(whole)).to_pylist(), strict=True)
+    mentions = [find_mention(folded[row], fold(word)) for row, word in named_words]
     return {
         "print": Ragged(print_at, spell_out("".join(lines))[kept]),
         "print_boxes": Ragged(print_at, boxes[is_print][line_of][kept]),
@@ -210,7 +211,7 @@ def _read_wordings(table: pa.Table, texts: Sequence[str], shown: Shown) -> dict[
         "word_places": Ragged(words_at, whole),
         "word_kinds": Ragged(words_at, numbers.to_numpy(zero_copy_only=False).astype(np.int64)),
         "word_boxes": Ragged(words_at, boxes[whole]),
-        "word_mentions": Ragged(words_at, np.array([find_mention(folded[row], fold(word)) for row, word in told], np.int64)),
+        "word_mentions": Ragged(words_at, np.array(mentions, np.int64)),
         "word_pictures": Ragged(words_at, standing[whole, 2].astype(np.int64)),
     }
 

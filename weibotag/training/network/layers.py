@@ -66,6 +66,15 @@ def pool_mean(tokens: Tensor, mask: Tensor) -> Tensor:
     return (tokens * kept).sum(1) / kept.sum(1).clamp(min=1)
 
 
+def attend(scores: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of tokens (n, t, width) by the softmax of scores (n, t) where `mask` (n, t) holds, and that softmax.
+
+    Both are zeros for a row without tokens.
+    """
+    attention = torch.softmax(scores.float().masked_fill(~mask, FAR_BELOW), dim=1) * mask
+    return (attention.unsqueeze(-1) * tokens).sum(1), attention
+
+
 class AttentionPooling(nn.Module):
     """Tokens to one vector by a learnt kernel q: p_j = q . z_j, a = softmax(p), sum of a_j z_j (Zhang et al., 2020)."""
 
@@ -75,9 +84,7 @@ class AttentionPooling(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return (n, width), zeros for a row without tokens, and the attention a (n, t)."""
-        scores = self.kernel(tokens).squeeze(-1).float().masked_fill(~mask, FAR_BELOW)
-        attention = torch.softmax(scores, dim=1) * mask
-        return (attention.unsqueeze(-1) * tokens).sum(1), attention
+        return attend(self.kernel(tokens).squeeze(-1), tokens, mask)
 
 
 class AttentionLayer(nn.Module):

@@ -108,8 +108,8 @@ class AnswerMatch(nn.Module):
 class Matching:
     """What a network that answers "match" loses on batches of pairs, and how well it tells held-out pairs apart.
 
-    Each true pair is told from those with the pictures of `OTHERS` posts by the logistic loss, which separated held pairs
-    better than the paper's ranking loss with the hardest of them.
+    Each true pair is separated from those with the pictures of `OTHERS` posts by the logistic loss, which did that better
+    for held pairs than the paper's ranking loss with the hardest of them.
     """
 
     aim = "auc"

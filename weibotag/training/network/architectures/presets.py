@@ -10,15 +10,15 @@ from weibotag.core.errors import RequestError
 class TransformerOptions:
     """What published transformers over text and pictures do differently.
 
-    `streams`: all tokens in one, or what is said and what is shown in two, which meet in `layers` layers: by co-attention
-    of both and a layer of each after it, or by cross-modality layers, whose attention across has the same weights in both
-    directions and no feed-forward part. `text_layers` and `picture_layers` are those of each stream before they meet.
-    `whole`: where the mean of a post's pictures goes besides their own tokens: to every character of the text, or to the
-    first token of what is shown. `mentions`: what a picture's word or line of print does where the text names it: nothing,
-    it takes the place that the name has in the text, or it is added to the character there and is no token of its own.
-    `boxes`: whether tokens know where in their picture they stand. `patches`: whether the cells of a picture's grid, in
-    order, are tokens in place of its one vector. `segments`: an embedding for each input, one for what is said and one for
-    what is shown, or none. `pool`: the first token, or its product with the first of what is shown.
+    `streams`: all tokens in one, or language (text, print, names) and vision (words and pictures) in two, which meet in
+    `layers` layers: by co-attention of both and a layer of each after it, or by cross-modality layers, whose attention
+    across has the same weights in both directions and no feed-forward part. `text_layers` and `picture_layers` are those of
+    each stream before they meet. `whole`: where the mean of a post's pictures goes besides their own tokens: to every
+    character of the text, or to the first token of vision. `mentions`: what a picture's word or line of print does where
+    the text names it: nothing, it takes the place that the name has in the text, or it is added to the character there and
+    is no token of its own. `boxes`: whether tokens know where in their picture they stand. `patches`: whether the cells of a
+    picture's grid, in order, are tokens in place of its one vector. `segments`: an embedding for each input, one for
+    language and one for vision, or none. `pool`: the first token, or its product with the first of vision.
     """
 
     streams: Literal["one", "co-attention", "cross-modality"] = "one"

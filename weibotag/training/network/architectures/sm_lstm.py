@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from weibotag.training.network.architectures.network import Network, Shape
-from weibotag.training.network.layers import FAR_BELOW, pool_mean
+from weibotag.training.network.layers import attend, pool_mean
 
 
 class ContextAttention(nn.Module):
@@ -17,9 +17,7 @@ class ContextAttention(nn.Module):
 
     def forward(self, tokens: Tensor, keys: Tensor, mask: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return (n, width), zeros for a row without tokens, and the attention (n, t); `keys` are A z_j, `context` c."""
-        scores = self.kernel(torch.tanh(keys + self.context(context).unsqueeze(1))).squeeze(-1).float()
-        attention = torch.softmax(scores.masked_fill(~mask, FAR_BELOW), dim=1) * mask
-        return (attention.unsqueeze(-1) * tokens).sum(1), attention
+        return attend(self.kernel(torch.tanh(keys + self.context(context).unsqueeze(1))).squeeze(-1), tokens, mask)
 
 
 class SmLstm(Network):
@@ -28,7 +26,7 @@ class SmLstm(Network):
     At each of `STEPS` steps one attention picks a region, another a word of the text, knowing the mean of all and what was
     picked before; an LSTM aggregates how alike the two are. Regions are picture vectors, words that pictures say, and print.
     "match" (n,) is the logit that text and pictures are of one post; "attention_text" and "attention_print", "…_words",
-    "…_pictures" (n, steps, length) say what each step looked at, the last three together 1. Tags are told from the last
+    "…_pictures" (n, steps, length) say what each step looked at, the last three together 1. Tags are read from the last
     state and the mean of each input.
     """
 
@@ -60,8 +58,8 @@ class SmLstm(Network):
         }
         parts = {name: (self.dropout(self.norm_region(tokens)), mask) for name, (tokens, mask) in parts.items()}
         regions, seen = (torch.cat(some, dim=1) for some in zip(*parts.values(), strict=True))
-        text, said = self.dropout(self.norm_text(self.read_text(batch))), batch["text"] > 0
-        state, alike, at_text, at_regions = self._look(text, said, regions, seen)
+        text, written = self.dropout(self.norm_text(self.read_text(batch))), batch["text"] > 0
+        state, alike, at_text, at_regions = self._look(text, written, regions, seen)
         answer = {"match": self.match(state).squeeze(-1) + self.gain * alike, "attention_text": at_text}
         start = 0
         for name, (_, mask) in parts.items():
@@ -70,20 +68,20 @@ class SmLstm(Network):
             answer[f"attention_{name}"] = at_regions[:, :, start:end]
             start = end
         answer |= {f"share_{name}": answer[f"attention_{name}"].mean(1) for name in ("print", "words")}
-        pooled = [state, pool_mean(text, said), *(pool_mean(tokens, mask) for tokens, mask in parts.values())]
+        pooled = [state, pool_mean(text, written), *(pool_mean(tokens, mask) for tokens, mask in parts.values())]
         pooled += [self.author(batch["author"]), self.channel(batch["channel"])]
         mixed = torch.cat([norm(part) for norm, part in zip(self.norms, pooled, strict=True)], dim=1)
         vector = self.dropout(self.mix(self.dropout(mixed)))
         return answer | {name: head(vector) for name, head in self.heads.items()}
 
-    def _look(self, text: Tensor, said: Tensor, regions: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
+    def _look(self, text: Tensor, written: Tensor, regions: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
         """Return the last state (n, width), how alike the picks are (n,), and each step's attention (n, steps, length)."""
-        of_text, of_regions = pool_mean(text, said), pool_mean(regions, seen)
+        of_text, of_regions = pool_mean(text, written), pool_mean(regions, seen)
         text_keys, region_keys = self.choose_word.token(text), self.choose_region.token(regions)
         state = memory = torch.zeros_like(of_text)
         products, at_text, at_regions = [], [], []
         for _ in range(self.STEPS):
-            word, weights = self.choose_word(text, text_keys, said, torch.cat([of_text, state], dim=1))
+            word, weights = self.choose_word(text, text_keys, written, torch.cat([of_text, state], dim=1))
             region, places = self.choose_region(regions, region_keys, seen, torch.cat([of_regions, state], dim=1))
             word, region = self.norm_word(word), self.norm_picked(region)
             product = word * region

@@ -49,10 +49,10 @@ class CrossLayer(nn.Module):
         self.across = nn.ModuleList([layer(feeds=not is_shared) for _ in range(1 if is_shared else 2)])
         self.within = nn.ModuleList([layer(), layer()])
 
-    def forward(self, said: Tensor, shown: Tensor, said_mask: Tensor, shown_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, language: Tensor, vision: Tensor, language_mask: Tensor, vision_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return both streams (n, t, width) after this layer."""
-        said, shown = self.across[0](said, shown, shown_mask), self.across[-1](shown, said, said_mask)
-        return self.within[0](said, said, said_mask), self.within[1](shown, shown, shown_mask)
+        language, vision = self.across[0](language, vision, vision_mask), self.across[-1](vision, language, language_mask)
+        return self.within[0](language, language, language_mask), self.within[1](vision, vision, vision_mask)
 
 
 class Transformer(Network):
@@ -93,7 +93,7 @@ class Transformer(Network):
         self.heads = self.make_heads(2 * width, shape)
 
     def read(self, batch: dict[str, Tensor]) -> tuple[dict[str, Part], dict[str, Part]]:
-        """Return the tokens of each input before the first layer: what is said ("post" is for all), and what is shown."""
+        """Return the tokens of each input before the first layer: language ("post" is for all), and vision."""
         options = self.options
         text, print_ = (self._at_places(tokens) for tokens in (self.read_text(batch), self.text(batch["print"])))
         names = torch.stack([self.author(batch["author"]), self.channel(batch["channel"])], dim=1)
@@ -109,21 +109,21 @@ class Transformer(Network):
         if options.mentions == "place":
             words = words + self._places_of(batch["word_mentions"])
         post = self.first.expand(text.shape[0], -1, -1), torch.ones_like(named[:, :1])
-        said = {
+        language = {
             "post": post,
             "text": (text + self._segment("text"), batch["text"] > 0),
             "print": (print_ + self._segment("print"), batch["print"] > 0),
             "names": (names + self._segment("names"), named),
         }
-        shown = {"words": (words, batch["words"] > 0), "pictures": (pictures + self._segment("pictures"), seen)}
+        vision = {"words": (words, batch["words"] > 0), "pictures": (pictures + self._segment("pictures"), seen)}
         if options.streams != "one":
             scene = self.scene + whole if options.whole == "first" else self.scene.expand_as(post[0])
-            shown = {"scene": (scene, post[1]), **shown}
+            vision = {"scene": (scene, post[1]), **vision}
         if options.mentions == "fuse":
-            self._fuse(batch, said, shown)
+            self._fuse(batch, language, vision)
         if options.patches:
-            self._cut_up(batch, shown)
-        return said, shown
+            self._cut_up(batch, vision)
+        return language, vision
 
     def _at_places(self, tokens: Tensor) -> Tensor:
         return torch.add(tokens, self.places(torch.arange(tokens.shape[1], device=tokens.device)))
@@ -137,34 +137,34 @@ class Transformer(Network):
         kind = self.options.segments
         return 0.0 if kind == "none" else self.segments.weight[SEGMENTS[kind][name]]
 
-    def _fuse(self, batch: dict[str, Tensor], said: dict[str, Part], shown: dict[str, Part]) -> None:
+    def _fuse(self, batch: dict[str, Tensor], language: dict[str, Part], vision: dict[str, Part]) -> None:
         """Add a word, with the vector of its picture, and a character of print to the character of the text that mentions
         it, and mask it where it was.
         """
-        pictures, seen = shown["pictures"]
-        words, mask = shown["words"]
+        pictures, seen = vision["pictures"]
+        words, mask = vision["words"]
         # A word that stands in no picture gets the zeros in front.
         vectors = functional.pad(pictures * seen.unsqueeze(-1), (0, 0, 1, 0))
         words = words + vectors.gather(1, batch["word_pictures"].unsqueeze(-1).expand_as(words))
-        shown["words"] = words, mask
-        text, written = said["text"]
+        vision["words"] = words, mask
+        text, written = language["text"]
         places = torch.arange(1, text.shape[1] + 1, device=text.device)
-        for side, name, mentions in ((shown, "words", "word_mentions"), (said, "print", "print_mentions")):
+        for side, name, mentions in ((vision, "words", "word_mentions"), (language, "print", "print_mentions")):
             tokens, mask = side[name]
             moves = (batch[mentions].unsqueeze(2) == places) & written.unsqueeze(1) & mask.unsqueeze(2)
             text = text + moves.to(tokens.dtype).transpose(1, 2) @ tokens
             side[name] = tokens, mask & ~moves.any(2)
-        said["text"] = text, written
+        language["text"] = text, written
 
-    def _cut_up(self, batch: dict[str, Tensor], shown: dict[str, Part]) -> None:
+    def _cut_up(self, batch: dict[str, Tensor], vision: dict[str, Part]) -> None:
         """Put the patches of each picture that has some in the place of its vector."""
-        pictures, seen = shown["pictures"]
+        pictures, seen = vision["pictures"]
         cells = batch["patch_cells"]
         there = (cells > 0) & seen.any(1, keepdim=True)
         patches = self.project_patch(batch["patches"]) + self.cells(cells) + self._segment("pictures")
         numbers = torch.arange(seen.shape[1], device=seen.device)
         parted = (((cells - 1) // MOST_CELLS).unsqueeze(2) == numbers) & there.unsqueeze(2)
-        shown["patches"], shown["pictures"] = (patches, there), (pictures, seen & ~parted.any(1))
+        vision["patches"], vision["pictures"] = (patches, there), (pictures, seen & ~parted.any(1))
 
     def encode(self, batch: dict[str, Tensor]) -> Encoded:
         """Return the tokens of a batch after all layers."""
@@ -173,24 +173,24 @@ class Transformer(Network):
         for name, (_, mask) in (sides[0] | sides[1]).items():
             spans[name] = slice(end, end := end + mask.shape[1])
         # Each side is joined by itself: lengths that the exporter took for numbers would stand in its file.
-        (said, said_mask), (shown, shown_mask) = (self._join(side) for side in sides)
-        mask = torch.cat([said_mask, shown_mask], dim=1)
+        (language, language_mask), (vision, vision_mask) = (self._join(side) for side in sides)
+        mask = torch.cat([language_mask, vision_mask], dim=1)
         for layer in self.text_layers:
-            said = layer(said, said, said_mask)
+            language = layer(language, language, language_mask)
         for layer in self.picture_layers:
-            shown = layer(shown, shown, shown_mask)
+            vision = layer(vision, vision, vision_mask)
         if self.options.streams == "one":
-            tokens = torch.cat([said, shown], dim=1)
+            tokens = torch.cat([language, vision], dim=1)
             for layer in self.layers:
                 tokens = layer(tokens, tokens, mask)
         else:
             for layer in self.layers:
-                said, shown = layer(said, shown, said_mask, shown_mask)
-            tokens = torch.cat([said, shown], dim=1)
+                language, vision = layer(language, vision, language_mask, vision_mask)
+            tokens = torch.cat([language, vision], dim=1)
         tokens = self.norm_last(tokens)
         first = tokens[:, 0]
         if self.options.pool == "product":
-            first = first * self.norm_last(shown[:, 0])
+            first = first * self.norm_last(vision[:, 0])
         return Encoded(first, tokens, mask, spans)
 
     def _join(self, parts: dict[str, Part]) -> Part:
