@@ -35,7 +35,8 @@ from weibotag.cli.main import app
 from weibotag.core import schema
 from weibotag.core.errors import RequestError
 from weibotag.posts.writer import write_tables
-from weibotag.scoring.report import evaluate, render
+from weibotag.scoring.report import evaluate
+from weibotag.scoring.report_tables import render
 from weibotag.taxonomy.tree import save_csv
 
 

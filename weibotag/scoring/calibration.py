@@ -31,7 +31,7 @@ class Calibration:
 def logit(scores: np.ndarray) -> np.ndarray:
     """Return log(p / (1 - p)), scores kept 1e-4 away from 0 and 1."""
     kept = np.clip(scores, EDGE, 1 - EDGE)
-    return np.log(kept / (1 - kept))
+    return np.asarray(np.log(kept / (1 - kept)))
 
 
 def fit(scores: csr_matrix, gold: csr_matrix, bands: np.ndarray | None = None) -> Calibration:
@@ -76,4 +76,4 @@ def _platt(odds: np.ndarray, right: np.ndarray, start: np.ndarray, pull: float) 
         return value, np.array([(wrong * odds).sum(), wrong.sum()]) + 2 * pull * (pair - start)
 
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.05, 20), (-20, 20)])
-    return found.x
+    return np.asarray(found.x)

@@ -64,7 +64,7 @@ def count(gold: csr_matrix, predicted: csr_matrix, axis: int) -> np.ndarray:
 def divide(above: np.ndarray | float, below: np.ndarray | float, empty: float = 0.0) -> np.ndarray:
     """Return above / below as float64, and `empty` where `below` is 0."""
     below = np.asarray(below, dtype=np.float64)
-    return np.divide(above, below, out=np.full(below.shape, empty), where=below != 0)
+    return np.asarray(np.divide(above, below, out=np.full(below.shape, empty), where=below != 0))
 
 
 def agreements(counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -145,7 +145,7 @@ def propensities(counts: np.ndarray, posts: int) -> np.ndarray:
     1 / (1 + C (N_l + B)^-A), C = (log N - 1) (B + 1)^A, for N training posts (Jain, Prabhu, Varma 2016, section 5).
     """
     scale = max(0.0, np.log(max(1, posts)) - 1) * (PROPENSITY_B + 1) ** PROPENSITY_A
-    return 1 / (1 + scale * (counts + PROPENSITY_B) ** -PROPENSITY_A)
+    return np.asarray(1 / (1 + scale * (counts + PROPENSITY_B) ** -PROPENSITY_A))
 
 
 def divide_by_frequency(counts: np.ndarray) -> np.ndarray:

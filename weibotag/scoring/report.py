@@ -1,8 +1,8 @@
-"""Compare what was predicted with gold tags and keywords: one report for the table and for `--json`."""
+"""Compare what was predicted with gold tags and keywords."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,6 @@ from weibotag.core.text_matching import fold
 from weibotag.scoring import metrics
 from weibotag.scoring.metrics import Ranked
 from weibotag.taxonomy.tree import Taxonomy
-
-if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
 
 MODALITIES = ("neither", "text only", "pictures only", "text and pictures", "short text and pictures")
 # 爱了爱了, 绝绝子, 太好看了吧: so few characters seldom say what a picture shows.
@@ -336,14 +332,14 @@ def _flatten(lists: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
 
 
 def _floats(scores: pa.Array) -> np.ndarray:
-    return scores.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return np.asarray(scores.cast(pa.float64()).to_numpy(zero_copy_only=False))
 
 
 def _number(words: pa.Array, number_of: Callable[[str], int]) -> np.ndarray:
     """Return the number of every word as int64, asking once per distinct word; -1 for null."""
     encoded = words.dictionary_encode()
     numbers = np.array([number_of(word) for word in encoded.dictionary.to_pylist()] + [-1], dtype=np.int64)
-    return numbers[encoded.indices.fill_null(len(numbers) - 1).to_numpy()]
+    return np.asarray(numbers[encoded.indices.fill_null(len(numbers) - 1).to_numpy()])
 
 
 def _find_in(taxonomy: Taxonomy) -> Callable[[str], int]:
@@ -363,47 +359,3 @@ def _fold_into(vocabulary: dict[str, int]) -> Callable[[str], int]:
         return vocabulary.setdefault(folded, len(vocabulary)) if folded else -1
 
     return number
-
-
-def render(report: dict[str, Any], tags_shown: int = 20) -> "Group":
-    """Return the report as rich tables; of the tags, the `tags_shown` with gold posts that have the lowest f1."""
-    from rich.console import Group
-    from rich.padding import Padding
-
-    numbers = {
-        name: {"all posts": value} for name, value in report.items() if name != "keywords" and not isinstance(value, dict)
-    }
-    worst = sorted(
-        ((tag_id, scores) for tag_id, scores in report["per_tag"].items() if scores["gold"]),
-        key=lambda item: (item[1]["f1"], -item[1]["gold"]),
-    )
-    groups = {
-        "": numbers,
-        "first": report["at_k"],
-        "level": report["per_level"],
-        "frequency": report["per_frequency"],
-        "route": report["per_route"],
-        "post has": report["per_modalities"],
-        f"{len(worst[:tags_shown])} of {len(worst)} tags, lowest f1 first": dict(worst[:tags_shown]),
-        "keywords": {"all posts with gold keywords": report["keywords"]} if report["keywords"] else {},
-    }
-    drawn = [_draw(title, rows) for title, rows in groups.items() if rows]
-    return Group(*(Padding(table, (0, 0, 1, 0)) for table in drawn))
-
-
-def _draw(title: str, rows: dict[str, dict[str, Any]]) -> "Table":
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in next(iter(rows.values())):
-        table.add_column(name, justify="right", no_wrap=True)
-    for key, values in rows.items():
-        table.add_row(escape(key), *map(_write_number, values.values()))
-    return table
-
-
-def _write_number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"

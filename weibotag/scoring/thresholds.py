@@ -51,7 +51,7 @@ def shared_f1(scores: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy) -> float
 def micro_f1(chosen: csr_matrix, gold: csr_matrix) -> float:
     """Return 2 TP / (predicted + gold) over all (post, tag) pairs; 0 when there are none."""
     both = chosen.astype(bool).multiply(gold.astype(bool)).nnz
-    return 2 * both / max(1, chosen.nnz + gold.nnz)
+    return float(2 * both / max(1, chosen.nnz + gold.nnz))
 
 
 def decide(scores: csr_matrix, thresholds: np.ndarray, taxonomy: Taxonomy) -> csr_matrix:

@@ -121,7 +121,7 @@ def _is_late(table: pa.Table, tagger: TaggerRef) -> list[bool]:
     if not tagger.late or "looked" not in table.column_names:
         return [False] * len(table)
     bits, has = table["looked"].to_numpy(), table["pictured"].to_numpy()
-    return (has & (bits != (1 << len(tagger.stages)) - 1)).tolist()
+    return list((has & (bits != (1 << len(tagger.stages)) - 1)).tolist())
 
 
 def _answer_by_cascade(cascade: Cascade, tagger: TaggerRef, table: pa.Table) -> tuple[csr_matrix, list[str]]:

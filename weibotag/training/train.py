@@ -30,7 +30,7 @@ from weibotag.features.vocabulary import Vocabulary
 from weibotag.posts.source import describe_input, refuse_outputs
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.cascade.policy import Cascade
-from weibotag.taggers.model_folder import CASCADE, FUSED, TEXT, Model, ModelAbout, ModelLearnt, ModelLooks, refuse_stranger
+from weibotag.taggers.model_folder import CASCADE, FUSED, TEXT, Model, ModelAbout, ModelLearnt, refuse_stranger
 from weibotag.taggers.tagger import Tagger
 from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.cascade_tagger import describe_cascade, train_cascade
@@ -87,15 +87,17 @@ def train_model(order: TrainRequest) -> ModelAbout:
         keywords = learn_keywords(sides[0].tables, Vocabulary(taxonomy))
         options = LearningOptions(order.tune_seconds, order.threads, order.memory, quiet, beyond, run.folder / "network")
         taggers, cascade, learnt = train_taggers(tagger, Trainer(Lesson(*sides, taxonomy, options)), context, stats)
-        about: ModelAbout = {
+        found = {
             **learnt,
-            **cast(ModelLooks, {**context.describe(), **stats.summary()}),
+            **context.describe(),
+            **stats.summary(),
             "version": __version__,
             "packages": {name: version(name) for name in PACKAGES},
             "posts": {"train": sides[0].gold.shape[0], "valid": sides[1].gold.shape[0]},
             "rejects": run.rejects,
             "seconds": round(perf_counter() - started, 1),
         }
+        about = cast(ModelAbout, found)
         Model(taxonomy, taggers, codebook, keywords, about, cascade).save(out)
         run.finish(about)
     return about
