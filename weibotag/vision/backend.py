@@ -15,12 +15,12 @@ class Backend(ABC, Generic[Answer]):
     """A library that looks at pictures; its settings are the arguments of its constructor, which loads nothing.
 
     `alone`: the library must have a process to itself. `errors`, known when it is open: what `look` raises for pictures
-    that it can't work on. What `open` loads is in `_model`.
+    that it can't work on. What `open` loads is in attributes whose names begin with an underscore.
     """
 
     alone: ClassVar[bool] = False
     errors: tuple[type[Exception], ...] = ()
-    _model: Any = None
+    _model: Any
 
     @abstractmethod
     def weights(self) -> list[Path]:
@@ -38,8 +38,9 @@ class Backend(ABC, Generic[Answer]):
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let the model go."""
-        self._model = None
+        """Let go what `open` loaded."""
+        for name in [name for name in vars(self) if name.startswith("_")]:
+            delattr(self, name)
 
 
 @dataclass(frozen=True)

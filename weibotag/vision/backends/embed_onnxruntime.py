@@ -107,11 +107,6 @@ class DetectorBackbone(PpocrBackbone):
         own = join_blocks(describe_stages(self._detector(fit(rgb, self._side))))
         return PictureVector(np.concatenate([found.vector, own]), found.patches)
 
-    def close(self) -> None:
-        """Let the models go."""
-        super().close()
-        del self._detector
-
 
 def describe_stages(stages: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return the mean and the deviation of each channel, one block of each for every stage (1, channels, h, w)."""

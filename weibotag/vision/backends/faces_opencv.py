@@ -136,11 +136,6 @@ class YuNet(FaceFinder):
             for row in (() if found is None else found)
         ]
 
-    def close(self) -> None:
-        """Let the networks go."""
-        super().close()
-        self._vectors = None
-
 
 def reduce_picture(rgb: np.ndarray, side: int) -> tuple[np.ndarray, float]:
     """Return the picture reduced to `side` pixels on the long side, and by how much (1.0: as it was)."""

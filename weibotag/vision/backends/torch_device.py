@@ -39,11 +39,6 @@ class TorchBackend(Backend[Answer]):
                 self._batch //= 2
         return answers
 
-    def close(self) -> None:
-        """Let the model go."""
-        super().close()
-        del self._find
-
     def _start(self, threads: int) -> None:
         """Let torch use so many threads, and name what it raises for a batch: a GPU without memory included."""
         import torch
