@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from commands import add_pictures, ask, enter
 from hypothesis import settings
 from model_servers import Server
-from reading import read
 
 from weibotag.taxonomy.tree import Taxonomy, load
 
@@ -39,12 +37,6 @@ def pictures(folder: Path) -> Path:
 def weibo() -> Taxonomy:
     """The taxonomy weibo.csv."""
     return load(WEIBO)
-
-
-@pytest.fixture(scope="session")
-def example_posts() -> pa.Table:
-    """The labelled posts of examples/ as a table of posts."""
-    return read(EXAMPLES / "posts.csv")
 
 
 @pytest.fixture(scope="session")
