@@ -1,7 +1,4 @@
-"""weibotag from Python: models, taxonomies and stages on tables in memory; `from weibotag import Model` loads it.
-
-What is asked runs as the commands do, on a temporary file of the table: the same rows come out, by the same errors.
-"""
+"""weibotag from Python: models, taxonomies and stages on tables, asked as the commands are, by way of a temporary file."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
