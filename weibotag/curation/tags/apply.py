@@ -25,13 +25,13 @@ from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource, refuse_outputs, resolve_files
 from weibotag.posts.table_files import lay_out
 from weibotag.posts.writer import write_tables
-from weibotag.scoring import thresholds
+from weibotag.scoring.decision import Decision
 from weibotag.scoring.tagger import collect_highest, raise_parents
 from weibotag.taggers.linear import train_linear
 from weibotag.taxonomy.tree import Taxonomy, save_csv
 from weibotag.training.dataset import gold_matrix
 
-# Of five parts of the posts, by a hash of the id, one is judged and one chooses the threshold.
+# Of five parts of the posts, by a hash of the id, one is judged and one chooses the thresholds.
 PARTS, JUDGED, CHOOSING = 5, 0, 1
 TRAINING_SECONDS = 120.0
 
@@ -179,7 +179,7 @@ def judge(posts: pa.Table, old: Taxonomy, new: Taxonomy, changes: Relabelling) -
         return None
     before = _measure_f1(posts, posts["old"].to_pylist(), old, part, changes.target, gold, common)
     after = _measure_f1(posts, posts["new"].to_pylist(), new, part, whole, gold, common)
-    return Judgement(posts=int(sides[2].sum()), tags=len(common), before=round(before, 4), after=round(after, 4))
+    return Judgement(posts=int(sides[2].sum()), tags=len(common), before=before, after=after)
 
 
 def _measure_f1(
@@ -197,9 +197,8 @@ def _measure_f1(
     tagger = train_linear([posts.filter(pa.array(taught))], own[taught], taxonomy, TRAINING_SECONDS)
     numbers = np.array([common.index[place[tag_id]] for tag_id in taxonomy.ids])
     scores = place_scores(tagger.raw_scores(posts), numbers, common)
-    cut = thresholds.best_shared(scores[part == CHOOSING], gold[part == CHOOSING], common)
-    decided = thresholds.decide(scores[part == JUDGED], np.full(len(common), cut), common)
-    return thresholds.micro_f1(decided, gold[part == JUDGED])
+    decision = Decision.fit(scores[part == CHOOSING], gold[part == CHOOSING], common)
+    return decision.judge(scores[part == JUDGED], gold[part == JUDGED])["micro_f1"]
 
 
 def _gold(tags: Sequence[Sequence[str] | None], taxonomy: Taxonomy) -> csr_matrix:
