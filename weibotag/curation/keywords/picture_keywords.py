@@ -19,13 +19,13 @@ from weibotag.core.schema import EVIDENCE, KEYWORD, arrow_schema, cast
 from weibotag.core.text_matching import fold
 from weibotag.curation.keywords.pictured_posts import read_pictured
 from weibotag.extraction.requests import WordingsRequest
+from weibotag.features.hashed_ngrams import number, read_counts
 from weibotag.features.keywords import MOST_KEYWORDS
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import refuse_outputs
 from weibotag.posts.writer import write_tables
 from weibotag.scoring.calibration import Calibration
 from weibotag.scoring.tagger import collect_highest
-from weibotag.taggers.linear_tree import number, read_counts
 from weibotag.vision.faces import FACE_WORD
 
 KEYWORDS_FILE, WEIGHTS_FILE = "keywords.parquet", "weights.safetensors"
