@@ -1,7 +1,5 @@
 """Scores of several taggers mixed."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy.sparse import csr_matrix
 
@@ -14,11 +12,3 @@ MOST_OCR_CHARACTERS = 300
 def blend(scores: csr_matrix, others: csr_matrix, share: float) -> csr_matrix:
     """Return the mean of two score matrices in which the second counts `share`."""
     return csr_matrix(scores * np.float32(1 - share) + others * np.float32(share))
-
-
-def join_scores(scores: Sequence[csr_matrix]) -> csr_matrix:
-    """Return the mean of the scores of some taggers."""
-    joined = scores[0]
-    for count, other in enumerate(scores[1:], start=2):
-        joined = blend(joined, other, 1 / count)
-    return joined

@@ -1,21 +1,9 @@
-"""What every tagger promises, and sparse work on scores that all of them share."""
-
-from typing import Protocol
+"""Sparse work on scores that all taggers share: closure over parents, which scores are right."""
 
 import numpy as np
-import pyarrow as pa
 from scipy.sparse import csr_matrix
 
 from weibotag.taxonomy.tree import Taxonomy
-
-
-class Tagger(Protocol):
-    """Posts and their wordings in, scores over the taxonomy out."""
-
-    taxonomy: Taxonomy
-
-    def scores(self, table: pa.Table) -> csr_matrix:
-        """Return float32 scores 0 to 1, csr_matrix (posts x tags), a child's never above its parent's."""
 
 
 def raise_parents(scores: csr_matrix, taxonomy: Taxonomy) -> csr_matrix:
