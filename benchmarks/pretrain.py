@@ -31,7 +31,8 @@ from weibotag.scoring import thresholds
 from weibotag.scoring.decision import Decision
 from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.dataset import Dataset, blake, gold_matrix
-from weibotag.training.network.settings import NetworkRecipe, Settings, TrainingRun
+from weibotag.training.lesson import NetworkOptions
+from weibotag.training.network.settings import Settings, TrainingRun
 from weibotag.workflows.compare import prepare
 
 SHARES = (0.05, 0.2, 1.0)
@@ -83,7 +84,7 @@ def measure(data: Data, seed: int) -> dict[tuple[float, bool], float]:
                     sides[0],
                     sides[1],
                     data.taxonomy,
-                    NetworkRecipe(data.network, start),
+                    NetworkOptions(data.network, start=start),
                     Settings(minutes=TIME[share] * data.minutes, epochs=max(30, min(90, round(6 / share)))),
                     TrainingRun(folder / f"{share}-{start is None}", seed, "cpu", quiet=True),
                 )

@@ -25,8 +25,9 @@ import pyarrow as pa
 from weibotag.features.post_arrays import PICTURE
 from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.training.dataset import Dataset, gold_matrix
+from weibotag.training.lesson import NetworkOptions
 from weibotag.training.network.loop import LOSSES
-from weibotag.training.network.settings import NetworkRecipe, Settings, TrainingRun
+from weibotag.training.network.settings import Settings, TrainingRun
 
 TAXONOMY = Taxonomy([Tag(name, None, name, (), (), line) for line, name in enumerate("甲乙丙丁", start=2)])
 POSTS, WIDTH, EPOCHS = 1_200, 48, 12
@@ -62,7 +63,7 @@ def train(network: str, folder: Path, is_pretraining: bool) -> None:
         score = pretrain([trained], [held], network, settings, run).figures["likelihood"]
     else:
         sides = [Dataset([table], gold_matrix([table], TAXONOMY)) for table in (trained, held)]
-        score = train_fused(sides[0], sides[1], TAXONOMY, NetworkRecipe(network), settings, run)[1].micro_f1
+        score = train_fused(sides[0], sides[1], TAXONOMY, NetworkOptions(network), settings, run)[1].micro_f1
     (folder / "score.json").write_text(json.dumps(score))
 
 

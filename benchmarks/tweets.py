@@ -40,9 +40,9 @@ from weibotag.training.cascade import learn_cascade
 from weibotag.training.dataset import Dataset, blake, gold_matrix
 from weibotag.training.fasttext import first_settings, tune
 from weibotag.training.learners import Trainer
-from weibotag.training.lesson import LearningOptions, Lesson
+from weibotag.training.lesson import LearningOptions, Lesson, NetworkOptions
 from weibotag.training.network.fit import train_fused
-from weibotag.training.network.settings import NetworkRecipe, Settings, TrainingRun
+from weibotag.training.network.settings import Settings, TrainingRun
 from weibotag.vision.stage import stage_class
 
 FEWEST_POSTS = 20
@@ -118,7 +118,7 @@ def buy(
     settings = Settings(epochs=epochs, patience=max(6, epochs // 4))
     with tempfile.TemporaryDirectory(prefix="weibotag-bench-") as folder:
         run = TrainingRun(Path(folder), seed, quiet=True)
-        network, _ = train_fused(trained, held, taxonomy, NetworkRecipe(), settings, run)
+        network, _ = train_fused(trained, held, taxonomy, NetworkOptions(), settings, run)
         first = replace(first_settings(trained.gold.shape[0]), spacing="words")
         trainer = Trainer(Lesson(trained, held, taxonomy, LearningOptions(30, quiet=True), first))
         taggers = trainer.train("text").tagger, trainer.train("linear").tagger.scorer, network
@@ -178,7 +178,7 @@ def main() -> None:
                 with tempfile.TemporaryDirectory(prefix="weibotag-bench-") as folder:
                     settings = Settings(epochs=options.epochs, patience=max(6, options.epochs // 4))
                     run = TrainingRun(Path(folder), seed, quiet=True)
-                    tagger, _ = train_fused(trained, held, taxonomy, NetworkRecipe(network), settings, run)
+                    tagger, _ = train_fused(trained, held, taxonomy, NetworkOptions(network), settings, run)
                     found[network] = tagger.raw_scores(held.tables[0]), tagger.raw_scores(tested.tables[0])
                 spent[network] += time.process_time() - started
             for name, scores in found.items():

@@ -126,12 +126,12 @@ def rows_of(table: pa.Table) -> Any:
 
 def teach(network: str, folder: Path, table: pa.Table, start: Path | None = None, **others: Any) -> Any:
     """Train a network on the posts of a table, a quarter of them held out, from a body if `start` is one."""
+    from weibotag.training.lesson import NetworkOptions
     from weibotag.training.network.fit import train_fused
-    from weibotag.training.network.settings import NetworkRecipe
 
     cut = len(table) * 3 // 4
     sides = rows_of(table.slice(0, cut)), rows_of(table.slice(cut))
-    return train_fused(*sides, TREE, NetworkRecipe(network, start), quick(**others), place(folder))[1]
+    return train_fused(*sides, TREE, NetworkOptions(network, start=start), quick(**others), place(folder))[1]
 
 
 def build(network: str, table: pa.Table, encoder: str = "", **shape: Any) -> tuple[Any, Any]:

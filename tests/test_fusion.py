@@ -100,11 +100,11 @@ def test_onnx_agrees_with_torch_on_all_outputs(network: str, tmp_path: Path) -> 
 def test_a_network_answers_as_well_from_a_copy_of_its_files(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
     from weibotag.taggers.network import NetworkScorer
+    from weibotag.training.lesson import NetworkOptions
     from weibotag.training.network.fit import train_fused
-    from weibotag.training.network.settings import NetworkRecipe
 
     train, held = rows_of(draw_posts(160, seed=9)), rows_of(draw_posts(40, seed=10))
-    tagger, _ = train_fused(train, held, TREE, NetworkRecipe(), quick(epochs=2), place(tmp_path / "work"))
+    tagger, _ = train_fused(train, held, TREE, NetworkOptions(), quick(epochs=2), place(tmp_path / "work"))
     (tmp_path / "copy").mkdir()
     tagger.save(tmp_path / "copy")
     again = NetworkScorer(TREE, tmp_path / "copy")
@@ -161,15 +161,15 @@ def test_another_training_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> No
 
 def test_a_further_task_is_learnt_beside_the_tags(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
+    from weibotag.training.lesson import NetworkOptions
     from weibotag.training.network.fit import train_fused
-    from weibotag.training.network.settings import NetworkRecipe
 
     table = draw_posts(320, seed=7)
     mood = np.array(["猫" in text for text in table["text"].to_pylist()]).astype(np.int64)
     labels = ["01"[one] for one in mood]
     some = [None if at % 3 == 0 else label for at, label in enumerate(labels)]
-    sides, tasks = (rows_of(table), rows_of(table)), {"mood": (some, labels)}
-    train_fused(*sides, TREE, NetworkRecipe("hma"), quick(), place(tmp_path), tasks)
+    sides = [rows_of(table.append_column("mood", pa.array(own))) for own in (some, labels)]
+    train_fused(*sides, TREE, NetworkOptions("hma", tasks={"mood": "mood"}), quick(), place(tmp_path))
     batch = Features.load(tmp_path).encode(table).batch(np.arange(len(table)))
     found = ask_onnx(tmp_path / "network.onnx", batch)
     assert (found["mood"].argmax(1) == mood)[np.arange(len(mood)) % 3 == 0].mean() > 0.95

@@ -268,17 +268,18 @@ def test_a_pretraining_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path)
 
 def test_tasks_are_learnt_told_by_name_and_measured(tmp_path: Path) -> None:
     from weibotag.taggers.network import NetworkScorer
+    from weibotag.training.lesson import NetworkOptions
     from weibotag.training.network.fit import train_fused
-    from weibotag.training.network.settings import NetworkRecipe
 
     def feel(table: pa.Table) -> list[str | None]:
         moods = ["好" if "猫" in text else "坏" for text in table["text"].to_pylist()]
         return [(None if at % 5 == 0 else "" if at % 5 == 1 else mood) for at, mood in enumerate(moods)]
 
     tables = draw_posts(400, seed=1), draw_posts(80, seed=2)
-    sides = [rows_of(table) for table in tables]
-    tasks = {"mood": (feel(tables[0]), [*feel(tables[1])[:-1], "怪"])}
-    _, about = train_fused(sides[0], sides[1], TREE, NetworkRecipe(), quick(epochs=8), place(tmp_path / "work"), tasks)
+    moods = feel(tables[0]), [*feel(tables[1])[:-1], "怪"]
+    sides = [rows_of(table.append_column("mood", pa.array(own))) for table, own in zip(tables, moods, strict=True)]
+    options = NetworkOptions(tasks={"mood": "mood"})
+    _, about = train_fused(*sides, TREE, options, quick(epochs=8), place(tmp_path / "work"))
     assert about.tasks["mood"].classes == 2 and (about.tasks["mood"].accuracy or 0) > 0.9
     (tmp_path / "copy").mkdir()
     NetworkScorer(TREE, tmp_path / "work").save(tmp_path / "copy")
@@ -291,14 +292,15 @@ def test_tasks_are_learnt_told_by_name_and_measured(tmp_path: Path) -> None:
     assert np.mean(right) > 0.9
     assert chances.dtype == np.float32 and (chances >= 0.5).all() and (chances <= 1).all()
     assert tagger.answers(tables[1].slice(0, 0))["mood"][0] == []
+    few = draw_posts(3, seed=3)
     for name, labels, said_so in (
         ("text", ["a", "b"], "can't be called so"),
         ("train", ["a", "b"], "can't be called so"),
         ("mood", ["a", None, "a"], "2 of the posts to train on have a class"),
     ):
         with pytest.raises(RequestError, match=said_so):
-            wrong = {name: (labels, [])}
-            train_fused(sides[0], sides[1], TREE, NetworkRecipe(), quick(), place(tmp_path / "no"), wrong)
+            wrong = rows_of(few.slice(0, len(labels)).append_column("label", pa.array(labels)))
+            train_fused(wrong, wrong, TREE, NetworkOptions(tasks={name: "label"}), quick(), place(tmp_path / "no"))
 
 
 def test_the_command_pretrains_on_posts_of_text_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ LEARNERS = {
     "text/rules": "weibotag.training.learners:fit_rules_to_texts",
     "text/fast": "weibotag.training.fasttext:fit_fast_to_texts",
     "text/linear": "weibotag.training.learners:fit_linear_to_texts",
-    FUSED: "weibotag.training.network_learner:fit_fused",
+    FUSED: "weibotag.training.network.fit:fit_fused",
 }
 # Of texts alone the words of the taxonomy may count, too.
 TEXT_CANDIDATES = (

@@ -1,14 +1,37 @@
 """What learners are given, and what they return."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from weibotag.taggers.fasttext import Settings
 from weibotag.taggers.tagger import Ensemble
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.dataset import Dataset
-from weibotag.training.network_taggers import NetworkOptions
+from weibotag.vision.stage import hash_weights
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Which network is trained, by its name, for how many minutes at most, with further tasks (name: column), and a seed.
+
+    `start` is a folder of `weibotag pretrain`, whose weights the network begins from; `encoder` a language model (a folder,
+    or hf:owner/name) that reads the text for the network, `encoder_training` what of it is trained: frozen, full or lora.
+    """
+
+    network: str = "concat"
+    minutes: float | None = None
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    start: Path | None = None
+    encoder: str = ""
+    encoder_training: str = "frozen"
+
+    def request(self) -> dict[str, Any]:
+        """Return all that a training depends on, the weights that it begins from by their hashes."""
+        files = () if self.start is None else sorted(path for path in self.start.iterdir() if path.is_file())
+        return asdict(self) | {"start": {path.name: hash_weights(path) for path in files}}
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,7 @@ from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.cascade_tagger import answer_known, train_cascade
 from weibotag.training.dataset import Dataset, draw_valid, gold_matrix
 from weibotag.training.learners import Trainer, check_names
-from weibotag.training.lesson import LearningOptions, Lesson
-from weibotag.training.network_taggers import NetworkOptions
+from weibotag.training.lesson import LearningOptions, Lesson, NetworkOptions
 from weibotag.training.train import learn_codes, read_rows
 from weibotag.workflows.plots import check_plot, draw_scatter
 

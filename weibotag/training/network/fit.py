@@ -1,7 +1,7 @@
 """Labelled posts to a trained tagger: losses of tags and tasks, figures, the network as ONNX."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ from weibotag.core.files import sha256_of, write_json
 from weibotag.features.post_batches import INPUTS, Features, Posts, join_posts
 from weibotag.scoring.thresholds import shared_f1
 from weibotag.taggers.network import NETWORK, SHARES, TASKS, NetworkScorer
+from weibotag.taggers.tagger import Ensemble
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.dataset import Dataset
+from weibotag.training.lesson import Learnt, Lesson, NetworkOptions
 from weibotag.training.network.architectures.network import Network
 from weibotag.training.network.architectures.presets import resolve
 from weibotag.training.network.architectures.registry import build
@@ -24,12 +26,9 @@ from weibotag.training.network.layers import asymmetric_loss, drop_modalities
 from weibotag.training.network.loop import TrainingLoop, begin, device_of, digest_of, half_precision, shape_of, to_tensors
 from weibotag.training.network.loss_balance import OWN
 from weibotag.training.network.pretrained import PretrainedNetwork
-from weibotag.training.network.settings import NetworkRecipe, NetworkSummary, Settings, TaskFigures, TrainingRun
+from weibotag.training.network.settings import NetworkSummary, Settings, TaskFigures, TrainingRun, read_tasks
 from weibotag.training.network.start_vectors import start_from_vectors
 from weibotag.vision.backends.transformers_model import find_folder
-
-# A task's classes on the posts to train on and on those held out, null or empty where it is not known.
-Classes = tuple[Sequence[str | None], Sequence[str | None]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Labelled:
 
     posts: Posts
     gold: csr_matrix
-    tasks: dict[str, np.ndarray] = field(default_factory=dict)
+    tasks: dict[str, np.ndarray]
 
     @classmethod
     def of(cls, rows: Dataset, features: Features, tasks: dict[str, np.ndarray]) -> "Labelled":
@@ -50,24 +49,34 @@ class Labelled:
         return [self.gold.indptr, self.gold.indices, *self.tasks.values()]
 
 
+def fit_fused(lesson: Lesson) -> Learnt:
+    """Return the network that the options name; after a kill its training goes on where it was."""
+    asked, options = lesson.options.network, lesson.options
+    if options.folder is None:
+        raise RequestError("training a network needs a folder in which it can go on after a kill")
+    run = TrainingRun(options.folder / asked.network, asked.seed, threads=options.threads, quiet=options.quiet)
+    settings = Settings(minutes=asked.minutes)
+    network, summary = train_fused(lesson.trained, lesson.held, lesson.taxonomy, asked, settings, run)
+    return Learnt(Ensemble.alone("fused", network), asdict(summary))
+
+
 def train_fused(
     trained: Dataset,
     held: Dataset,
     taxonomy: Taxonomy,
-    recipe: NetworkRecipe,
+    options: NetworkOptions,
     settings: Settings,
     run: TrainingRun,
-    tasks: Mapping[str, Classes] | None = None,
 ) -> tuple[NetworkScorer, NetworkSummary]:
     """Return a network, trained in the folder of `run`, and figures of its training.
 
     Features and the network are learnt on the posts of `trained`; the best epoch is chosen on those of `held`. Classes of
-    `tasks` that are not among those to train on are unknown. Raises RequestError for a network or a task that can't be,
-    ModelError for a pretrained network of another kind or width.
+    tasks that are not among those to train on are unknown. Time and seed are those of `settings` and `run`. Raises
+    RequestError for a network or a task that can't be, ModelError for a pretrained network of another kind or width.
     """
-    network, device, tasks = resolve(recipe.network), begin(run), tasks or {}
-    body = None if recipe.start is None else PretrainedNetwork.load(recipe.start, network, settings.width)
-    features = Features.learn(trained.tables, recipe.encoder)
+    network, device, tasks = resolve(options.network), begin(run), read_tasks(options, trained, held)
+    body = None if options.start is None else PretrainedNetwork.load(options.start, network, settings.width)
+    features = Features.learn(trained.tables, options.encoder)
     if body is not None:
         features = body.widen(features)
     names = {name: name_classes(name, known) for name, (known, _) in tasks.items()}
@@ -76,15 +85,15 @@ def train_fused(
         for side, rows in enumerate((trained, held))
     ]
     sizes = {name: len(classes) for name, classes in names.items()}
-    how = {"tasks": sizes, "encoder_training": recipe.encoder_training}
+    how = {"tasks": sizes, "encoder_training": options.encoder_training}
     shape = shape_of(features, taxonomy.parents, sides[0].posts, settings, **how)
     module = build(network, shape) if body is None else body.build(shape)
     if body is None and module.STARTS_FROM_VECTORS:
         start_from_vectors(module, sides[0].posts, run.seed)
     loop = TrainingLoop(Tagging(module.to(device), sides[0], sides[1], taxonomy, settings), settings, run)
-    begun_from = [network, run.seed, list(names), "" if body is None else body.digest, recipe.encoder_training]
-    if recipe.encoder:
-        begun_from += [sha256_of(path) for path in sorted(find_folder(recipe.encoder)[0].glob("*.safetensors"))]
+    begun_from = [network, run.seed, list(names), "" if body is None else body.digest, options.encoder_training]
+    if options.encoder:
+        begun_from += [sha256_of(path) for path in sorted(find_folder(options.encoder)[0].glob("*.safetensors"))]
     arrays = [array for side in sides for array in side.arrays()]
     loop.run(digest_of(settings, begun_from, [side.posts for side in sides], arrays), f"training {network}")
     features.save(run.folder)
@@ -99,7 +108,7 @@ def train_fused(
         loop.epoch,
         round(loop.seconds, 1),
         sum(part.numel() for part in module.parameters()),
-        recipe.encoder_training if recipe.encoder else None,
+        options.encoder_training if options.encoder else None,
         measure_tasks(scorer, held, {name: tasks[name][1] for name in names}),
     )
 

@@ -1,7 +1,20 @@
 """What trainings of networks are asked for, and what comes of them. Needs no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+
+import pyarrow as pa
+
+from weibotag.core.errors import MissingExtraError, RequestError
+from weibotag.training.dataset import Dataset
+from weibotag.training.lesson import NetworkOptions
+from weibotag.training.network.architectures.presets import resolve
+from weibotag.vision.backends.transformers_model import find_folder
+
+# A task's classes of the posts to train on and of those held out, None where it is not known.
+Classes = tuple[list[str | None], list[str | None]]
 
 
 @dataclass(frozen=True)
@@ -23,20 +36,6 @@ class Settings:
     missing: float = 0.15
     ease: float = 1.0
     reconstruction: float = 0.1
-
-
-@dataclass(frozen=True)
-class NetworkRecipe:
-    """Which network is trained, by its name, and what it begins from.
-
-    `start` is a folder of `weibotag pretrain` whose weights it begins from; `encoder` a language model (a folder, or
-    hf:owner/name) that reads the text for it, `encoder_training` what of that is trained: frozen, full or lora.
-    """
-
-    network: str = "concat"
-    start: Path | None = None
-    encoder: str = ""
-    encoder_training: str = "frozen"
 
 
 @dataclass(frozen=True)
@@ -84,3 +83,51 @@ class PretrainSummary:
     epochs: int
     seconds: float
     posts: dict[str, int]
+
+
+def check_beyond(tagger: str, beyond: NetworkOptions) -> None:
+    """Raise before any work what would keep the network from being trained."""
+    if beyond.start is not None and not beyond.start.is_dir():
+        raise RequestError(f"{beyond.start}: no folder there; --start takes one that weibotag pretrain made")
+    if tagger not in ("fused", "cascade"):
+        if beyond != NetworkOptions():
+            raise RequestError(
+                "--network, --minutes, --task, --seed, --start, --encoder, --encoder-training are of a network: "
+                "give --tagger fused or cascade"
+            )
+        return
+    if find_spec("torch") is None:
+        raise MissingExtraError(f"training the {tagger} tagger", "torch")
+    check_encoder(beyond)
+    resolve(beyond.network)
+
+
+def check_encoder(beyond: NetworkOptions) -> None:
+    """Raise RequestError for an encoder that can't be used, MissingExtraError without the libraries that it needs."""
+    if not beyond.encoder:
+        if beyond.encoder_training != "frozen":
+            raise RequestError(f"--encoder-training {beyond.encoder_training}: of which language model? Give --encoder, too")
+        return
+    if beyond.start is not None:
+        raise RequestError(
+            "--encoder does not go with --start: a pretrained network reads characters itself; give one of them"
+        )
+    if find_spec("transformers") is None:
+        raise MissingExtraError("--encoder", "hf")
+    if beyond.encoder_training == "lora" and find_spec("peft") is None:
+        raise MissingExtraError("--encoder-training lora", "hf")
+
+    find_folder(beyond.encoder)
+
+
+def read_tasks(beyond: NetworkOptions, trained: Dataset, held: Dataset) -> dict[str, Classes]:
+    """Return the classes of each task's posts, those to train on and those held out; RequestError for an absent column."""
+    return {name: (_labels(trained.tables, column), _labels(held.tables, column)) for name, column in beyond.tasks.items()}
+
+
+def _labels(tables: Sequence[pa.Table], column: str) -> list[str | None]:
+    """Return a column of posts as text; RequestError where it is not there."""
+    for table in tables:
+        if column not in table.column_names:
+            raise RequestError(f"--task: no column {column!r}; there are: {', '.join(table.column_names)}")
+    return [None if value is None else str(value) for table in tables for value in table[column].to_pylist()]
