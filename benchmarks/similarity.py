@@ -23,7 +23,7 @@ from weibotag.extraction.schedule import look
 from weibotag.features.post_arrays import read_arrays
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
-from weibotag.taggers.match_model import MATCH, Matcher, find_pairs
+from weibotag.taggers.network import MATCH, Matcher, find_pairs
 from weibotag.training.network.matching import OTHERS, draw_partners
 from weibotag.training.network.pretraining import choose_settings, pretrain
 from weibotag.training.network.settings import TrainingRun

@@ -138,13 +138,13 @@ def build(network: str, table: pa.Table, encoder: str = "", **shape: Any) -> tup
     """Return an untrained network and a table's posts."""
     import torch
 
-    from weibotag.training.network.architectures import registry
+    from weibotag.training.network.architectures import fusions
     from weibotag.training.network.architectures.network import Shape
 
     features = Features.learn([table], encoder)
     torch.manual_seed(0)
     shape = {"width": 32, **shape}
-    return registry.build(network, Shape.of(features, TREE.parents, **shape)).eval(), features.encode(table)
+    return fusions.build(network, Shape.of(features, TREE.parents, **shape)).eval(), features.encode(table)
 
 
 def ask_torch(module: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -84,8 +84,7 @@ def test_attention_is_shared_among_the_wordings_of_each_post_alone(network: str,
 def test_attention_adds_to_evidence_and_takes_nothing_away(rows: list[dict[str, Any]], seed: int) -> None:
     from scipy.sparse import csr_matrix
 
-    from weibotag.features.attention_evidence import add_attended
-    from weibotag.features.vocabulary import Vocabulary
+    from weibotag.features.vocabulary import Vocabulary, add_attended
 
     draw = np.random.default_rng(seed)
     rows = [{**row, "wordings": [*row["wordings"], said("绿茶杯", "ocr"), said("红", "object")]} for row in rows]
@@ -117,9 +116,9 @@ def test_attention_adds_to_evidence_and_takes_nothing_away(rows: list[dict[str, 
 
 def test_vectors_are_learnt_without_tags_and_the_same_every_time() -> None:
     torch = pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.training.network.architectures import registry
+    from weibotag.training.network.architectures import fusions
     from weibotag.training.network.architectures.network import Shape
-    from weibotag.training.network.start_vectors import start_from_vectors
+    from weibotag.training.network.fit import start_from_vectors
 
     draw = np.random.default_rng(0)
     topics = ("绿茶牛奶咖啡", "小猫大狗仓鼠")
@@ -132,7 +131,7 @@ def test_vectors_are_learnt_without_tags_and_the_same_every_time() -> None:
 
     def start(posts: Any, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         torch.manual_seed(0)
-        network = registry.build("hma", Shape.of(features, TREE.parents, width=16))
+        network = fusions.build("hma", Shape.of(features, TREE.parents, width=16))
         random = network.text.characters.weight.detach().numpy().copy()
         start_from_vectors(network, posts, seed)
         return random, network.text.characters.weight.detach().numpy(), network.words.words.weight.detach().numpy()

@@ -6,8 +6,7 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.schema import WORDING
 from weibotag.core.text_matching import Matcher, fold
-from weibotag.features.keywords import LEARNT, find_keywords, find_marked, learn_keywords
-from weibotag.features.vocabulary import Vocabulary
+from weibotag.features.vocabulary import LEARNT, Vocabulary, find_keywords, find_marked, learn_keywords
 from weibotag.taxonomy.tree import Tag, Taxonomy
 
 TREE = Taxonomy(

@@ -70,7 +70,7 @@ def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(st.lists(st.floats(0, 1e6), min_size=2, max_size=7), st.integers(0, 99))
 def test_weights_are_the_least_of_what_they_are_derived_from(norms: list[float], seed: int) -> None:
-    from weibotag.training.network.loss_balance import weigh
+    from weibotag.training.network.loop import weigh
 
     def cost(weights: np.ndarray) -> float:
         apart = ((weights[:, None] - weights) ** 2).sum() / 4
@@ -89,7 +89,7 @@ def test_weights_are_the_least_of_what_they_are_derived_from(norms: list[float],
 
 
 def test_one_loss_keeps_its_weight_and_several_are_balanced_by_what_they_share() -> None:
-    from weibotag.training.network.loss_balance import EVERY, Balance
+    from weibotag.training.network.loop import EVERY, Balance
 
     torch.manual_seed(0)
     shared, own = torch.nn.Linear(3, 3), torch.nn.Linear(3, 1)
@@ -198,8 +198,8 @@ def test_pretraining_learns_and_its_body_begins_a_training(network: str, tmp_pat
 def test_a_body_gives_all_it_knows_and_takes_in_new_words(body: Path) -> None:
     from safetensors.torch import load_file
 
+    from weibotag.training.network.architectures.fusions import build
     from weibotag.training.network.architectures.network import Shape
-    from weibotag.training.network.architectures.registry import build
     from weibotag.training.network.pretrained import PretrainedNetwork
 
     own = PretrainedNetwork.load(body, "vl-bert", 32)

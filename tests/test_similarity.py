@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 from weibotag.core.errors import RequestError
 from weibotag.features.post_batches import Features
-from weibotag.taggers.match_model import Matcher, find_pairs
+from weibotag.taggers.network import Matcher, find_pairs
 from weibotag.workflows.similarity import list_similarity, note_looks
 
 torch = pytest.importorskip("torch", reason="networks are trained with torch")

@@ -4,7 +4,8 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -12,11 +13,12 @@ from zlib import crc32
 import numpy as np
 import pyarrow as pa
 
-from weibotag.core.errors import ModelError
+from weibotag.core.errors import MissingExtraError, ModelError, RequestError
 from weibotag.core.files import write_json
+from weibotag.core.text_matching import CODES
 from weibotag.features.post_arrays import PostArrays, Ragged, offsets_of, read_arrays
-from weibotag.features.tokens import read_tokenizer, tokenise
 from weibotag.features.visual_codes import standardise
+from weibotag.vision.backends.transformers_model import find_folder, first_line
 
 FEATURES, STANDARD = "features.json", "features.safetensors"
 # What `Posts.batch` gives, in the order in which a network's ONNX file takes it.
@@ -115,7 +117,7 @@ class Posts:
     Parts are int64, but boxes (…, 5) float32, `pictures` and `patches` (…, d) float16. From 1 and 0 for none: `…_mentions`,
     where the text mentions a word (its last character) or repeats a character of print; `word_pictures`, which picture a
     word stands in; `patch_cells`, which cell of its picture a patch is, row by row, those of the second picture from 17.
-    `tokens` and `token_of`: see `tokens.tokenise`. `standards` are those of pictures and patches.
+    `tokens` and `token_of`: see `tokenise`. `standards` are those of pictures and patches.
     """
 
     parts: dict[str, Ragged]
@@ -272,3 +274,45 @@ def _number_names(names: list[str], lexicon: Lexicon) -> np.ndarray:
     numbers = lexicon.number(names)
     numbers[[not name for name in names]] = 0
     return numbers
+
+
+def read_tokenizer(name: str) -> str:
+    """Return the JSON of the tokenizer of a model: a folder, or hf:owner/name; raises RequestError where there is none."""
+    folder, _ = find_folder(name)
+    from transformers import AutoTokenizer
+
+    try:
+        read = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return str(read.backend_tokenizer.to_str())
+    except Exception as error:
+        raise RequestError(f"{folder}: expected a model with a tokenizer: {first_line(error)}") from error
+
+
+def tokenise(text: Ragged, tokenizer: str) -> dict[str, Ragged]:
+    """Return the numbers of the tokens of texts (code points), and which of them each character is in; int64, from 1.
+
+    A character that is in none, as a blank, has 0. Without a tokenizer (its JSON) there are no tokens.
+    """
+    if not tokenizer:
+        nothing = Ragged(np.zeros(len(text.offsets), np.int64), np.empty(0, np.int64))
+        return {"tokens": nothing, "token_of": nothing}
+    starts = text.offsets.tolist()
+    # Half of a character would be refused; what takes its place is as long.
+    texts = [text.values[start:end].tobytes().decode(CODES, "replace") for start, end in pairwise(starts)]
+    found = _open(tokenizer).encode_batch(texts)
+    token_of = np.zeros(len(text.values), np.int64)
+    for start, one in zip(starts[:-1], found, strict=True):
+        for number, (first, end) in enumerate(one.offsets, start=1):
+            token_of[start + first : start + end] = number
+    numbers = np.array([number + 1 for one in found for number in one.ids], np.int64)
+    tokens = Ragged(offsets_of([len(one.ids) for one in found]), numbers)
+    return {"tokens": tokens, "token_of": Ragged(text.offsets, token_of)}
+
+
+@cache
+def _open(tokenizer: str) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise MissingExtraError("a network over tokens", "hf") from error
+    return Tokenizer.from_str(tokenizer)

@@ -13,10 +13,8 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
 from weibotag.core.schema import TAG, arrow_schema
-from weibotag.features.attention_evidence import add_attended
-from weibotag.features.keywords import find_keywords
 from weibotag.features.visual_codes import Codebook
-from weibotag.features.vocabulary import Vocabulary
+from weibotag.features.vocabulary import Vocabulary, add_attended, find_keywords
 from weibotag.taggers.cascade.next_step import choose_step
 from weibotag.taggers.cascade.policy import Cascade
 from weibotag.taggers.cascade.stage_bits import stages_of, translate

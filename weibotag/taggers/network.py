@@ -1,4 +1,4 @@
-"""The fused tagger: a network over text, wordings and picture vectors, on onnxruntime. Needs no torch."""
+"""Networks over text, wordings and picture vectors, on onnxruntime: the fused tagger, and the matcher. Needs no torch."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from weibotag.core.errors import ModelError
 from weibotag.features.post_arrays import read_arrays
@@ -23,6 +23,7 @@ NETWORK, TASKS = "network.onnx", "tasks.json"
 # Outputs of a network with attention, and the part of `PostArrays` that tells which wording each of its tokens is of.
 SHARES = {"share_print": "print_places", "share_words": "word_places"}
 BATCH = 64
+MATCH, CALIBRATION = "match.onnx", "match.json"
 
 
 class PostNetwork:
@@ -103,3 +104,42 @@ class NetworkScorer:
     def load(cls, folder: Path, taxonomy: Taxonomy) -> Self:
         """Return the network of a folder."""
         return cls(taxonomy, folder)
+
+
+def find_pairs(posts: Posts) -> np.ndarray:
+    """Tell which posts have both a text and pictures that say something, bool (posts,)."""
+    print_, words, pictures, text = (posts.parts[name].lengths for name in ("print", "words", "pictures", "text"))
+    return np.asarray((text > 0) & (print_ + words + pictures > 0))
+
+
+class Matcher:
+    """A network that was trained to match text and pictures, in a folder of `weibotag pretrain`. Needs no torch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.about = read_match(folder)
+        self.network = PostNetwork(folder / MATCH)
+
+    def measure(self, table: pa.Table) -> np.ndarray:
+        """Return the calibrated probability that text and pictures are of one post, at odds of one to one, float64 (posts,).
+
+        NaN where a post has no text or no picture that says something.
+        """
+        posts = self.network.features.encode(table)
+        is_pair = find_pairs(posts)
+        both = np.flatnonzero(is_pair)
+        similarity = np.full(len(posts), np.nan)
+        for rows, (logits,) in self.network.ask(posts.take(is_pair), ["match"]):
+            similarity[both[rows]] = expit(self.about["slope"] * logits.astype(np.float64) + self.about["offset"])
+        return similarity
+
+
+def read_match(folder: Path) -> dict[str, Any]:
+    """Return what match.json says; raises ModelError for a folder that has no network to match with."""
+    try:
+        about: dict[str, Any] = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
+        about["slope"], about["offset"], about["stages"], about["fingerprints"], about["media"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"{folder}: has no {CALIBRATION} that can be read ({error}): make one with weibotag pretrain --network sm-lstm"
+        ) from error
+    return about

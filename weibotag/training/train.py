@@ -25,8 +25,7 @@ from weibotag.extraction.requests import TrainRequest
 from weibotag.extraction.schedule import look
 from weibotag.extraction.stats import ExtractionStats
 from weibotag.features import visual_codes
-from weibotag.features.keywords import learn_keywords
-from weibotag.features.vocabulary import Vocabulary
+from weibotag.features.vocabulary import Vocabulary, learn_keywords
 from weibotag.posts.source import describe_input, refuse_outputs
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.cascade.policy import Cascade

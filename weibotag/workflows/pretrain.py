@@ -18,7 +18,7 @@ from weibotag.extraction.schedule import look
 from weibotag.extraction.settings import Pipeline
 from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
 from weibotag.runtime.run_folder import Run
-from weibotag.taggers.match_model import CALIBRATION
+from weibotag.taggers.network import CALIBRATION
 from weibotag.training.dataset import draw_valid
 from weibotag.training.network.loop import CHECKPOINT
 from weibotag.training.network.pretrained import ABOUT

@@ -17,7 +17,7 @@ from weibotag.extraction.settings import Pipeline, check_looks, look_as_trained
 from weibotag.extraction.stats import ExtractionStats
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
-from weibotag.taggers.match_model import CALIBRATION, MATCH, Matcher
+from weibotag.taggers.network import CALIBRATION, MATCH, Matcher
 from weibotag.workflows.run_stage import StageSummary, look_and_list
 
 SIMILARITY = "similarity"

@@ -20,7 +20,7 @@ from weibotag.core.text_matching import fold
 from weibotag.curation.keywords.pictured_posts import read_pictured
 from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.hashed_ngrams import number, read_counts
-from weibotag.features.keywords import MOST_KEYWORDS
+from weibotag.features.vocabulary import MOST_KEYWORDS
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import refuse_outputs
 from weibotag.posts.writer import write_tables

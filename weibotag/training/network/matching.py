@@ -13,7 +13,7 @@ from torch.nn import functional
 from weibotag.core.errors import RequestError
 from weibotag.core.files import write_json
 from weibotag.features.post_batches import INPUTS, Posts
-from weibotag.taggers.match_model import CALIBRATION, MATCH, find_pairs
+from weibotag.taggers.network import CALIBRATION, MATCH, find_pairs
 from weibotag.training.network.export import export
 from weibotag.training.network.loop import device_of, to_tensors
 from weibotag.training.network.settings import Settings

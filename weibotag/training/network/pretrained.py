@@ -12,8 +12,8 @@ from torch import Tensor
 from weibotag.core.errors import ModelError
 from weibotag.core.files import sha256_of, write_json
 from weibotag.features.post_batches import Features, Lexicon
+from weibotag.training.network.architectures.fusions import build
 from weibotag.training.network.architectures.network import Network, Shape
-from weibotag.training.network.architectures.registry import build
 from weibotag.training.network.settings import PretrainSummary
 
 ABOUT, WEIGHTS = "body.json", "body.safetensors"

@@ -2,7 +2,7 @@
 
 The objectives of VL-BERT (Su et al., 2020), VisualBERT (Li et al., 2019) and Unicoder-VL (Li et al., 2020), each with clues
 from the other side: masked characters and words are guessed by their numbers, a masked picture by the cluster of its vector,
-and the first token answers whether text and pictures are of one post. How much each counts: `loss_balance`.
+and the first token answers whether text and pictures are of one post. How much each counts: `loop.weigh`.
 """
 
 import logging
@@ -20,9 +20,9 @@ from torch.nn import functional
 from weibotag.core.errors import RequestError
 from weibotag.features.post_arrays import Ragged
 from weibotag.features.post_batches import VECTORS, Features, Posts, join_posts
+from weibotag.training.network.architectures.fusions import build
 from weibotag.training.network.architectures.network import Shape
 from weibotag.training.network.architectures.presets import PRESETS, resolve
-from weibotag.training.network.architectures.registry import build
 from weibotag.training.network.architectures.transformer import Transformer
 from weibotag.training.network.loop import TrainingLoop, begin, device_of, digest_of, half_precision, shape_of, to_tensors
 from weibotag.training.network.matching import MENTIONS, PICTURE_SIDE, AnswerMatch, Matching, draw_partners, export_match
