@@ -36,7 +36,7 @@ def train(request: TrainRequest) -> Answer:
 
 
 def describe_tried(taken: str, tried: "Mapping[str, Candidate]") -> list[str]:
-    """Return the table that a tagger was chosen from, cheapest first."""
+    """Return the table that a tagger was chosen from, cheapest first by the fixed order of costs."""
     if not tried:
         return []
     width = max(map(len, tried))

@@ -45,8 +45,8 @@ class Candidate(Figures):
 class TaggerAbout(TypedDict):
     """What model.json says of a tagger: figures on the held-out posts, what it costs, what it was chosen from.
 
-    `microseconds` are of CPU time a post, `seconds` those of training; `tried` is by candidate, cheapest first, `training`
-    what the learners report, by the place of what they learnt.
+    `microseconds` are of CPU time a post, `seconds` those of training; `tried` is by candidate, in the order of their
+    fixed costs, `training` what the learners report, by the place of what they learnt.
     """
 
     valid: Figures
