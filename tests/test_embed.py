@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from weibotag.core.errors import RequestError
+from weibotag.core.schema import arrow_schema
 from weibotag.vision.backend import PictureVector
 from weibotag.vision.embed import Embed
 from weibotag.vision.media.pictures import Frame, frames_table
@@ -28,7 +29,7 @@ def stage() -> Embed:
 
 def test_a_vector_has_blocks_of_unit_length(stage: Embed) -> None:
     table = stage.process(frames_table([Frame("a", picture(90, 60)), Frame("b", np.zeros((40, 40, 3), np.uint8))]))
-    assert table.schema == Embed.adds
+    assert table.schema == arrow_schema("embed")
     assert table["embed_error"].null_count == 2
     for vector in table["embed_vector"].to_pylist():
         assert len(vector) == sum(BLOCK_WIDTHS)
@@ -90,7 +91,7 @@ def test_a_grid_gives_patches_in_order_and_leaves_the_vector_as_it_is(stage: Emb
     cut = Embed(Embed.Config(grid=2))
     cut.open()
     found, whole = cut.process(frames), stage.process(frames)
-    assert found.schema == whole.schema == Embed.adds
+    assert found.schema == whole.schema == arrow_schema("embed")
     assert whole["embed_patches"].null_count == 3
     assert found["embed_vector"].equals(whole["embed_vector"])
     straight, mirrored, _ = (np.array(cells, np.float32) for cells in found["embed_patches"].to_pylist())

@@ -26,6 +26,7 @@ from tiny_vision_models import (
 )
 
 from weibotag.core.errors import RequestError
+from weibotag.core.schema import arrow_schema
 from weibotag.features.joint_space import open_zero_shot
 from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.vision.backend import PictureVector
@@ -317,7 +318,7 @@ def test_the_stage_gives_a_row_per_frame_and_says_why_there_is_no_vector(
 
     monkeypatch.setattr(stage._backend, "_prepare", prepare_large)
     found = stage.process(frames_table([Frame(str(number), one) for number, one in enumerate(PICTURES)]))
-    assert found.schema == Embed.adds
+    assert found.schema == arrow_schema("embed")
     assert found["embed_vector"].is_valid().to_pylist() == [height > 1 for height, _ in SIZES]
     assert found["embed_error"].to_pylist()[:2] == ["ValueError: too small", None]
     assert pa.types.is_float16(found["embed_vector"].type.value_type)

@@ -52,7 +52,6 @@ class Counting:
 class Sizes(PictureStage):
     name: ClassVar[str] = "ocr"
     version: ClassVar[int] = 1
-    adds: ClassVar[pa.Schema] = arrow_schema("ocr")
     finds: ClassVar[str] = "ocr_lines"
     own: ClassVar[frozenset[str]] = frozenset({"backend", "shout"})
 

@@ -13,7 +13,7 @@ from weibotag.runtime.machine import plan_workers
 from weibotag.vision.face_gallery import open_gallery
 from weibotag.vision.faces import Faces
 from weibotag.vision.media.pictures import MediaLimits
-from weibotag.vision.stage import Stage, hash_weights
+from weibotag.vision.stage import PictureStage, hash_weights
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ExtractionContext:
     pipeline: Pipeline
     store: Store
     limits: MediaLimits
-    stages: Mapping[str, Stage]
+    stages: Mapping[str, PictureStage[Any]]
     workers: int
     threads: int
     quiet: bool = False

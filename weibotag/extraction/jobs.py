@@ -19,7 +19,7 @@ from weibotag.runtime.findings_store import Store
 from weibotag.runtime.worker import Receipt, alive
 from weibotag.vision.media.near_duplicates import take_print
 from weibotag.vision.media.pictures import Frame, MediaLimits, MediaRow, frames_table, hash_file, read_file
-from weibotag.vision.stage import Stage, stage_class
+from weibotag.vision.stage import PictureStage, stage_class
 
 # Files decoded ahead of the model's work: more would only fill memory.
 AHEAD = 3
@@ -52,7 +52,7 @@ class StageJob:
     fingerprint: str
 
     @classmethod
-    def describe(cls, stage: Stage, fingerprint: str) -> Self:
+    def describe(cls, stage: PictureStage[Any], fingerprint: str) -> Self:
         """Return what a worker needs to open the same stage."""
         return cls(stage.name, json.dumps(stage.config.model_dump(mode="json"), sort_keys=True), fingerprint)
 
@@ -106,10 +106,10 @@ def media_fingerprint(limits: MediaLimits) -> str:
 
 
 @lru_cache(maxsize=8)
-def open_stage(name: str, config: str, threads: int) -> Stage:
+def open_stage(name: str, config: str, threads: int) -> PictureStage[Any]:
     """Return a stage that is open; one per worker and settings (canonical JSON)."""
     made: Any = stage_class(name)
-    stage: Stage = made(made.Config.model_validate_json(config))
+    stage: PictureStage[Any] = made(made.Config.model_validate_json(config))
     stage.open(threads)
     alive()
     return stage
@@ -158,7 +158,7 @@ class _Work:
             elif not task.known:
                 self.media += rows
 
-    def _open(self, stage: StageJob) -> Stage:
+    def _open(self, stage: StageJob) -> PictureStage[Any]:
         """Return a stage that is open; loading its model is no part of what a picture costs."""
         start = perf_counter()
         opened = open_stage(stage.name, stage.config, self.job.threads)

@@ -18,7 +18,7 @@ from weibotag.runtime.machine import worker_memory
 from weibotag.runtime.pool import Limits, run_parts
 from weibotag.runtime.run_folder import Run
 from weibotag.runtime.worker import Receipt
-from weibotag.vision.stage import Stage
+from weibotag.vision.stage import PictureStage
 
 # A part takes at most this share of the time that is left; none is begun for less than these seconds.
 PART_SHARE, LEAST_SECONDS = 0.25, 0.05
@@ -27,7 +27,7 @@ FIRST_LOOKS, SECOND_LOOKS = "looks", "second-looks"
 TimeLeft = Callable[[], float]
 
 
-def group_stages(stages: Mapping[str, Stage]) -> list[list[str]]:
+def group_stages(stages: Mapping[str, PictureStage[Any]]) -> list[list[str]]:
     """Return the stages that share a process, and each one whose library must be alone in its own."""
     alone = [[name] for name, stage in stages.items() if stage.alone]
     together = [name for name in stages if [name] not in alone]

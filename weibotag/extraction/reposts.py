@@ -55,8 +55,8 @@ def give_findings(links: pa.Table, run: Run) -> pa.Table:
 def check_reposts(run: Run, context: ExtractionContext) -> dict[str, int]:
     """Return how many files were reposts, how many of them were looked at to check, and how many of those agreed.
 
-    Nothing where reposts are not sought. A repost agrees when a fresh look finds what each stage takes for the same (see
-    `Stage.agree`).
+    Nothing where reposts are not sought. A repost agrees when a fresh look finds what each stage takes for the same
+    (`PictureStage.agree`).
     """
     if not run.done("same", PART):
         return {}

@@ -10,7 +10,7 @@ from weibotag.core.errors import ModelError, RequestError
 from weibotag.vision.registry import load, names
 
 if TYPE_CHECKING:
-    from weibotag.vision.stage import Stage
+    from weibotag.vision.stage import PictureStage
 
 # The keys of a pipeline that decide how pictures are looked at.
 LOOKS = ("stages", "stage_settings", "media")
@@ -82,11 +82,11 @@ class Pipeline(Strict):
         rest = {name: value for name, value in data.items() if name not in own}
         return rest | {"stage_settings": own} if own else rest
 
-    def make_stage(self, name: str) -> "Stage":
+    def make_stage(self, name: str) -> "PictureStage[Any]":
         """Return the stage `name` with its settings; raises RequestError for an unknown name or setting."""
         stage: Any = load("stage", name)
         try:
-            made: Stage = stage(stage.Config(**self.stage_settings.get(name, {})))
+            made: PictureStage[Any] = stage(stage.Config(**self.stage_settings.get(name, {})))
         except ValidationError as error:
             raise RequestError(explain(error, stage.Config, f"[{name}]")) from error
         return made

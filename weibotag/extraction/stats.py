@@ -61,7 +61,7 @@ class ExtractionStats:
     def prices(self, stages: Iterable[str], workers: int) -> dict[str, float]:
         """Return the milliseconds that stages take for a picture, decoding it included, with all workers together.
 
-        By the seconds and frames of what was looked at; `Stage.nominal_ms` of a stage that has not looked at any.
+        By the seconds and frames of what was looked at; `nominal_ms` of a stage that has not looked at any.
         """
         decoding = self.seconds.get("decode", 0.0) / max(1, *self.frames.values(), 1)
         return {

@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import pyarrow as pa
 from pydantic import Field
 
-from weibotag.core.schema import arrow_schema
 from weibotag.vision.backend import DetectedObject
 from weibotag.vision.object_names import chinese_name
 from weibotag.vision.stage import PictureStage, StageConfig, Wording
@@ -19,7 +17,6 @@ class Detect(PictureStage[list[DetectedObject]]):
     version: ClassVar[int] = 1
     kinds: ClassVar[tuple[str, ...]] = ("object",)
     nominal_ms: ClassVar[float] = 7.0
-    adds: ClassVar[pa.Schema] = arrow_schema("detect")
     finds: ClassVar[str] = "detect_objects"
 
     class Config(StageConfig):

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field
 
-from weibotag.core.schema import arrow_schema
 from weibotag.vision.backend import PictureVector
 from weibotag.vision.backends.embed_transformers import choose_precision
 from weibotag.vision.stage import PictureStage, StageConfig
@@ -21,7 +19,6 @@ class Embed(PictureStage[PictureVector]):
     # By a codebook, and by names of tags in the space of the vectors.
     kinds: ClassVar[tuple[str, ...]] = ("code", "clip")
     nominal_ms: ClassVar[float] = 4.0
-    adds: ClassVar[pa.Schema] = arrow_schema("embed")
     finds: ClassVar[str] = "embed_vector"
 
     class Config(StageConfig):

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pyarrow as pa
 from pydantic import Field
 
 from weibotag.core.errors import RequestError
-from weibotag.core.schema import arrow_schema
 from weibotag.vision.backend import Face
 from weibotag.vision.backends.faces_opencv import YUNET_FILE
 from weibotag.vision.backends.faces_vectors import NO_VECTORS, find_face_model
@@ -27,7 +25,6 @@ class Faces(PictureStage[list[Face]]):
     version: ClassVar[int] = 2
     kinds: ClassVar[tuple[str, ...]] = ("face",)
     nominal_ms: ClassVar[float] = 4.0
-    adds: ClassVar[pa.Schema] = arrow_schema("faces")
     finds: ClassVar[str] = "faces_found"
     own: ClassVar[frozenset[str]] = frozenset({"backend", "vectors"})
 

@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from difflib import SequenceMatcher
 from typing import Any, ClassVar, Literal
 
-import pyarrow as pa
 from pydantic import Field
 
-from weibotag.core.schema import arrow_schema
 from weibotag.vision.backend import Line
 from weibotag.vision.stage import PictureStage, StageConfig, Wording
 
@@ -22,7 +20,6 @@ class Ocr(PictureStage[list[Line]]):
     version: ClassVar[int] = 2
     kinds: ClassVar[tuple[str, ...]] = ("ocr",)
     nominal_ms: ClassVar[float] = 25.0
-    adds: ClassVar[pa.Schema] = arrow_schema("ocr")
     finds: ClassVar[str] = "ocr_lines"
     own: ClassVar[frozenset[str]] = frozenset({"backend", "min_score"})
 

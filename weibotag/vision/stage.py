@@ -1,11 +1,11 @@
-"""What every stage promises, what those that look at pictures share, and the fingerprint that names a stage's answers."""
+"""What stages that look at pictures promise and share, and the fingerprint that names a stage's answers."""
 
 import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, cast
+from typing import Any, ClassVar, Generic, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from weibotag.core.errors import RequestError
 from weibotag.core.files import sha256_of
+from weibotag.core.schema import arrow_schema
 from weibotag.vision.backend import Answer, Backend
 from weibotag.vision.media.pictures import frame_pixels
 from weibotag.vision.registry import REGISTRY, load, names
@@ -30,55 +31,9 @@ class Wording(NamedTuple):
     box: list[float] | None = None
 
 
-class Stage(Protocol):
-    """A step that adds columns: the same rows in the same order, each answer a function of its own row alone.
-
-    A row that can't be used gets nulls and a reason in `<name>_error`; an exception means that the part failed. `kinds` are
-    the kinds of wordings that its findings become, `nominal_ms` what it takes for a picture on two cores of 2023.
-    """
-
-    name: ClassVar[str]
-    kinds: ClassVar[tuple[str, ...]]
-    nominal_ms: ClassVar[float]
-    version: ClassVar[int]
-    adds: ClassVar[pa.Schema]
-    config: Any
-
-    @property
-    def Config(self) -> type[BaseModel]:
-        """The settings: a pydantic model that refuses what it does not know, a class inside the stage's own."""
-
-    def __init__(self, config: Any) -> None:
-        """Keep the settings; cheap, and what results can be pickled."""
-
-    def fingerprint(self) -> str:
-        """Return the name of this stage's answers without loading the model."""
-
-    def open(self, threads: int = 1) -> None:
-        """Load the model, once per worker, to run on `threads` threads."""
-
-    def process(self, table: pa.Table) -> pa.Table:
-        """Return the key and the columns of `adds`, one row for each row of `table`, in order."""
-
-    def close(self) -> None:
-        """Let the model go."""
-
-    @property
-    def alone(self) -> bool:
-        """Tell whether its library must have a process to itself."""
-
-    @staticmethod
-    def words(row: Mapping[str, Any]) -> list[Wording]:
-        """Return what one picture says, by the stage's row of it (columns of `adds`)."""
-
-    @classmethod
-    def agree(cls, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-        """Tell whether two rows are what the stage finds in two copies of one picture."""
-
-
-def stage_class(name: str) -> type[Stage]:
+def stage_class(name: str) -> "type[PictureStage[Any]]":
     """Return the class of a stage; raises RequestError for a name that is not registered."""
-    return cast(type[Stage], load("stage", name))
+    return cast("type[PictureStage[Any]]", load("stage", name))
 
 
 def stages_of_kinds(kinds: Iterable[str]) -> tuple[str, ...]:
@@ -100,17 +55,17 @@ class StageConfig(BaseModel):
 
 
 class PictureStage(Generic[Answer]):
-    """A stage whose backend looks at pictures, some at a time.
+    """A stage says something of pictures, by a backend: each answer is a function of its own picture alone.
 
-    A stage of this kind names its table in `adds`, the column that it fills in `finds` (one that fills more has its own
-    `fill`), and the settings that it uses itself in `own`; a backend takes those settings that its constructor names.
+    Its table in `core.schema` has its name. `kinds` are the kinds of wordings that its findings become, `nominal_ms` what it
+    takes for a picture on two cores of 2023, `finds` the column that it fills (one that fills more has its own `fill`),
+    `own` the settings that it uses itself; a backend takes those settings that its constructor names.
     """
 
     name: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]] = ()
     nominal_ms: ClassVar[float]
     version: ClassVar[int]
-    adds: ClassVar[pa.Schema]
     finds: ClassVar[str]
     own: ClassVar[frozenset[str]] = frozenset({"backend"})
 
@@ -131,7 +86,7 @@ class PictureStage(Generic[Answer]):
 
     @classmethod
     def agree(cls, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-        """Tell whether two rows say the same words."""
+        """Tell whether two rows are what the stage finds in two copies of one picture: the same words."""
         return sorted(found.word for found in cls.words(one)) == sorted(found.word for found in cls.words(other))
 
     def fill(self, answers: Sequence[Answer | None]) -> dict[str, list[Any]]:
@@ -156,12 +111,15 @@ class PictureStage(Generic[Answer]):
         return fingerprint(self.name, self.version, settings, backend.weights())
 
     def open(self, threads: int = 1) -> None:
-        """Load the model, to run on `threads` threads."""
+        """Load the model, once per worker, to run on `threads` threads."""
         self._backend = self._make_backend()
         self._backend.open(threads)
 
     def process(self, table: pa.Table) -> pa.Table:
-        """Return a row of `adds` for each row of `table` (schema "frames"), in order."""
+        """Return a row of the stage's table for each row of `table` (schema "frames"), in order.
+
+        A picture that can't be used gets nulls and a reason in `<name>_error`; an exception means that the part failed.
+        """
         pictures = [frame_pixels(table, row) for row in range(len(table))]
         step = self._together or len(pictures) or 1
         answers: list[Answer | Fault] = []
@@ -174,7 +132,7 @@ class PictureStage(Generic[Answer]):
             **self.fill([None if isinstance(answer, Fault) else answer for answer in answers]),
             f"{self.name}_error": [str(answer) if isinstance(answer, Fault) else None for answer in answers],
         }
-        return pa.table(columns, schema=self.adds)
+        return pa.table(columns, schema=arrow_schema(self.name))
 
     def close(self) -> None:
         """Let the model go."""
