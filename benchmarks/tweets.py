@@ -31,8 +31,8 @@ from weibotag.posts.source import PostsSource
 from weibotag.posts.supplied_words import add_given
 from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.blend import blend
+from weibotag.taggers.cascade.policy import given
 from weibotag.taggers.cascade.simulation import CascadeSimulation, PolicyOutcome
-from weibotag.taggers.cascade.stage_bits import given
 from weibotag.taggers.fasttext import FastScorer, train
 from weibotag.taggers.linear import train_linear
 from weibotag.taxonomy.tree import Tag, Taxonomy

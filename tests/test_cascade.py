@@ -18,11 +18,10 @@ from scipy.sparse import csr_matrix
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import WORDING
 from weibotag.scoring.thresholds import micro_f1
-from weibotag.taggers.cascade.cost_curve import Curve
 from weibotag.taggers.cascade.gains import Forest, benefit, expect_benefit
-from weibotag.taggers.cascade.next_step import choose_step
-from weibotag.taggers.cascade.stage_bits import given as given_bits
-from weibotag.taggers.cascade.stage_bits import limit, number_of, stages_of, translate
+from weibotag.taggers.cascade.policy import choose_step, limit, number_of, stages_of, translate
+from weibotag.taggers.cascade.policy import given as given_bits
+from weibotag.taggers.cascade.simulation import Curve
 from weibotag.workflows.plan import Budget
 
 TREE = (

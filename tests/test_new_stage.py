@@ -12,7 +12,7 @@ from commands import ask, draw, enter
 
 from weibotag.core.schema import TABLES, WORDING
 from weibotag.extraction.stats import ExtractionStats
-from weibotag.taggers.cascade.stage_bits import given, limit, stages_of
+from weibotag.taggers.cascade.policy import given, limit, stages_of
 from weibotag.vision.registry import REGISTRY
 from weibotag.vision.stage import stages_of_kinds
 

@@ -15,9 +15,7 @@ from scipy.sparse import csr_matrix
 from weibotag.core.schema import TAG, arrow_schema
 from weibotag.features.visual_codes import Codebook
 from weibotag.features.vocabulary import Vocabulary, add_attended, find_keywords
-from weibotag.taggers.cascade.next_step import choose_step
-from weibotag.taggers.cascade.policy import Cascade
-from weibotag.taggers.cascade.stage_bits import stages_of, translate
+from weibotag.taggers.cascade.policy import Cascade, choose_step, stages_of, translate
 from weibotag.taggers.model_folder import ABOUT, CASCADE, FUSED, RULES, TAXONOMY, Model, load_model
 from weibotag.taggers.rules import rules_tagger
 from weibotag.taggers.tagger import Tagger

@@ -9,11 +9,21 @@ from scipy.sparse import csr_matrix, vstack
 from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.blend import blend
 from weibotag.scoring.tagger import raise_parents
-from weibotag.taggers.cascade.cost_curve import trace_curve
 from weibotag.taggers.cascade.gains import Forest, benefit, describe
-from weibotag.taggers.cascade.policy import FAST, FUSED, TEXT, Cascade, State, Taggers, add_bits, count_files
-from weibotag.taggers.cascade.simulation import CascadeSimulation, PolicyOutcome
-from weibotag.taggers.cascade.stage_bits import given, limit, stages_of
+from weibotag.taggers.cascade.policy import (
+    FAST,
+    FUSED,
+    TEXT,
+    Cascade,
+    State,
+    Taggers,
+    add_bits,
+    count_files,
+    given,
+    limit,
+    stages_of,
+)
+from weibotag.taggers.cascade.simulation import CascadeSimulation, PolicyOutcome, trace_curve
 from weibotag.taxonomy.tree import Taxonomy
 
 # What the cheap answer may weigh beside the network's; it is there already when the network is asked.

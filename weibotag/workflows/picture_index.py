@@ -17,9 +17,8 @@ from weibotag.extraction.post_table import add_findings
 from weibotag.extraction.stats import ExtractionStats
 from weibotag.posts.supplied_words import add_given
 from weibotag.runtime.run_folder import Run
-from weibotag.taggers.cascade.policy import Cascade
+from weibotag.taggers.cascade.policy import Cascade, given, translate
 from weibotag.taggers.cascade.simulation import CascadeSimulation
-from weibotag.taggers.cascade.stage_bits import given, translate
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,8 @@ from weibotag.posts.source import describe_input
 from weibotag.posts.supplied_words import add_given
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.answering import open_cascade, open_codebook, open_taxonomy
-from weibotag.taggers.cascade.cost_curve import Curve, trace_curve
 from weibotag.taggers.cascade.policy import Cascade
-from weibotag.taggers.cascade.simulation import CascadeSimulation
+from weibotag.taggers.cascade.simulation import CascadeSimulation, Curve, trace_curve
 from weibotag.training.cascade_tagger import UNAFFORDABLE, price_taggers
 from weibotag.workflows.choose_tagger import PLAN_FORMAT, choose_tagger
 from weibotag.workflows.picture_index import PictureIndex

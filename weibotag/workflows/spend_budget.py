@@ -17,10 +17,8 @@ from weibotag.extraction.queue import FIRST_LOOKS, SECOND_LOOKS, PictureQueue, o
 from weibotag.extraction.schedule import compact
 from weibotag.extraction.stats import WORKER, ExtractionStats
 from weibotag.runtime.run_folder import Run
-from weibotag.taggers.cascade.next_step import choose_step
-from weibotag.taggers.cascade.policy import Cascade
+from weibotag.taggers.cascade.policy import Cascade, choose_step, translate
 from weibotag.taggers.cascade.simulation import CascadeSimulation
-from weibotag.taggers.cascade.stage_bits import translate
 from weibotag.workflows.picture_index import PictureIndex, RankedTask
 
 # Tagging and writing at the end take about so many times as long as the first answers, per post: of posts of whose pictures

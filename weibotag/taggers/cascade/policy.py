@@ -1,23 +1,26 @@
-"""The cascade: the cheapest tagger first; pictures are looked at, and the network asked, where that pays."""
+"""The cascade: the cheapest tagger first; pictures are looked at, and the network asked, where that pays.
+
+Training, plans and runs ask `choose_step` which stage looks next. A set of stages is a number of bits.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix, vstack
 
+from weibotag.core.arrays import list_parts
 from weibotag.core.files import write_json
 from weibotag.scoring import thresholds
 from weibotag.scoring.blend import blend
 from weibotag.scoring.calibration import Calibration
 from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers.cascade.gains import Forest, describe
-from weibotag.taggers.cascade.stage_bits import given
 from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.tagger import Ensemble, Tagger
 from weibotag.taxonomy.tree import Taxonomy
@@ -28,6 +31,44 @@ ABOUT, ARRAYS = "cascade.json", "cascade.safetensors"
 TEXT, FAST, LINEAR, FUSED = "text", "fast", "linear", "fused"
 # Who reads text alone, who reads what pictures say as well, and the network.
 Taggers = tuple[Tagger, Ensemble, NetworkScorer]
+# A step that costs nothing is reckoned with so many milliseconds.
+LEAST_MILLISECONDS = 1e-6
+# Of a struct in the column `vectors`, what does not come from looking.
+PLAIN = ("media_id", "width", "height")
+
+
+class NextStep(NamedTuple):
+    """For each post (posts,): the number of the stage that looks next (-1: none), its gain per millisecond (-inf: none), and
+    its cost in milliseconds.
+    """
+
+    stage: np.ndarray
+    ratio: np.ndarray
+    cost: np.ndarray
+
+
+def choose_step(gains: np.ndarray, left: np.ndarray, prices: np.ndarray, bits: np.ndarray, rate: float) -> NextStep:
+    """Return the stage that brings most per millisecond for each post, none where none brings `rate` and more than 0.
+
+    `gains` (posts, stages) are what stages would bring, `left` (posts, stages) the pictures that they have not seen,
+    `prices` (stages,) milliseconds a picture; stages of `bits` (posts,) have looked.
+    """
+    costs = price_looks(left, prices)
+    if not gains.shape[1]:
+        nothing = np.zeros(len(gains))
+        return NextStep(np.full(len(gains), -1), nothing - np.inf, nothing)
+    taken = (bits[:, None] >> np.arange(gains.shape[1])) & 1
+    ratios = np.where(taken | (gains <= 0), -np.inf, gains / costs)
+    best = ratios.argmax(axis=1)
+    every = np.arange(len(gains))
+    high = ratios[every, best]
+    worth = (high > 0) & (high >= rate)
+    return NextStep(np.where(worth, best, -1), np.where(worth, high, -np.inf), costs[every, best])
+
+
+def price_looks(left: np.ndarray, prices: np.ndarray) -> np.ndarray:
+    """Return the milliseconds (posts, stages) that looking at what is left takes."""
+    return np.asarray(np.maximum(left * prices, LEAST_MILLISECONDS))
 
 
 @dataclass(frozen=True)
@@ -224,3 +265,65 @@ def count_files(table: pa.Table) -> np.ndarray:
     """Return how many pictures and clips each post names, int64 (posts,)."""
     counts = [pc.fill_null(pc.list_value_length(table[name]), 0).to_numpy() for name in ("images", "videos")]
     return np.asarray(np.sum(counts, axis=0, dtype=np.int64))
+
+
+def limit(table: pa.Table, stages: Collection[str]) -> pa.Table:
+    """Return a table of posts whose wordings and vectors are those of `stages` alone; absent columns stay absent."""
+    if "wordings" in table.column_names:
+        kinds = [kind for stage in stages for kind in stage_class(stage).kinds]
+        table = _put(table, "wordings", _keep_kinds(table["wordings"].combine_chunks(), kinds))
+    if "vectors" in table.column_names and "embed" not in stages:
+        table = _put(table, "vectors", _blank(table["vectors"].combine_chunks()))
+    return table
+
+
+def given(table: pa.Table, stages: Sequence[str]) -> np.ndarray:
+    """Return, per post, the stages that its own words stand for, as bits: words without a picture were brought along."""
+    bits = np.zeros(len(table), np.int64)
+    if "wordings" not in table.column_names:
+        return bits
+    offsets, values = list_parts(table["wordings"].combine_chunks())
+    own = pc.is_null(values.field("media_id")).to_numpy(zero_copy_only=False)
+    if not own.any():
+        return bits
+    rows = np.repeat(np.arange(len(table)), np.diff(offsets))
+    for place, stage in enumerate(stages):
+        kinds = pc.is_in(values.field("kind"), pa.array(stage_class(stage).kinds, pa.string())).to_numpy(
+            zero_copy_only=False
+        )
+        bits[rows[own & kinds]] |= 1 << place
+    return bits
+
+
+def number_of(stages: Collection[str], order: Sequence[str]) -> int:
+    """Return the stages as bits, the first of `order` the lowest."""
+    return sum(1 << place for place, name in enumerate(order) if name in stages)
+
+
+def stages_of(bits: int, order: Sequence[str]) -> tuple[str, ...]:
+    """Return the stages that `number_of` gave these bits."""
+    return tuple(name for place, name in enumerate(order) if bits >> place & 1)
+
+
+def _put(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
+
+
+def _keep_kinds(wordings: pa.ListArray, kinds: Sequence[str]) -> pa.ListArray:
+    offsets, values = list_parts(wordings)
+    kept = pc.is_in(values.field("kind"), pa.array(kinds, pa.string()))
+    ends = np.concatenate([[0], np.cumsum(kept.to_numpy(zero_copy_only=False))])[offsets]
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values.filter(kept))
+
+
+def _blank(vectors: pa.ListArray) -> pa.ListArray:
+    offsets, values = list_parts(vectors)
+    fields = list(values.type)
+    columns = [values.field(field.name) if field.name in PLAIN else pa.nulls(len(values), field.type) for field in fields]
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(columns, fields=fields))
+
+
+def translate(bits: np.ndarray, old: Sequence[str], new: Sequence[str]) -> np.ndarray:
+    """Return bits that were numbered by one order of stages as those of another; stages that it lacks are dropped."""
+    table = np.array([number_of(stages_of(value, old), new) for value in range(1 << len(old))], np.int64)
+    return np.asarray(table[bits])
