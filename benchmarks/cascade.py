@@ -26,14 +26,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weibotag.core.files import write_json
-from weibotag.extraction.context import open_context
+from weibotag.extraction.context import ExtractionStats, open_context
 from weibotag.extraction.ingest import ingest, link
-from weibotag.extraction.picture_words import open_vector_words
 from weibotag.extraction.pipeline_files import read_pipeline
-from weibotag.extraction.post_table import read_part
+from weibotag.extraction.post_table import open_vector_words, read_part
 from weibotag.extraction.requests import PlanRequest, TagRequest, TrainRequest
 from weibotag.extraction.settings import Pipeline
-from weibotag.extraction.stats import ExtractionStats
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource

@@ -9,7 +9,7 @@ import pytest
 from commands import ask, draw
 
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction.picture_table import list_pictures, pictures_schema
+from weibotag.workflows.run_stage import list_pictures, pictures_schema
 
 
 @pytest.mark.parametrize(("stage", "column"), [("ocr", "ocr_lines"), ("faces", "faces_found"), ("embed", "embed_vector")])

@@ -11,7 +11,7 @@ import toy_stage
 from commands import ask, draw, enter
 
 from weibotag.core.schema import TABLES, WORDING
-from weibotag.extraction.stats import ExtractionStats
+from weibotag.extraction.context import ExtractionStats
 from weibotag.taggers.cascade.policy import given, limit, stages_of
 from weibotag.vision.registry import REGISTRY
 from weibotag.vision.stage import stages_of_kinds

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction.queue import group_stages
+from weibotag.extraction.schedule import group_stages
 from weibotag.vision import registry
 from weibotag.vision.backends.onnx_session import open_session
 from weibotag.vision.media.pictures import Frame, frames_table

@@ -1,19 +1,92 @@
-"""How pictures are looked at: stages, store, workers, limits; fixed before a run begins."""
+"""How pictures are looked at: stages, store, workers, limits, fixed before a run begins; and what it took and came to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypedDict
 
-from weibotag.extraction.jobs import media_fingerprint
+from weibotag.extraction.jobs import PictureReceipt, PictureTask, media_fingerprint
 from weibotag.extraction.settings import Pipeline
 from weibotag.runtime.findings_store import Store, default_root
 from weibotag.runtime.machine import plan_workers
 from weibotag.vision.face_gallery import open_gallery
 from weibotag.vision.faces import Faces
 from weibotag.vision.media.pictures import MediaLimits
-from weibotag.vision.stage import PictureStage, hash_weights
+from weibotag.vision.stage import PictureStage, hash_weights, stage_class
+
+CHANGED = "it changed or vanished after it was found"
+# What the start of a process goes by, where models go by their stages.
+WORKER = "worker"
+# Setbacks that the summary has; the receipts have them all.
+SETBACKS_SHOWN = 5
+
+
+class LookSummary(TypedDict):
+    """Counts of files (files, reused, failed, setbacks, and reposts where they were sought), frames and seconds by stage."""
+
+    pictures: dict[str, int | list[str]]
+    frames_per_stage: dict[str, int]
+    seconds_per_stage: dict[str, float]
+
+
+@dataclass
+class ExtractionStats:
+    """Counts of `files` and of those `reused` (known before); seconds of work and frames by stage.
+
+    `loading` has the most seconds that a process took to load the model of a stage, and to start (`WORKER`). `unseen` says,
+    by file_id, why files could not be looked at, `faults` the same in one line for people; `setbacks` what befell workers;
+    `reposts` what came of them where they were sought; `late` that looking ended before it was done.
+    """
+
+    files: int = 0
+    reused: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    frames: dict[str, int] = field(default_factory=dict)
+    loading: dict[str, float] = field(default_factory=dict)
+    unseen: dict[str, str] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    setbacks: list[str] = field(default_factory=list)
+    reposts: Mapping[str, int] = field(default_factory=dict)
+    late: bool = False
+
+    def add(self, receipt: PictureReceipt, tasks: Sequence[PictureTask]) -> None:
+        """Add up what a receipt for some tasks says."""
+        for stage, seconds in receipt.get("seconds_per_stage", {}).items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        for stage, frames in receipt.get("counts", {}).items():
+            self.frames[stage] = self.frames.get(stage, 0) + frames
+        for stage, seconds in receipt.get("loading", {}).items():
+            self.loading[stage] = max(seconds, self.loading.get(stage, 0.0))
+        changed = set(receipt.get("changed", ()))
+        self.unseen |= {task.file_id: CHANGED for task in tasks if task.path in changed}
+
+    def fail(self, task: PictureTask, reason: str) -> None:
+        """Put down that a file could not be looked at."""
+        self.unseen[task.file_id] = reason
+        self.faults[task.file_id] = f"{task.path}: {reason}"
+
+    def prices(self, stages: Iterable[str], workers: int) -> dict[str, float]:
+        """Return the milliseconds that stages take for a picture, decoding it included, with all workers together.
+
+        By the seconds and frames of what was looked at; `nominal_ms` of a stage that has not looked at any.
+        """
+        decoding = self.seconds.get("decode", 0.0) / max(1, *self.frames.values(), 1)
+        return {
+            stage: 1000 * (self.seconds[stage] / self.frames[stage] + decoding) / max(1, workers)
+            if self.frames.get(stage)
+            else stage_class(stage).nominal_ms
+            for stage in stages
+        }
+
+    def summary(self) -> LookSummary:
+        """Return what receipts have of it."""
+        pictures = {"files": self.files, "reused": self.reused, "failed": len(self.faults), **self.reposts}
+        return {
+            "pictures": {**pictures, "setbacks": len(self.setbacks), "first_setbacks": self.setbacks[:SETBACKS_SHOWN]},
+            "frames_per_stage": {name: count for name, count in self.frames.items() if count},
+            "seconds_per_stage": {name: round(value, 3) for name, value in self.seconds.items()},
+        }
 
 
 @dataclass(frozen=True)

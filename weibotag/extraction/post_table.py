@@ -1,24 +1,117 @@
-"""Joins what the store knows of pictures to the posts that show them: wordings, and the vectors that networks read."""
+"""What the store knows of pictures, joined to the posts that show them: wordings, vectors, and which stages have looked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from weibotag.extraction.context import ExtractionContext
-from weibotag.extraction.coverage import mark_files, mark_posts
+from weibotag.extraction.context import ExtractionContext, ExtractionStats
 from weibotag.extraction.ingest import read_links
-from weibotag.extraction.picture_words import VectorWords
-from weibotag.extraction.stats import ExtractionStats
+from weibotag.features.joint_space import ZeroShot, open_zero_shot
 from weibotag.features.post_arrays import collect_vectors
+from weibotag.features.visual_codes import Codebook
 from weibotag.features.wordings import Findings, collect_wordings
 from weibotag.posts.supplied_words import add_given
 from weibotag.runtime.run_folder import Run
+from weibotag.taxonomy.tree import Taxonomy
+from weibotag.vision.embed import Embed
 from weibotag.vision.face_gallery import name_faces, open_gallery
+from weibotag.vision.stage import Wording
 
 # Posts whose pictures' findings are in memory at once.
 ROWS = 5_000
+
+
+@dataclass(frozen=True)
+class VectorWords:
+    """What the vectors of pictures say; `learnt` has the codes of pictures that a codebook was learnt from, by media_id."""
+
+    zero_shot: ZeroShot | None
+    codebook: Codebook | None
+    learnt: Mapping[str, Sequence[str]]
+
+    def find(self, table: pa.Table) -> dict[str, list[Wording]]:
+        """Return the words by media_id for a table of schema "embed": names of tags, then codes."""
+        words = {} if self.zero_shot is None else self.zero_shot.words(table)
+        known = pc.is_in(table["media_id"], pa.array(list(self.learnt), pa.string()))
+        codes = {media_id: self.learnt[media_id] for media_id in table.filter(known)["media_id"].to_pylist()}
+        if self.codebook is not None:
+            codes |= self.codebook.code_table(table.filter(pc.invert(known)))
+        for media_id, own in codes.items():
+            words.setdefault(media_id, []).extend(Wording(code, "code", 1.0) for code in own)
+        return words
+
+
+def open_vector_words(
+    taxonomy: Taxonomy,
+    codebook: Codebook | None,
+    context: ExtractionContext,
+    learnt: Mapping[str, Sequence[str]] | None = None,
+) -> VectorWords | None:
+    """Return what the vectors say by a codebook and by the names of the tags; None where they can't say anything."""
+    embed = context.stages.get("embed")
+    zero_shot = None
+    if isinstance(embed, Embed) and embed.reads_texts:
+        encode = partial(embed.encode_texts, threads=context.threads * max(1, context.workers))
+        zero_shot = open_zero_shot(taxonomy, context.fingerprints["embed"], encode, context.store.root)
+    return None if zero_shot is None and codebook is None else VectorWords(zero_shot, codebook, learnt or {})
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What is known of files, in the order of `file_ids`: `bits` of the stages that have seen all their frames (int64).
+
+    `decoded` (bool): the store has their media rows; `usable` (bool): one of their frames is a picture, or may be.
+    """
+
+    file_ids: pa.Array
+    bits: np.ndarray
+    decoded: np.ndarray
+    usable: np.ndarray
+
+
+def mark_files(file_ids: pa.Array, media: pa.Table, missing: Iterable[pa.Array]) -> Coverage:
+    """Return what is known of distinct files from their media rows, and the media_ids that each stage has not seen."""
+    place = pc.index_in(media["file_id"], file_ids).to_numpy(zero_copy_only=False)
+    good = pc.is_null(media["media_error"]).to_numpy(zero_copy_only=False)
+    decoded, shown = np.zeros(len(file_ids), bool), np.zeros(len(file_ids), bool)
+    decoded[place], shown[place[good]] = True, True
+    bits = np.zeros(len(file_ids), np.int64)
+    for number, ids in enumerate(missing):
+        seen = decoded.copy()
+        lacks = pc.is_in(media["media_id"], ids).to_numpy(zero_copy_only=False)
+        seen[place[lacks & good]] = False
+        bits |= seen.astype(np.int64) << number
+    return Coverage(file_ids, bits, decoded, shown | ~decoded)
+
+
+def ask_store(file_ids: pa.Array, context: ExtractionContext) -> Coverage:
+    """Return what the store knows of distinct files; the order of the stages is that of `context.fingerprints`."""
+    media = context.store.read("media", context.media, file_ids)
+    frames = media.filter(pc.is_null(media["media_error"]))["media_id"]
+    missing = (context.store.missing(name, mark, frames) for name, mark in context.fingerprints.items())
+    return mark_files(file_ids, media, missing)
+
+
+def mark_posts(post_ids: pa.Array, links: pa.Table, coverage: Coverage, everything: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return, per post, the stages that have looked at all its pictures (int64), and whether it has any that can be used.
+
+    Posts without one have the bits 0.
+    """
+    files = pc.index_in(links["file_id"], coverage.file_ids).fill_null(-1).to_numpy(zero_copy_only=False)
+    posts = pc.index_in(links["post_id"], post_ids).to_numpy(zero_copy_only=False)
+    can = files >= 0
+    can[can] = coverage.usable[files[can]]
+    posts, files = posts[can], files[can]
+    seen = np.zeros(len(post_ids), bool)
+    seen[posts] = True
+    bits = np.where(seen, everything, 0)
+    np.bitwise_and.at(bits, posts, coverage.bits[files])
+    return bits, seen
 
 
 def add_findings(

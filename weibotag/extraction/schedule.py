@@ -1,19 +1,164 @@
-"""Looking at all pictures that posts name: which of them the store does not know, and the workers that look at those."""
+"""Looking at the pictures that posts name: which of them the store does not know, and the workers that stay for those."""
 
-from collections.abc import Iterable
-from math import inf
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from itertools import chain
+from math import ceil, inf
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Any, Self, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from weibotag.extraction.context import ExtractionContext
-from weibotag.extraction.coverage import ask_store
+from weibotag.core.progress import bar
+from weibotag.extraction.context import WORKER, ExtractionContext, ExtractionStats
 from weibotag.extraction.ingest import read_links
-from weibotag.extraction.jobs import PictureTask
-from weibotag.extraction.queue import FIRST_LOOKS, SECOND_LOOKS, PictureQueue, group_stages, share_out
+from weibotag.extraction.jobs import PictureJob, PictureReceipt, PictureTask, StageJob
+from weibotag.extraction.post_table import ask_store
 from weibotag.extraction.reposts import check_reposts, find_reposts
-from weibotag.extraction.stats import ExtractionStats
+from weibotag.runtime.machine import worker_memory
+from weibotag.runtime.pool import Limits, run_parts
 from weibotag.runtime.run_folder import Run
+from weibotag.runtime.worker import Receipt
+from weibotag.vision.stage import PictureStage
+
+# A part takes at most this share of the time that is left; none is begun for less than these seconds.
+PART_SHARE, LEAST_SECONDS = 0.25, 0.05
+FIRST_LOOKS, SECOND_LOOKS = "looks", "second-looks"
+# Gives the seconds that are left for looking.
+TimeLeft = Callable[[], float]
+
+
+def group_stages(stages: Mapping[str, PictureStage[Any]]) -> list[list[str]]:
+    """Return the stages that share a process, and each one whose library must be alone in its own."""
+    alone = [[name] for name, stage in stages.items() if stage.alone]
+    together = [name for name in stages if [name] not in alone]
+    return [together, *alone] if together or not alone else alone
+
+
+def share_out(count: int, context: ExtractionContext) -> int:
+    """Return how many of so many files a part has: so few that all workers have some of them."""
+    return max(1, min(context.pipeline.workers.part_files, ceil(count / max(1, context.workers))))
+
+
+class PictureQueue:
+    """The workers of stages that share processes; they start with their first picture and stay until the end."""
+
+    def __init__(self, names: Sequence[str], run: Run, context: ExtractionContext, stats: ExtractionStats) -> None:
+        self._names, self._run, self._context, self._stats = names, run, context, stats
+        self._stages = [StageJob.describe(context.stages[name], context.fingerprints[name]) for name in names]
+        # After those of a run that was stopped.
+        self._parts = len(run.receipts(FIRST_LOOKS)) + len(run.receipts(SECOND_LOOKS))
+        self._begun: float | None = None
+        # Seconds of workers, as expected and as they were; the first of each is a guess.
+        self._expected = self._taken = 1.0
+        self._jobs: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        given = context.pipeline.workers
+        memory = worker_memory(context.workers) if given.memory_mb is None else given.memory_mb * 2**20
+        # One life: what fails here is looked at again by itself.
+        limits = Limits(given.recycle, given.picture_seconds, memory, lives=1, threads=context.threads)
+        jobs = cast(Iterator[dict[str, Any]], iter(self._jobs.get, None))
+        self._receipts: Generator[Receipt, None, None] = run_parts(
+            "weibotag.extraction.jobs:look_at_files", jobs, context.workers, limits
+        )
+
+    def look(
+        self, tasks: Sequence[PictureTask], size: int, left: TimeLeft = lambda: inf, preload: Collection[str] = ()
+    ) -> int:
+        """Look at files, in their order, `size` at a time at most; return how many of them were begun.
+
+        What would not be done in the seconds that are `left` is not begun. Each worker loads the models of the stages
+        `preload` before its first file, the others when a file needs them. The pictures of a part that failed are looked at
+        one by one, so that a bad one costs only itself.
+        """
+        own = [replace(task, stages=[name for name in task.stages if name in self._names]) for task in tasks]
+        waiting = deque(task for task in own if task.stages or not self._names)
+        failed: deque[PictureTask] = deque()
+        models = [name for name in self._names if name in preload]
+        if not waiting:
+            return len(tasks)
+        what = f"looking at pictures: {', '.join(self._names) or 'no stage'}"
+        with bar(len(waiting), what, self._context.quiet) as progress:
+            for receipt, some in self._work(waiting, size, left, FIRST_LOOKS, models):
+                progress.advance(len(some))
+                if receipt["status"] != "ok":
+                    failed += some
+                    self._stats.setbacks.append(f"{len(some)} pictures from {some[0].path}: {receipt['error']}")
+            for receipt, (task,) in self._work(failed, 1, left, SECOND_LOOKS, models):
+                if receipt["status"] != "ok":
+                    self._stats.fail(task, receipt["error"])
+        return len(tasks) - len(waiting)
+
+    def _work(
+        self, queue: deque[PictureTask], size: int, left: TimeLeft, kind: str, models: Sequence[str]
+    ) -> Iterator[tuple[PictureReceipt, list[PictureTask]]]:
+        """Give the receipts with their files, as they come; what is left in `queue` was not begun."""
+        waiting: dict[str, list[PictureTask]] = {}
+        while queue or waiting:
+            # One more than there are workers, so that none waits for this process.
+            while queue and len(waiting) <= self._context.workers:
+                some = self._take(queue, size, left(), chain.from_iterable(waiting.values()))
+                if not some:
+                    break
+                waiting[self._ask(some, models)] = some
+            if not waiting:
+                return
+            receipt = cast(PictureReceipt, next(self._receipts))
+            some = waiting.pop(receipt["part"])
+            self._run.receipt(kind, receipt["part"], receipt)
+            self._add_up(receipt, some)
+            yield receipt, some
+
+    def _take(self, queue: deque[PictureTask], size: int, left: float, waiting: Iterable[PictureTask]) -> list[PictureTask]:
+        """Take the files of the next part: fewer the less time is left, none where they would not be done in time."""
+        pace = self._taken / self._expected
+        spare = left - pace * sum(task.seconds for task in waiting)
+        some: list[PictureTask] = []
+        seconds = 0.0
+        while queue and len(some) < size:
+            seconds += pace * queue[0].seconds
+            if spare <= LEAST_SECONDS or seconds > spare * (PART_SHARE if some else 1.0):
+                break
+            some.append(queue.popleft())
+        return some
+
+    def _ask(self, some: Sequence[PictureTask], models: Sequence[str]) -> str:
+        """Hand files to the workers; return the name of their part."""
+        self._parts += 1
+        part = f"{'-'.join(self._names) or 'media'}-{self._parts:06d}"
+        context = self._context
+        job = PictureJob(part, str(context.store.root), context.limits, some, self._stages, context.threads, models)
+        self._begun = self._begun or perf_counter()
+        self._jobs.put(asdict(job))
+        return part
+
+    def _add_up(self, receipt: PictureReceipt, some: Sequence[PictureTask]) -> None:
+        seconds = receipt.get("seconds", 0.0)
+        if WORKER not in self._stats.loading and self._begun is not None:
+            self._stats.loading[WORKER] = perf_counter() - self._begun - seconds
+        self._stats.add(receipt, some)
+        if receipt["status"] == "ok":
+            self._taken += seconds - sum(receipt["loading"].values())
+            self._expected += self._context.workers * sum(task.seconds for task in some)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the workers; nothing is in their hands."""
+        self._jobs.put(None)
+        self._receipts.close()
+
+
+@contextmanager
+def open_queues(run: Run, context: ExtractionContext, stats: ExtractionStats) -> Iterator[list[PictureQueue]]:
+    """Give a queue for each group of stages that share processes, and end the workers of all afterwards."""
+    with ExitStack() as stack:
+        groups = group_stages(context.stages)
+        yield [stack.enter_context(PictureQueue(names, run, context, stats)) for names in groups]
 
 
 def look(run: Run, parts: Iterable[str], context: ExtractionContext) -> ExtractionStats:

@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix
 
-from weibotag.extraction.context import ExtractionContext
-from weibotag.extraction.stats import ExtractionStats
+from weibotag.extraction.context import ExtractionContext, ExtractionStats
 from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers.cascade.policy import Cascade, Taggers, count_files
 from weibotag.taggers.model_folder import TEXT

@@ -16,14 +16,12 @@ from scipy.sparse import csr_matrix
 
 from weibotag import __version__
 from weibotag.core.errors import RequestError
-from weibotag.extraction.context import ExtractionContext, open_context
+from weibotag.extraction.context import ExtractionContext, ExtractionStats, open_context
 from weibotag.extraction.ingest import ingest, link, read_links
-from weibotag.extraction.picture_words import VectorWords, open_vector_words
 from weibotag.extraction.pipeline_files import choose_pipeline
-from weibotag.extraction.post_table import read_part
+from weibotag.extraction.post_table import VectorWords, open_vector_words, read_part
 from weibotag.extraction.requests import TrainRequest
 from weibotag.extraction.schedule import look
-from weibotag.extraction.stats import ExtractionStats
 from weibotag.features import visual_codes
 from weibotag.features.vocabulary import Vocabulary, learn_keywords
 from weibotag.posts.source import describe_input, refuse_outputs

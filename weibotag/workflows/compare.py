@@ -22,12 +22,11 @@ from weibotag import __version__
 from weibotag.core.errors import RequestError
 from weibotag.core.files import atomic
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction.context import ExtractionContext, open_context
+from weibotag.extraction.context import ExtractionContext, ExtractionStats, open_context
 from weibotag.extraction.ingest import ingest, link
-from weibotag.extraction.picture_words import open_vector_words
+from weibotag.extraction.post_table import open_vector_words
 from weibotag.extraction.schedule import look
 from weibotag.extraction.settings import Pipeline
-from weibotag.extraction.stats import ExtractionStats
 from weibotag.posts.source import PostsSource, describe_input, matches, refuse_outputs
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring.report import MODALITIES, evaluate, find_modality

@@ -8,13 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from weibotag.extraction.context import ExtractionContext
-from weibotag.extraction.coverage import ask_store
+from weibotag.extraction.context import ExtractionContext, ExtractionStats
 from weibotag.extraction.ingest import read_links
 from weibotag.extraction.jobs import PictureTask
-from weibotag.extraction.picture_words import VectorWords
-from weibotag.extraction.post_table import add_findings
-from weibotag.extraction.stats import ExtractionStats
+from weibotag.extraction.post_table import VectorWords, add_findings, ask_store
 from weibotag.posts.supplied_words import add_given
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.cascade.policy import Cascade, given, translate

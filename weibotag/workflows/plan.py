@@ -13,13 +13,12 @@ import pyarrow.parquet as pq
 from weibotag import __version__
 from weibotag.core.errors import RequestError
 from weibotag.core.files import write_json
-from weibotag.extraction.context import ExtractionContext, open_context
+from weibotag.extraction.context import ExtractionContext, ExtractionStats, open_context
 from weibotag.extraction.ingest import count_posts, ingest, link, read_links
-from weibotag.extraction.picture_words import open_vector_words
 from weibotag.extraction.pipeline_files import choose_pipeline
-from weibotag.extraction.queue import open_queues
+from weibotag.extraction.post_table import open_vector_words
 from weibotag.extraction.requests import PlanRequest
-from weibotag.extraction.stats import ExtractionStats
+from weibotag.extraction.schedule import open_queues
 from weibotag.posts.source import describe_input
 from weibotag.posts.supplied_words import add_given
 from weibotag.runtime.run_folder import Run

@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 
 from weibotag.core.files import sha256_of, write_json
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction.context import ExtractionContext, open_context
+from weibotag.extraction.context import ExtractionContext, ExtractionStats, open_context
 from weibotag.extraction.post_table import read_part
 from weibotag.extraction.settings import Pipeline, check_looks, look_as_trained
-from weibotag.extraction.stats import ExtractionStats
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.network import CALIBRATION, MATCH, Matcher

@@ -9,13 +9,10 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 
-from weibotag.extraction.context import ExtractionContext
+from weibotag.extraction.context import WORKER, ExtractionContext, ExtractionStats
 from weibotag.extraction.ingest import count_posts
-from weibotag.extraction.picture_words import VectorWords
-from weibotag.extraction.post_table import ROWS
-from weibotag.extraction.queue import FIRST_LOOKS, SECOND_LOOKS, PictureQueue, open_queues, share_out
-from weibotag.extraction.schedule import compact
-from weibotag.extraction.stats import WORKER, ExtractionStats
+from weibotag.extraction.post_table import ROWS, VectorWords
+from weibotag.extraction.schedule import FIRST_LOOKS, SECOND_LOOKS, PictureQueue, compact, open_queues, share_out
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.cascade.policy import Cascade, choose_step, translate
 from weibotag.taggers.cascade.simulation import CascadeSimulation

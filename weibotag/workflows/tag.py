@@ -15,14 +15,12 @@ import pyarrow.parquet as pq
 from weibotag.core.errors import PartialError, RequestError, WeibotagError
 from weibotag.core.progress import bar
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction.context import ExtractionContext, open_context
+from weibotag.extraction.context import ExtractionContext, ExtractionStats, LookSummary, open_context
 from weibotag.extraction.ingest import ingest, link, open_run, read_links
-from weibotag.extraction.picture_words import open_vector_words
 from weibotag.extraction.pipeline_files import choose_pipeline
-from weibotag.extraction.post_table import read_part
+from weibotag.extraction.post_table import open_vector_words, read_part
 from weibotag.extraction.requests import TagRequest
 from weibotag.extraction.schedule import look
-from weibotag.extraction.stats import ExtractionStats, LookSummary
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.run_folder import KeptReceipt, Run, reject_parts
