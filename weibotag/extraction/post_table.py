@@ -63,7 +63,8 @@ def open_vector_words(
 
 @dataclass(frozen=True)
 class Coverage:
-    """What is known of files, in the order of `file_ids`: `bits` of the stages that have seen all their frames (int64).
+    """What is known of files, in the order of `file_ids`: `bits` of the stages that have seen all their frames (int64,
+    the first stage is the lowest).
 
     `decoded` (bool): the store has their media rows; `usable` (bool): one of their frames is a picture, or may be.
     """
