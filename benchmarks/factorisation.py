@@ -10,6 +10,8 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
+from weibotag.core.arrays import rows_of
+
 
 class FactorisationMachine(nn.Module):
     """Scores of tags as those of a factorisation machine whose row is the features of a post and one tag.
@@ -61,7 +63,7 @@ def batch_of(
     """Return features, offsets and values of some rows, some features left out, each row scaled to length 1."""
     some = matrix[rows]
     kept = draws.random(some.nnz) >= dropout
-    at = np.repeat(np.arange(len(rows)), np.diff(some.indptr))[kept]
+    at = rows_of(some.indptr)[kept]
     values = some.data[kept].astype(np.float64)
     length = np.sqrt(np.bincount(at, values**2, minlength=len(rows)))
     offsets = np.concatenate([[0], np.cumsum(np.bincount(at, minlength=len(rows)))[:-1]])

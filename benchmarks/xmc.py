@@ -38,6 +38,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix, vstack
 
+from weibotag.core.arrays import rows_of
 from weibotag.features.hashed_ngrams import weigh
 from weibotag.scoring.tagger import mark_right
 from weibotag.taggers.linear_tree import XMC
@@ -145,7 +146,7 @@ def score(scores: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy, posts: np.nd
     """Return P@1 over leaves, and the share of gold leaves among the five best: of all, by how many `posts` they have."""
     leaves = np.flatnonzero(taxonomy.is_leaf)
     own, right = scores[:, leaves].tocsr(), gold[:, leaves].tocsr()
-    rows = np.repeat(np.arange(own.shape[0]), np.diff(own.indptr))
+    rows = rows_of(own.indptr)
     order = np.lexsort((-own.data, rows))
     place = np.arange(len(order)) - np.repeat(own.indptr[:-1], np.diff(own.indptr))
     hits = mark_right(own, right)[order]

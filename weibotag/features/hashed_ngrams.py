@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix, vstack
 
-from weibotag.core.arrays import list_parts
+from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.text_matching import edge_kinds, spell_out
 from weibotag.scoring.blend import MOST_OCR_CHARACTERS
 
@@ -93,7 +93,7 @@ def _read(table: pa.Table) -> tuple[list[str], list[np.ndarray], list[np.ndarray
         ends = np.concatenate([[0], np.cumsum(printed)])[offsets]
         lines = pc.binary_join(pa.ListArray.from_arrays(pa.array(ends, pa.int32()), words.filter(is_print)), " ")
         text = pc.binary_join_element_wise(text, pc.utf8_slice_codeunits(lines, 0, MOST_OCR_CHARACTERS), "\n")
-        rows.append(np.repeat(np.arange(len(table)), np.diff(offsets))[~printed])
+        rows.append(rows_of(offsets)[~printed])
         numbers.append(_hash_whole(kinds.filter(is_whole), words.filter(is_whole)))
     return pc.utf8_lower(text).to_pylist(), rows, numbers
 

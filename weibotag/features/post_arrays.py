@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from weibotag.core.arrays import list_parts
+from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.schema import VECTOR, WORDING
 from weibotag.core.text_matching import edge_kind, fold, spell_out
 
@@ -50,7 +50,7 @@ class Ragged:
     @property
     def rows(self) -> np.ndarray:
         """Return which row each value is of."""
-        return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
+        return rows_of(self.offsets)
 
     def row(self, number: int) -> Any:
         """Return the values of a row."""
@@ -144,7 +144,7 @@ def _read_pictures(table: pa.Table) -> tuple[dict[str, Ragged], Shown]:
     nothing = pa.nulls(len(table), pa.list_(PICTURE))
     column = table["vectors"].combine_chunks().cast(nothing.type) if "vectors" in table.column_names else nothing
     offsets, values = list_parts(column)
-    rows = np.repeat(np.arange(len(table)), np.diff(offsets))
+    rows = rows_of(offsets)
     has = values.field("vector").is_valid().to_numpy(zero_copy_only=False)
     at, kept = _cut(rows[has], MOST_PICTURES, len(table))
     kept = np.flatnonzero(has)[kept]
@@ -164,7 +164,7 @@ def _read_pictures(table: pa.Table) -> tuple[dict[str, Ragged], Shown]:
 def _read_patches(grids: pa.ListArray, rows: np.ndarray, numbers: np.ndarray, total: int) -> dict[str, Ragged]:
     """Return pictures' patches, at most `MOST_CELLS` of each, and their cells; pictures have posts (`rows`) and numbers."""
     offsets, patches = list_parts(grids)
-    of = np.repeat(np.arange(len(grids)), np.diff(offsets))
+    of = rows_of(offsets)
     steps = np.arange(len(of)) - offsets[of]
     kept = np.flatnonzero(steps < MOST_CELLS)
     at = np.searchsorted(rows[of[kept]], np.arange(total + 1))
@@ -184,7 +184,7 @@ def _read_wordings(table: pa.Table, texts: Sequence[str], shown: Shown) -> dict[
     nothing = pa.nulls(len(table), pa.list_(WORDING))
     column = table["wordings"].combine_chunks() if "wordings" in table.column_names else nothing
     offsets, values = list_parts(column)
-    rows = np.repeat(np.arange(len(table)), np.diff(offsets))
+    rows = rows_of(offsets)
     words, kinds = pc.fill_null(values.field("word"), ""), values.field("kind")
     media = zip(rows.tolist(), values.field("media_id").to_pylist(), strict=True)
     standing = np.array([shown.get(own, (np.inf, np.inf, 0)) for own in media], np.float32).reshape(-1, 3)

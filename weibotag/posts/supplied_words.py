@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from weibotag.core.arrays import list_parts
+from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import STRINGS, WORDING
 
@@ -68,7 +68,7 @@ def _append(table: pa.Table, kind: str, words: pa.ListArray) -> pa.Table:
     if "wordings" not in table.column_names:
         return table.append_column("wordings", pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), added))
     old_offsets, old = list_parts(table["wordings"].combine_chunks().cast(pa.list_(WORDING)))
-    rows = np.concatenate([np.repeat(np.arange(len(table)), np.diff(ends)) for ends in (old_offsets, offsets)])
+    rows = np.concatenate([rows_of(ends) for ends in (old_offsets, offsets)])
     order = np.argsort(rows, kind="stable")
     joined = pa.concat_arrays([old, added]).take(pa.array(order))
     wordings = pa.ListArray.from_arrays(pa.array(old_offsets + offsets, pa.int32()), joined)

@@ -3,13 +3,13 @@
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from weibotag.core.arrays import rows_of
 from weibotag.taxonomy.tree import Taxonomy
 
 
 def raise_parents(scores: csr_matrix, taxonomy: Taxonomy) -> csr_matrix:
     """Return scores in which every tag has at least the highest score below it: a child is never above its parent."""
-    lengths = np.diff(scores.indptr)
-    rows = np.repeat(np.arange(scores.shape[0]), lengths)
+    rows = rows_of(scores.indptr)
     all_rows, all_tags, all_data = [rows], [scores.indices.astype(np.int64)], [scores.data]
     tags, data = scores.indices, scores.data
     while len(tags):
@@ -24,9 +24,8 @@ def raise_parents(scores: csr_matrix, taxonomy: Taxonomy) -> csr_matrix:
 
 def mark_right(scores: csr_matrix, gold: csr_matrix) -> np.ndarray:
     """Return a bool for each stored score, in their order: whether `gold` (same shape, 0/1) has that pair."""
-    rows = np.repeat(np.arange(scores.shape[0], dtype=np.int64), np.diff(scores.indptr))
-    gold_rows = np.repeat(np.arange(gold.shape[0], dtype=np.int64), np.diff(gold.indptr))
-    return np.isin(rows * scores.shape[1] + scores.indices, gold_rows * gold.shape[1] + gold.indices)
+    pairs, right = (rows_of(each.indptr) * each.shape[1] + each.indices for each in (scores, gold))
+    return np.isin(pairs, right)
 
 
 def collect_highest(rows: np.ndarray, tags: np.ndarray, data: np.ndarray, shape: tuple[int, int]) -> csr_matrix:

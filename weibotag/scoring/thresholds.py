@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from weibotag.core.arrays import rows_of
 from weibotag.scoring.tagger import collect_highest, mark_right, raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
@@ -59,7 +60,7 @@ def decide(scores: csr_matrix, thresholds: np.ndarray, taxonomy: Taxonomy) -> cs
 
     `scores` are closed: every tag has at least the highest score below it.
     """
-    rows = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
+    rows = rows_of(scores.indptr)
     passed = scores.data >= thresholds[scores.indices]
     chosen = collect_highest(rows[passed], scores.indices[passed].astype(np.int64), scores.data[passed], scores.shape)
     kept = mark_right(scores, raise_parents(chosen, taxonomy))

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
+from weibotag.core.arrays import rows_of
 from weibotag.core.schema import TAG, arrow_schema
 from weibotag.features.visual_codes import Codebook
 from weibotag.features.vocabulary import Vocabulary, add_attended, find_keywords
@@ -209,7 +210,7 @@ def _answer_tasks(table: pa.Table, tagger: TaggerRef) -> dict[str, pa.Array]:
 
 def list_tags(chosen: csr_matrix, taxonomy: Taxonomy) -> pa.Array:
     """Return list<TAG> per post: highest score first, of equal ones the parent first, then in file order."""
-    posts = np.repeat(np.arange(chosen.shape[0]), np.diff(chosen.indptr))
+    posts = rows_of(chosen.indptr)
     order = np.lexsort((chosen.indices, taxonomy.depth[chosen.indices], -chosen.data, posts))
     ids = taxonomy.id_array.take(pa.array(chosen.indices[order]))
     structs = pa.StructArray.from_arrays([ids, pa.array(chosen.data[order])], fields=list(TAG))

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
+from weibotag.core.arrays import rows_of
 from weibotag.core.text_matching import Matcher, edge_kind, fold
 from weibotag.scoring.decision import Decision
 from weibotag.taggers.tagger import Ensemble, Tagger
@@ -150,7 +151,7 @@ class RulesScorer:
         total = len(self.taxonomy)
         posts = evidence.shape[0]
         tags = evidence.indices
-        rows = np.repeat(np.arange(posts), np.diff(evidence.indptr))
+        rows = rows_of(evidence.indptr)
         # Keys are sorted, and a tag's evidence reaches all its ancestors, so each lookup below finds its entry.
         keys = rows * total + tags
         channel = evidence.data[np.searchsorted(keys, rows * total + self._roots[tags])]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
-from weibotag.core.arrays import list_parts
+from weibotag.core.arrays import list_parts, rows_of
 from weibotag.taxonomy.tree import Taxonomy
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ def label_matrix(tags: pa.ChunkedArray, taxonomy: Taxonomy) -> csr_matrix:
     """Return tags (lists of ids, null when unlabelled) as float32 0/1 csr_matrix (posts x tags), unknown ones left out."""
     offsets, ids = list_parts(pc.fill_null(tags, []).combine_chunks())
     numbers = pc.index_in(ids, taxonomy.id_array).fill_null(-1).to_numpy(zero_copy_only=False)
-    rows = np.repeat(np.arange(len(tags)), np.diff(offsets))
+    rows = rows_of(offsets)
     known = numbers >= 0
     cells = (np.ones(int(known.sum()), np.float32), (rows[known], numbers[known]))
     labels = csr_matrix(cells, shape=(len(tags), len(taxonomy)))

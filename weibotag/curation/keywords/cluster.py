@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
-from weibotag.core.arrays import list_parts
+from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import arrow_schema
 from weibotag.core.text_matching import fold
@@ -199,7 +199,7 @@ def spell_token(keyword: str) -> str:
 
 def weigh_tags(counts: csr_matrix, channels: np.ndarray) -> np.ndarray:
     """Return what keywords tell of tags (`read_mentions`) by counts, keywords x tags; `channels` numbers each keyword's."""
-    rows = np.repeat(np.arange(len(channels)), np.diff(counts.indptr))
+    rows = rows_of(counts.indptr)
     among = np.zeros((channels.max(initial=0) + 1, counts.shape[1]))
     np.add.at(among, (channels[rows], counts.indices), counts.data)
     usual = (among / np.maximum(1, among.sum(axis=1, keepdims=True)))[channels[rows], counts.indices]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from weibotag.core import schema
-from weibotag.core.arrays import list_parts
+from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.errors import RequestError
 from weibotag.core.files import atomic
 from weibotag.core.text_matching import fold
@@ -96,7 +96,7 @@ def _flatten(cells: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     # Below a null there may be values that are none of it.
     lists = lists.fill_null([]) if lists.null_count else lists
     offsets, items = list_parts(lists)
-    return np.repeat(np.arange(len(lists)), np.diff(offsets)), items
+    return rows_of(offsets), items
 
 
 @dataclass(frozen=True)

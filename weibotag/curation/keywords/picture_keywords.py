@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix, vstack
 from scipy.special import expit
 
-from weibotag.core.arrays import first_of_each, list_parts, rank_in_runs
+from weibotag.core.arrays import first_of_each, list_parts, rank_in_runs, rows_of
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import replace_folder, write_parquet
 from weibotag.core.schema import EVIDENCE, KEYWORD, arrow_schema, cast
@@ -63,9 +63,9 @@ def read_pictures(table: pa.Table, places: np.ndarray, features: int) -> Picture
     lines = dict.fromkeys(("text", "author", "channel"), pa.repeat("", len(values)))
     wordings = read_counts(pa.table({**lines, "wordings": each}), places, features)
     printed = pc.fill_null(pc.equal(values.field("kind"), "ocr"), False).to_numpy(zero_copy_only=False)
-    rows = np.repeat(np.arange(len(values)), np.diff(wordings.indptr))
+    rows = rows_of(wordings.indptr)
     wordings.data[printed[rows]] = PRINT_WEIGHT
-    owners = np.repeat(np.arange(len(table)), np.diff(offsets))[rows]
+    owners = rows_of(offsets)[rows]
     posts = collect_highest(owners, wordings.indices, wordings.data, (len(table), features))
     return Pictures(wordings, posts, np.array(table["channel"].to_pylist(), dtype=object))
 
@@ -78,7 +78,7 @@ def add_up(posts: csr_matrix, weights: csr_matrix, prior: np.ndarray) -> csr_mat
     blocks = [csr_matrix((0, weights.shape[1]), dtype=np.float32)]
     for start in range(0, posts.shape[0], ROWS):
         sums = csr_matrix(posts[start : start + ROWS] @ weights)
-        rows = np.repeat(np.arange(sums.shape[0]), np.diff(sums.indptr))
+        rows = rows_of(sums.indptr)
         raw = expit(DAMPING * (sums.data + prior[sums.indices])).astype(np.float32)
         kept = np.flatnonzero((sums.data > 0) & (raw >= FLOOR))
         kept = kept[np.lexsort((sums.indices[kept], -raw[kept], rows[kept]))]
@@ -124,7 +124,7 @@ class PictureMap:
         """
         pictures = read_pictures(table, number(self.features), len(self.features))
         scores = self.calibration.apply(self._score(pictures))
-        posts = np.repeat(np.arange(len(table)), np.diff(scores.indptr))
+        posts = rows_of(scores.indptr)
         kept = scores.data >= self.shown["threshold"].to_numpy()[scores.indices]
         posts, words = posts[kept], scores.indices[kept]
         wordings = self._find_wordings(table, pictures, posts, words)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix, vstack
 
-from weibotag.core.arrays import list_parts
+from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.errors import RequestError
 from weibotag.core.text_matching import fold
 from weibotag.curation.cost import describe_cost
@@ -115,7 +115,7 @@ def read_lessons(tables: Iterable[pa.Table], index: KeywordIndex | None) -> Less
         folds = [crc32(name.encode()) % FOLDS for name in table["post_id"].to_pylist()]
         read.append((read_pictures(table, everything, 1 << BITS), np.array(folds, np.int8)))
         offsets, words = list_parts(table["keywords"].combine_chunks())
-        owner = np.repeat(np.arange(len(table)), np.diff(offsets))
+        owner = rows_of(offsets)
         for channel, word in zip(read[-1][0].channels[owner], words.to_pylist(), strict=True):
             columns.append(spelled.setdefault((channel, fold(word).strip()), (len(spelled), word))[0])
         rows.append(owner + total)

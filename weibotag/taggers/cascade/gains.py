@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
-from weibotag.core.arrays import list_parts
+from weibotag.core.arrays import list_parts, rows_of
 from weibotag.scoring.tagger import mark_right
 from weibotag.taxonomy.tree import Taxonomy
 
@@ -24,7 +24,7 @@ def benefit(chosen: csr_matrix, gold: csr_matrix, worth: float) -> np.ndarray:
     With `worth` the micro-F1 that is reached, the answer with the larger sum has the larger micro-F1 (Dinkelbach, 1967,
     on nonlinear fractional programming): a measure over all posts falls apart into a sum over posts.
     """
-    rows = np.repeat(np.arange(chosen.shape[0]), np.diff(chosen.indptr))
+    rows = rows_of(chosen.indptr)
     return np.bincount(rows, 2.0 * mark_right(chosen, gold) - worth, minlength=chosen.shape[0])
 
 
@@ -38,7 +38,7 @@ def describe(
 ) -> np.ndarray:
     """Return what an answer and its post look like, float32 (posts, features): how sure, how much, wordings of `kinds`."""
     posts = len(table)
-    rows = np.repeat(np.arange(posts), np.diff(scores.indptr))
+    rows = rows_of(scores.indptr)
     roots = np.flatnonzero(taxonomy.parents < 0)[:MOST_ROOTS]
     taken = np.asarray(chosen.sum(axis=1)).ravel()
     total = np.bincount(rows, scores.data, minlength=posts)
@@ -73,7 +73,7 @@ def _count_kinds(table: pa.Table, kinds: Sequence[str]) -> list[np.ndarray]:
     if "wordings" not in table.column_names:
         return [np.zeros(len(table))] * len(kinds)
     offsets, values = list_parts(table["wordings"].combine_chunks())
-    rows = np.repeat(np.arange(len(table)), np.diff(offsets))
+    rows = rows_of(offsets)
     own = pc.index_in(values.field("kind"), pa.array(kinds, pa.string())).fill_null(-1).to_numpy(zero_copy_only=False)
     return [np.log1p(np.bincount(rows[own == number], minlength=len(table))) for number in range(len(kinds))]
 
