@@ -14,15 +14,12 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from weibotag.core.errors import RequestError
-from weibotag.curation.tags import tag_counts
 from weibotag.curation.tags.apply import apply
-from weibotag.curation.tags.audit import audit
-from weibotag.curation.tags.label_doubts import most_specific, plant, shift_prior
+from weibotag.curation.tags.audit import audit, find_habits, find_together, lower_bound
+from weibotag.curation.tags.label_doubts import most_specific, plant, propose, shift_prior
 from weibotag.curation.tags.labelled_posts import PostsByTag, read_labelled
 from weibotag.curation.tags.proposals import PROPOSALS, Finding, Proposal, read_proposals, write_proposals
-from weibotag.curation.tags.relabelling import propose
-from weibotag.curation.tags.tag_halves import measure_likeness, part_in_two
-from weibotag.curation.tags.tag_similarity import compare_pairs, judge_same
+from weibotag.curation.tags.tag_similarity import compare_pairs, judge_same, measure_likeness, part_in_two
 from weibotag.features.hashed_ngrams import vectorise
 from weibotag.posts.source import PostsSource
 from weibotag.taxonomy.tree import load, save_csv
@@ -170,7 +167,7 @@ def kinds(found: Any) -> list[tuple[str, str, str | None]]:
 
 def test_one_tag_inside_another_is_found_by_counting() -> None:
     rows = [["体育/棋", "美妆/眼影"]] * 30 + [["体育/足球"]] * 300 + [["美妆/眼影"]] * 200
-    found = list(tag_counts.find_together(by_tag(rows)))
+    found = list(find_together(by_tag(rows)))
     assert kinds(found) == [("containment", "体育/棋", "美妆/眼影")]
     assert isinstance(found[1], Proposal)
     assert (found[1].action, found[1].tag, found[1].other) == ("move", "体育/棋", "美妆/眼影")
@@ -179,34 +176,34 @@ def test_one_tag_inside_another_is_found_by_counting() -> None:
 
 def test_tags_that_are_always_given_together_overlap() -> None:
     rows = [["体育/棋", "美妆/眼影"]] * 30 + [["体育/棋"]] + [["体育/足球"]] * 50 + [["美妆/口红"]] * 50
-    found = list(tag_counts.find_together(by_tag(rows)))
+    found = list(find_together(by_tag(rows)))
     assert kinds(found) == [("overlap", "美妆/眼影", "体育/棋")]
 
 
 def test_a_tag_that_everything_carries_contains_nothing() -> None:
     rows = [["体育/棋", "美妆/眼影"]] * 30 + [["体育/足球", "美妆/眼影"]] * 200
-    assert not list(tag_counts.find_together(by_tag(rows)))
+    assert not list(find_together(by_tag(rows)))
 
 
 def test_the_habit_of_one_annotator_is_found_but_not_of_who_labels_most() -> None:
     rows = [["体育/棋"]] * 20 + [["体育/足球"]] * 60 + [["美妆"]] * 20
     posts = by_tag(rows)
     people = np.array(["小王"] * 20 + ["小李", "小张"] * 30 + ["小李"] * 20, object)
-    assert kinds(tag_counts.find_habits(posts, people)) == [
+    assert kinds(find_habits(posts, people)) == [
         ("habit", "美妆", None),
         ("habit", "体育/棋", None),
     ]
     alone = np.array(["小王"] * len(rows), object)
-    assert not list(tag_counts.find_habits(posts, alone))
+    assert not list(find_habits(posts, alone))
 
 
 @given(st.integers(0, 40), st.integers(1, 40))
 def test_the_lower_bound_is_below_the_share_and_grows_with_numbers(hits: int, more: int) -> None:
     total = hits + more
-    low = tag_counts.lower_bound(hits, total)
+    low = lower_bound(hits, total)
     assert low + 1e-12 >= 0
     assert low <= hits / total + 1e-12
-    assert low <= tag_counts.lower_bound(10 * hits, 10 * total) + 1e-12
+    assert low <= lower_bound(10 * hits, 10 * total) + 1e-12
 
 
 @given(st.lists(st.sets(st.sampled_from(TREE.ids), min_size=1), min_size=1, max_size=30), st.integers(0, 5))

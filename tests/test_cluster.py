@@ -28,7 +28,7 @@ from weibotag.curation.keywords.cluster import (
     weigh_tags,
 )
 from weibotag.extraction.requests import WordingsRequest
-from weibotag.posts.keyword_files import read_listing
+from weibotag.posts.result_files import read_listing
 from weibotag.posts.source import PostsSource
 
 CHARACTERS = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]

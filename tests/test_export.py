@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from weibotag.core import schema
 from weibotag.core.errors import RequestError
-from weibotag.posts.tags_file import convert, read_table
+from weibotag.posts.result_files import convert, read_table
 from weibotag.posts.writer import find_format, flatten, write_tables
 
 TAGS = schema.arrow_schema("tags")

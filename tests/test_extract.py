@@ -17,10 +17,8 @@ from weibotag.core.errors import RequestError
 from weibotag.core.schema import WORDING, arrow_schema
 from weibotag.core.text_matching import fold
 from weibotag.curation.keywords import phrases as phrase_room
-from weibotag.curation.keywords import spool as spool_room
 from weibotag.curation.keywords.extract import KeywordIndex, extract_keywords, find_keywords, is_keyword, read_keywords
-from weibotag.curation.keywords.phrases import PhraseCounter, split_tokens, unpack, weigh_phrases
-from weibotag.curation.keywords.spool import Spool
+from weibotag.curation.keywords.phrases import PhraseCounter, Spool, split_tokens, unpack, weigh_phrases
 from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.lines import WordFinder, list_lines
 
@@ -139,7 +137,7 @@ def test_a_spool_gives_back_what_posts_say(texts: list[str], block: int) -> None
     lines = list_lines(table)
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryFile() as file:
         spool = Spool(file)
-        patch.setattr(spool_room, "BLOCK_CHARACTERS", block)
+        patch.setattr(phrase_room, "BLOCK_CHARACTERS", block)
         for start in range(0, len(texts), 3):
             spool.append(table.slice(start, 3).combine_chunks())
         blocks = list(spool.blocks())

@@ -15,8 +15,7 @@ from sklearn.datasets import load_svmlight_file
 
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import arrow_schema
-from weibotag.curation.keywords.feature_dictionary import open_dictionary
-from weibotag.curation.keywords.feature_export import FORMATS, escape, export_features, open_clusters
+from weibotag.curation.keywords.feature_export import FORMATS, escape, export_features, open_clusters, open_dictionary
 from weibotag.taxonomy.tree import Tag, Taxonomy
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4)

@@ -17,8 +17,8 @@ from weibotag.core.schema import arrow_schema
 from weibotag.extraction import ingest, queue
 from weibotag.extraction.requests import TagRequest
 from weibotag.extraction.settings import Pipeline, WorkerSettings
+from weibotag.posts.result_files import read_table
 from weibotag.posts.source import PostsSource
-from weibotag.posts.tags_file import read_table
 from weibotag.runtime.pool import run_parts
 from weibotag.runtime.run_folder import status
 from weibotag.scoring.report import evaluate

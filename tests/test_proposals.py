@@ -4,8 +4,7 @@ import pytest
 from graded_posts import tree
 
 from weibotag.core.errors import RequestError
-from weibotag.curation.tags.proposals import PROPOSALS, Proposal, read_proposals
-from weibotag.curation.tags.restructure import Relabelling, restructure
+from weibotag.curation.tags.proposals import PROPOSALS, Proposal, Relabelling, read_proposals, restructure
 from weibotag.taxonomy.tree import Tag, Taxonomy
 
 TREE = tree("美妆", "美妆/口红", "美妆/唇彩", "美妆/眼影", "体育", "体育/足球", "体育/网球", "体育/棋")

@@ -13,9 +13,8 @@ from typer.testing import CliRunner
 from weibotag.cli.main import app
 from weibotag.core.errors import TaxonomyError
 from weibotag.taxonomy.check import Diagnostic, check
-from weibotag.taxonomy.labels import count_posts
 from weibotag.taxonomy.reader import join_list, split_list
-from weibotag.taxonomy.tree import Tag, Taxonomy, load, save_csv
+from weibotag.taxonomy.tree import Tag, Taxonomy, count_posts, load, save_csv
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", ROOT.parent / "shared"))

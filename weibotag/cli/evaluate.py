@@ -37,7 +37,7 @@ def evaluate(
 
     from weibotag.posts.reader import read_posts
     from weibotag.posts.rejects import Rejects
-    from weibotag.posts.tags_file import read_table
+    from weibotag.posts.result_files import read_table
     from weibotag.scoring.report import evaluate
     from weibotag.scoring.report_tables import render
     from weibotag.taxonomy.tree import load

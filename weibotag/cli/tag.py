@@ -81,7 +81,7 @@ def export(
 
     Example: weibotag export tags.parquet -o tags.csv
     """
-    from weibotag.posts.tags_file import convert
+    from weibotag.posts.result_files import convert
 
     posts = convert(source, Path(out))
     return Answer({"out": out, "posts": posts}, f"{out}: {posts:,} posts")

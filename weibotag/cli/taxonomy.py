@@ -55,8 +55,7 @@ def show(
     """
     from weibotag.posts.reader import read_posts
     from weibotag.posts.rejects import Rejects
-    from weibotag.taxonomy.labels import count_posts
-    from weibotag.taxonomy.tree import load
+    from weibotag.taxonomy.tree import count_posts, load
 
     taxonomy = load(file)
     numbers: Counts | None = None

@@ -16,8 +16,7 @@ from weibotag.posts.source import matches
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers.fasttext import write_documents
-from weibotag.taxonomy.labels import count_unknown, label_matrix, warn_of_unknown
-from weibotag.taxonomy.tree import Taxonomy
+from weibotag.taxonomy.tree import Taxonomy, count_unknown, label_matrix, warn_of_unknown
 
 VALID_SHARE = 0.1
 FEWEST_OF_STRATUM = 10

@@ -26,8 +26,8 @@ from weibotag.curation.keywords.phrases import mix
 from weibotag.curation.keywords.pictured_posts import read_pictured
 from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.visual_codes import learn_centres
-from weibotag.posts.keyword_files import read_listing
 from weibotag.posts.rejects import Rejects
+from weibotag.posts.result_files import read_listing
 from weibotag.posts.source import PostsSource, input_bytes, refuse_outputs
 from weibotag.posts.writer import find_format, write_tables
 

@@ -1,16 +1,20 @@
 """Runs of characters and Latin words that hold together, counted in texts of any number: words that no dictionary has.
 
 A token is a Chinese, Japanese or Korean character, a run of Latin letters and digits, or a hyphen or dot as in names; a
-phrase is one to six of them that touch, Latin ones with a blank between.
+phrase is one to six of them that touch, Latin ones with a blank between. Texts are read once, spooled to disk (`Spool`), and
+gone over several times.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import IO
 
 import numpy as np
+import pyarrow as pa
 
-from weibotag.core.text_matching import CJK_START, edge_kinds, spell_out
+from weibotag.core.text_matching import CJK_START, CODES, edge_kinds, spell_out
+from weibotag.features.lines import Lines, list_lines
 
 # One more is counted, because what follows a phrase tells whether it ends there.
 MOST_TOKENS = 6
@@ -23,6 +27,8 @@ PRIME = 0x9E3779B97F4A7C15
 MOST_PHRASES = 6_000_000
 # Phrases that are weighed at once.
 ROWS = 500_000
+# Characters that are read from disk at once.
+BLOCK_CHARACTERS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -204,3 +210,64 @@ def _lonely() -> np.ndarray:
     table = np.array([code >= CJK_START and chr(code).isalpha() for code in range(0x10000)])
     table[[ord(joiner) for joiner in JOINERS]] = True
     return table
+
+
+class Spool:
+    """Lines of any number of posts in an empty file, four bytes a character; a post takes some fifty bytes of memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._channels: list[np.ndarray] = [np.empty(0, np.int64)]
+        self._numbers: dict[str, int] = {}
+        self.posts = self.characters = 0
+
+    @property
+    def channels(self) -> list[str]:
+        """Return the names of the channels, by number."""
+        return list(self._numbers)
+
+    def channel_of(self) -> np.ndarray:
+        """Return the number of the channel of each post, int64."""
+        return np.concatenate(self._channels)
+
+    def append(self, table: pa.Table) -> Lines:
+        """Write down the lines of a posts table, and return them."""
+        lines = list_lines(table)
+        self._file.write(spell_out("\n".join(lines.texts) + "\n").tobytes())
+        lengths = np.fromiter(map(len, lines.texts), np.int64, len(lines.texts))
+        ends = self.characters + np.cumsum(lengths + 1)
+        self._parts.append((ends, lines.posts + self.posts, lines.sources.astype(np.int8)))
+        numbers = (self._numbers.setdefault(channel, len(self._numbers)) for channel in table["channel"].to_pylist())
+        self._channels.append(np.fromiter(numbers, np.int64, len(table)))
+        self.characters = int(ends[-1]) if len(ends) else self.characters
+        self.posts += len(table)
+        return lines
+
+    def blocks(self) -> Iterator[tuple[int, Lines]]:
+        """Give all lines, some four million characters at a time and no post in two of them, with the place of the first."""
+        if not self.posts:
+            return
+        ends, posts, sources = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        fresh = np.flatnonzero(np.diff(posts, prepend=-1))
+        begins = np.concatenate([[0], ends[:-1]])
+        borders = fresh[np.flatnonzero(np.diff(begins[fresh] // BLOCK_CHARACTERS, prepend=-1))]
+        for first, last in zip(borders.tolist(), [*borders[1:].tolist(), len(ends)], strict=True):
+            start = int(begins[first])
+            texts = self.read(begins[first:last], ends[first:last] - begins[first:last] - 1)
+            yield start, Lines(texts, posts[first:last], sources[first:last].astype(np.int64), np.full(last - first, -1))
+
+    def read(self, starts: np.ndarray, lengths: np.ndarray) -> list[str]:
+        """Return what stands at places of all characters, as it was written."""
+        codes = self._characters()
+        cuts = np.append(0, np.cumsum(lengths))
+        places = np.repeat(starts - cuts[:-1], lengths) + np.arange(cuts[-1])
+        text = codes[places].tobytes().decode(CODES, "surrogatepass")
+        return [text[low:high] for low, high in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)]
+
+    def _characters(self) -> np.ndarray:
+        if not self.characters:
+            # An empty file can't be mapped.
+            return np.empty(0, np.uint32)
+        self._file.flush()
+        return np.memmap(self._file, np.uint32, "r", shape=(self.characters,))

@@ -16,8 +16,7 @@ from weibotag.core.arrays import rows_of
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import STRINGS, arrow_schema
 from weibotag.curation.tags.labelled_posts import can_learn, draw_folds, list_read
-from weibotag.curation.tags.proposals import ACTIONS, PROPOSALS, SPLITS, Proposal, read_proposals
-from weibotag.curation.tags.restructure import Relabelling, restructure
+from weibotag.curation.tags.proposals import ACTIONS, PROPOSALS, SPLITS, Proposal, Relabelling, read_proposals, restructure
 from weibotag.features.hashed_ngrams import vectorise
 from weibotag.posts.encodings import STDIN, find_kind
 from weibotag.posts.reader import read_posts

@@ -15,8 +15,7 @@ from weibotag.features.hashed_ngrams import READ
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource
-from weibotag.taxonomy.labels import count_unknown, label_matrix, warn_of_unknown
-from weibotag.taxonomy.tree import Taxonomy
+from weibotag.taxonomy.tree import Taxonomy, count_unknown, label_matrix, warn_of_unknown
 from weibotag.training.dataset import blake, gold_matrix
 
 # Posts that are shown as evidence.
