@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
-from weibotag.core.arrays import first_of_each, list_parts, rank_in_runs
+from weibotag.core.arrays import first_of_each, list_parts, rank_in_runs, rows_of
 from weibotag.core.schema import EVIDENCE, KEYWORD
 from weibotag.core.text_matching import fold
 from weibotag.features.lines import SOURCES, Lines, WordFinder, find_marks, list_lines
@@ -94,7 +94,7 @@ class Vocabulary:
     def evidence(self, table: pa.Table, mentions: Mentions, chosen: csr_matrix) -> pa.Array:
         """Return list<EVIDENCE> per post: for each chosen tag up to three of its words that the post mentions."""
         owned = self.owners[mentions.words]
-        at, tags = np.repeat(np.arange(len(mentions.words)), np.diff(owned.indptr)), owned.indices.astype(np.int64)
+        at, tags = rows_of(owned.indptr), owned.indices.astype(np.int64)
         weight = np.asarray(chosen[mentions.posts[at], tags]).ravel() if len(at) else np.empty(0)
         at, tags, weight = at[weight > 0], tags[weight > 0], weight[weight > 0]
         keys = mentions.posts[at] * chosen.shape[1] + tags
@@ -190,7 +190,7 @@ def learn_keywords(tables: Sequence[pa.Table], vocabulary: Vocabulary) -> pa.Tab
         pairs = np.unique(mentions.posts * len(both.words) + mentions.words)
         np.add.at(mentioned, pairs % len(both.words), 1)
         offsets, given = list_parts(labelled["keywords"].combine_chunks())
-        owner = np.repeat(np.arange(len(labelled)), np.diff(offsets))
+        owner = rows_of(offsets)
         numbers = [both.numbers.get(fold(word).strip(), 0) for word in given.to_pylist()]
         gold = np.unique(owner * len(both.words) + np.array(numbers, np.int64))
         np.add.at(meant, np.intersect1d(pairs, gold) % len(both.words), 1)

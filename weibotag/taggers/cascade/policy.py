@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix, vstack
 
-from weibotag.core.arrays import list_parts
+from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.files import write_json
 from weibotag.scoring import thresholds
 from weibotag.scoring.blend import blend
@@ -286,7 +286,7 @@ def given(table: pa.Table, stages: Sequence[str]) -> np.ndarray:
     own = pc.is_null(values.field("media_id")).to_numpy(zero_copy_only=False)
     if not own.any():
         return bits
-    rows = np.repeat(np.arange(len(table)), np.diff(offsets))
+    rows = rows_of(offsets)
     for place, stage in enumerate(stages):
         kinds = pc.is_in(values.field("kind"), pa.array(stage_class(stage).kinds, pa.string())).to_numpy(
             zero_copy_only=False
