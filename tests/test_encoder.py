@@ -204,11 +204,11 @@ def test_a_model_with_a_trained_encoder_tags_without_torch_or_the_encoder(bert: 
 
 
 def test_what_an_encoder_can_not_do_is_said_in_one_line(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
+    from weibotag.training.network import settings
 
     train = write_world(tmp_path)
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "peft" else found(name, *rest))
+    found = settings.find_spec
+    monkeypatch.setattr(settings, "find_spec", lambda name, *rest: None if name == "peft" else found(name, *rest))
     for options, said in (
         (("--encoder", str(bert), "--encoder-training", "lora"), "needs: pip install 'weibotag[hf]'"),
         (("--encoder-training", "full"), "give --encoder"),

@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.schema import arrow_schema
 from weibotag.features.post_arrays import MOST_CHARACTERS, MOST_PICTURES, MOST_WORDS, collect_vectors
-from weibotag.features.post_batches import INPUTS, Features, Lexicon, join_posts
+from weibotag.features.post_batches import INPUTS, Features, Lexicon
 from weibotag.taxonomy.tree import Taxonomy
 
 NETWORKS = ("concat", "hma", "vl-bert")
@@ -189,7 +189,7 @@ def test_batches_hold_every_post_once_and_masks_are_right(rows: list[dict[str, A
     features = Features.learn([table])
     if len(features.standards["pictures"].mean) == 1:
         features = Features.learn([table_of([{"vectors": [picture(np.ones(3))]}])])
-    posts = join_posts([features.encode(table.slice(0, 1)), features.encode(table.slice(1))])
+    posts = features.join([table.slice(0, 1), table.slice(1)])
     for batches in (posts.order(size, seed), list(posts.shelves(size))):
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(rows)))
         assert max(map(len, batches)) <= size

@@ -69,11 +69,11 @@ def test_latin_words_keep_their_borders() -> None:
 
 def test_learning_tells_good_keywords_from_common_words() -> None:
     table = posts(*["科比的手机壳"] * 9, "说说手机", keywords=[["科比"]] * 9 + [None])
-    learnt = learn_keywords([table], WORDS)
+    learnt = learn_keywords([table], TREE)
     score = dict(zip(learnt["keyword"].to_pylist(), learnt["score"].to_pylist(), strict=True))
     assert score["科比"] > 0.8
     assert score["手机"] < 0.3
-    assert learn_keywords([posts("口红", keywords=[None])], WORDS).schema == LEARNT
+    assert learn_keywords([posts("口红", keywords=[None])], TREE).schema == LEARNT
 
 
 def test_evidence_names_word_place_and_picture() -> None:

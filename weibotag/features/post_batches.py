@@ -172,17 +172,6 @@ class Posts:
             yield ranked[start : start + size]
 
 
-def join_posts(some: Sequence[Posts]) -> Posts:
-    """Return the posts of several, which one `Features` made, in their order."""
-
-    def join(parts: Sequence[Ragged]) -> Ragged:
-        lengths = np.concatenate([part.lengths for part in parts])
-        return Ragged(offsets_of(lengths), np.concatenate([part.values for part in parts]))
-
-    names = {name: np.concatenate([posts.names[name] for posts in some]) for name in some[0].names}
-    return Posts({name: join([posts.parts[name] for posts in some]) for name in PARTS}, names, some[0].standards)
-
-
 @dataclass(frozen=True)
 class Features:
     """How posts become numbers, learnt on the training posts: lexicons by `LEXICONS`, standards of vectors by `VECTORS`.
@@ -222,6 +211,17 @@ class Features:
     def encode(self, table: pa.Table) -> Posts:
         """Return a table's posts (see `read_arrays`) as numbers; raises ModelError for vectors of another length."""
         return self.number(read_arrays(table))
+
+    def join(self, tables: Sequence[pa.Table]) -> Posts:
+        """Return the posts of several tables, in their order; raises as `encode` does."""
+        some = [self.encode(table) for table in tables]
+        parts = {}
+        for name in PARTS:
+            own = [posts.parts[name] for posts in some]
+            lengths = np.concatenate([part.lengths for part in own])
+            parts[name] = Ragged(offsets_of(lengths), np.concatenate([part.values for part in own]))
+        names = {name: np.concatenate([posts.names[name] for posts in some]) for name in some[0].names}
+        return Posts(parts, names, self.standards)
 
     def number(self, arrays: PostArrays) -> Posts:
         """Return posts as numbers; raises as `encode` does."""

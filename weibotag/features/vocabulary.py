@@ -81,10 +81,6 @@ class Vocabulary:
         rows, tags = np.array(pairs, np.int64).reshape(-1, 2).T
         self.owners = csr_matrix((np.ones(len(rows), bool), (rows, tags)), shape=(len(self.words), len(taxonomy)))
 
-    def extend(self, learnt: pa.Table) -> "Vocabulary":
-        """Return the taxonomy's vocabulary with learnt words (columns keyword, score) added."""
-        return Vocabulary(self._taxonomy, learnt)
-
     def find(self, table: pa.Table) -> Mentions:
         """Return what the texts and wordings of a posts table mention."""
         lines = list_lines(table)
@@ -167,10 +163,10 @@ def find_marked(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarra
     return np.array([row for row, _ in found], np.int64), [word for _, word in found]
 
 
-def learn_keywords(tables: Sequence[pa.Table], vocabulary: Vocabulary) -> pa.Table:
+def learn_keywords(tables: Sequence[pa.Table], taxonomy: Taxonomy) -> pa.Table:
     """Return (keyword, score) learnt from posts with keywords given by hand: those words, and how often a mention is one.
 
-    `vocabulary` is that of the taxonomy; its own words get a learnt trust too once labelled posts mention them.
+    The taxonomy's own words get a learnt trust too once labelled posts mention them.
     """
     spelled: dict[str, str] = {}
     for table in tables:
@@ -181,7 +177,7 @@ def learn_keywords(tables: Sequence[pa.Table], vocabulary: Vocabulary) -> pa.Tab
     known = pa.table({"keyword": list(spelled.values()), "score": [PRIOR_TRUST] * len(spelled)}, schema=LEARNT)
     if not spelled:
         return known
-    both = vocabulary.extend(known)
+    both = Vocabulary(taxonomy, known)
     mentioned = np.zeros(len(both.words))
     meant = np.zeros(len(both.words))
     for table in tables:

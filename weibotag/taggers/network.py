@@ -113,10 +113,18 @@ def find_pairs(posts: Posts) -> np.ndarray:
 
 
 class Matcher:
-    """A network that was trained to match text and pictures, in a folder of `weibotag pretrain`. Needs no torch."""
+    """A network that was trained to match text and pictures, in a folder of `weibotag pretrain`; ModelError for another."""
 
     def __init__(self, folder: Path) -> None:
-        self.about = read_match(folder)
+        try:
+            self.about: dict[str, Any] = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
+            self.slope, self.offset = float(self.about["slope"]), float(self.about["offset"])
+            self.about["stages"], self.about["fingerprints"], self.about["media"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ModelError(
+                f"{folder}: has no {CALIBRATION} that can be read ({error}): "
+                "make one with weibotag pretrain --network sm-lstm"
+            ) from error
         self.network = PostNetwork(folder / MATCH)
 
     def measure(self, table: pa.Table) -> np.ndarray:
@@ -129,17 +137,5 @@ class Matcher:
         both = np.flatnonzero(is_pair)
         similarity = np.full(len(posts), np.nan)
         for rows, (logits,) in self.network.ask(posts.take(is_pair), ["match"]):
-            similarity[both[rows]] = expit(self.about["slope"] * logits.astype(np.float64) + self.about["offset"])
+            similarity[both[rows]] = expit(self.slope * logits.astype(np.float64) + self.offset)
         return similarity
-
-
-def read_match(folder: Path) -> dict[str, Any]:
-    """Return what match.json says; raises ModelError for a folder that has no network to match with."""
-    try:
-        about: dict[str, Any] = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
-        about["slope"], about["offset"], about["stages"], about["fingerprints"], about["media"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(
-            f"{folder}: has no {CALIBRATION} that can be read ({error}): make one with weibotag pretrain --network sm-lstm"
-        ) from error
-    return about

@@ -23,7 +23,7 @@ from weibotag.extraction.post_table import VectorWords, open_vector_words, read_
 from weibotag.extraction.requests import TrainRequest
 from weibotag.extraction.schedule import look
 from weibotag.features import visual_codes
-from weibotag.features.vocabulary import Vocabulary, learn_keywords
+from weibotag.features.vocabulary import learn_keywords
 from weibotag.posts.source import describe_input, refuse_outputs
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.cascade.policy import Cascade
@@ -81,7 +81,7 @@ def train_model(order: TrainRequest) -> ModelAbout:
         words = open_vector_words(taxonomy, codebook, context, learnt_codes)
         sides = read_rows(run, parts, context, stats, taxonomy, is_valid, words, tagger in (FUSED, CASCADE))
         read_tasks(beyond, *sides)
-        keywords = learn_keywords(sides[0].tables, Vocabulary(taxonomy))
+        keywords = learn_keywords(sides[0].tables, taxonomy)
         options = LearningOptions(order.tune_seconds, order.threads, order.memory, quiet, beyond, run.folder / "network")
         taggers, cascade, learnt = train_taggers(tagger, Trainer(Lesson(*sides, taxonomy, options)), context, stats)
         found = {

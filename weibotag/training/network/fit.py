@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from weibotag.core.errors import RequestError
 from weibotag.core.files import sha256_of, write_json
-from weibotag.features.post_batches import INPUTS, Features, Posts, join_posts
+from weibotag.features.post_batches import INPUTS, Features, Posts
 from weibotag.scoring.thresholds import shared_f1
 from weibotag.taggers.network import NETWORK, SHARES, TASKS, NetworkScorer
 from weibotag.taggers.tagger import Ensemble
@@ -45,6 +45,8 @@ TOKENS, MOST = 2_000_000, 15
 FREQUENT = 1e-3
 # The deviation of the numbers that the tables of networks start with.
 DEVIATION = 0.1
+# Held-out posts that are judged at once.
+JUDGED = 256
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,9 @@ class Labelled:
     gold: csr_matrix
     tasks: dict[str, np.ndarray]
 
-    @classmethod
-    def of(cls, rows: Dataset, features: Features, tasks: dict[str, np.ndarray]) -> "Labelled":
-        """Return labelled posts as numbers."""
-        return cls(join_posts([features.encode(table) for table in rows.tables]), rows.gold, tasks)
-
     def arrays(self) -> list[np.ndarray]:
-        """Return what is known of the posts as arrays."""
-        return [self.gold.indptr, self.gold.indices, *self.tasks.values()]
+        """Return all arrays that the posts, their tags and classes are made of, in a fixed order."""
+        return [*self.posts.arrays(), self.gold.indptr, self.gold.indices, *self.tasks.values()]
 
 
 def fit_fused(lesson: Lesson) -> Learnt:
@@ -96,27 +93,28 @@ def train_fused(
     if body is not None:
         features = body.widen(features)
     names = {name: name_classes(name, known) for name, (known, _) in tasks.items()}
-    sides = [
-        Labelled.of(rows, features, {name: number_classes(tasks[name][side], names[name]) for name in names})
+    learn, judged = (
+        Labelled(
+            features.join(rows.tables), rows.gold, {name: number_classes(tasks[name][side], names[name]) for name in names}
+        )
         for side, rows in enumerate((trained, held))
-    ]
+    )
     sizes = {name: len(classes) for name, classes in names.items()}
     how = {"tasks": sizes, "encoder_training": options.encoder_training}
-    shape = shape_of(features, taxonomy.parents, sides[0].posts, settings, **how)
+    shape = shape_of(features, taxonomy.parents, learn.posts, settings, **how)
     module = build(network, shape) if body is None else body.build(shape)
     if body is None and module.STARTS_FROM_VECTORS:
-        start_from_vectors(module, sides[0].posts, run.seed)
-    loop = TrainingLoop(Tagging(module.to(device), sides[0], sides[1], taxonomy, settings), settings, run)
+        start_from_vectors(module, learn.posts, run.seed)
+    loop = TrainingLoop(Tagging(module.to(device), learn, judged, taxonomy, settings), settings, run)
     begun_from = [network, run.seed, list(names), "" if body is None else body.digest, options.encoder_training]
     if options.encoder:
         begun_from += [sha256_of(path) for path in sorted(find_folder(options.encoder)[0].glob("*.safetensors"))]
-    arrays = [array for side in sides for array in side.arrays()]
-    loop.run(digest_of(settings, begun_from, [side.posts for side in sides], arrays), f"training {network}")
+    loop.run(digest_of(settings, begun_from, [*learn.arrays(), *judged.arrays()]), f"training {network}")
     features.save(run.folder)
     write_json(names, run.folder / TASKS)
     if module.encoder is not None:
         module.encoder.merge()
-    export(module, sides[0].posts, run.folder / NETWORK)
+    export(module, learn.posts, run.folder / NETWORK)
     scorer = NetworkScorer(taxonomy, run.folder)
     return scorer, NetworkSummary(
         network,
@@ -189,19 +187,13 @@ class Tagging:
 
     def judge(self) -> dict[str, float]:
         """Return micro-F1 of the held-out posts at the best shared threshold."""
-        scores = predict(self.network, self.held.posts, len(self.taxonomy))
-        return {"micro_f1": round(shared_f1(scores, self.held.gold, self.taxonomy), 6)}
-
-
-def predict(network: nn.Module, posts: Posts, tags: int, size: int = 256) -> csr_matrix:
-    """Return the network's own probabilities, float32 csr_matrix (posts x tags)."""
-    network.eval()
-    device = device_of(network)
-    found = np.zeros((len(posts), tags), np.float32)
-    with torch.inference_mode(), half_precision(device):
-        for rows in posts.shelves(size):
-            found[rows] = network(to_tensors(posts.batch(rows), device))["tags"].exp().float().cpu().numpy()
-    return csr_matrix(found)
+        self.network.eval()
+        device, posts = device_of(self.network), self.held.posts
+        found = np.zeros(self.held.gold.shape, np.float32)
+        with torch.inference_mode(), half_precision(device):
+            for rows in posts.shelves(JUDGED):
+                found[rows] = self.network(to_tensors(posts.batch(rows), device))["tags"].exp().float().cpu().numpy()
+        return {"micro_f1": round(shared_f1(csr_matrix(found), self.held.gold, self.taxonomy), 6)}
 
 
 def start_from_vectors(network: Network, posts: Posts, seed: int) -> None:

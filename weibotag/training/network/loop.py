@@ -1,6 +1,5 @@
 """A training under way: epochs, early stopping, checkpoints to go on from after a kill, and how much each loss counts."""
 
-import csv
 import hashlib
 import json
 import math
@@ -11,6 +10,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -175,9 +175,7 @@ class TrainingLoop:
             for number, epoch in enumerate(self.history, start=1)
         ]
         with atomic(self.place.folder / LOSSES, "w") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-            writer.writeheader()
-            writer.writerows(rows)
+            pd.DataFrame(rows).to_csv(file, index=False)
 
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:
@@ -228,12 +226,12 @@ def to_tensors(batch: dict[str, np.ndarray], device: torch.device) -> dict[str, 
     return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in batch.items()}
 
 
-def digest_of(settings: Settings, asked: Sequence[object], posts: Iterable[Posts], arrays: Iterable[np.ndarray] = ()) -> str:
+def digest_of(settings: Settings, asked: Sequence[object], arrays: Iterable[np.ndarray]) -> str:
     """Return a hash of all that the outcome of a training depends on: `asked` is what JSON can hold."""
     # A training may be given more time and goes on.
     known = asdict(replace(settings, minutes=None))
     found = hashlib.sha256(json.dumps([known, *asked, torch.__version__]).encode())
-    for array in (*(array for some in posts for array in some.arrays()), *arrays):
+    for array in arrays:
         found.update(np.ascontiguousarray(array).tobytes())
     return found.hexdigest()
 

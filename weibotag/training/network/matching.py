@@ -130,8 +130,8 @@ class Matching:
         return {"auc": judge_pairs(self.network, self.held)[0]}
 
 
-def judge_pairs(network: nn.Module, pairs: Pairs) -> tuple[float, np.ndarray]:
-    """Return the chance that a true pair is above one with another's pictures (AUC), and the logits (1 + OTHERS, posts)."""
+def judge_pairs(network: nn.Module, pairs: Pairs) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the chance that a true pair is above one with another's pictures (AUC), the pairs' logits, which are true."""
     from sklearn.metrics import roc_auc_score
 
     network.eval()
@@ -139,12 +139,8 @@ def judge_pairs(network: nn.Module, pairs: Pairs) -> tuple[float, np.ndarray]:
     with torch.inference_mode():
         starts = range(0, drawn.shape[1], JUDGED)
         logits = np.hstack([pairs.score(network, drawn[:, start : start + JUDGED]).cpu().numpy() for start in starts])
-    return round(float(roc_auc_score(_is_true(logits), logits.ravel())), 6), logits
-
-
-def _is_true(logits: np.ndarray) -> np.ndarray:
-    is_true: np.ndarray = np.arange(logits.size) < logits.shape[1]
-    return is_true
+    is_true = np.arange(logits.size) < logits.shape[1]
+    return round(float(roc_auc_score(is_true, logits.ravel())), 6), logits.ravel(), is_true
 
 
 def export_match(module: nn.Module, posts: Posts, held: Posts, folder: Path) -> float:
@@ -157,8 +153,7 @@ def export_match(module: nn.Module, posts: Posts, held: Posts, folder: Path) -> 
 
     pairs = Pairs.of(held)
     export(module, posts, folder / MATCH)
-    auc, logits = judge_pairs(module, pairs)
-    is_true = _is_true(logits)
+    auc, logits, is_true = judge_pairs(module, pairs)
     fitted = LogisticRegression(C=1e4).fit(logits.reshape(-1, 1), is_true, np.where(is_true, OTHERS, 1.0))
     slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     # What separates nothing says nothing: never that what fits less is likelier.

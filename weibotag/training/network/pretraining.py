@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from weibotag.core.errors import RequestError
 from weibotag.features.post_arrays import Ragged
-from weibotag.features.post_batches import VECTORS, Features, Posts, join_posts
+from weibotag.features.post_batches import VECTORS, Features, Posts
 from weibotag.training.network.architectures.fusions import build
 from weibotag.training.network.architectures.network import Shape
 from weibotag.training.network.architectures.presets import PRESETS, resolve
@@ -67,7 +67,7 @@ def pretrain(
     """
     network, device = resolve(network, PRETRAINED, " to pretrain"), begin(run)
     features = Features.learn(trained)
-    learn, judged = (join_posts([features.encode(table) for table in tables]) for tables in (trained, held))
+    learn, judged = features.join(trained), features.join(held)
     shape = shape_of(features, np.full(1, -1), learn, settings)
     learnt: Matching | Masking
     if network == MATCHER:
@@ -76,7 +76,8 @@ def pretrain(
         learnt = Masking(network, shape, learn, judged, run.seed)
     learnt.network.to(device)
     loop = TrainingLoop(learnt, settings, run)
-    loop.run(digest_of(settings, ["pretraining", network, run.seed], (learn, judged)), f"pretraining {network}")
+    digest = digest_of(settings, ["pretraining", network, run.seed], [*learn.arrays(), *judged.arrays()])
+    loop.run(digest, f"pretraining {network}")
     posts = {"train": len(learnt.posts), "valid": len(learnt.held.posts)}
     summary = PretrainSummary(network, loop.figures, loop.epoch, round(loop.seconds, 1), posts)
     if isinstance(learnt, Matching):

@@ -86,7 +86,7 @@ class PretrainSummary:
 
 
 def check_beyond(tagger: str, beyond: NetworkOptions) -> None:
-    """Raise before any work what would keep the network from being trained."""
+    """Raise RequestError before any work for what can't be asked of a network, MissingExtraError for lacking libraries."""
     if beyond.start is not None and not beyond.start.is_dir():
         raise RequestError(f"{beyond.start}: no folder there; --start takes one that weibotag pretrain made")
     if tagger not in ("fused", "cascade"):
@@ -96,14 +96,7 @@ def check_beyond(tagger: str, beyond: NetworkOptions) -> None:
                 "give --tagger fused or cascade"
             )
         return
-    if find_spec("torch") is None:
-        raise MissingExtraError(f"training the {tagger} tagger", "torch")
-    check_encoder(beyond)
     resolve(beyond.network)
-
-
-def check_encoder(beyond: NetworkOptions) -> None:
-    """Raise RequestError for an encoder that can't be used, MissingExtraError without the libraries that it needs."""
     if not beyond.encoder:
         if beyond.encoder_training != "frozen":
             raise RequestError(f"--encoder-training {beyond.encoder_training}: of which language model? Give --encoder, too")
@@ -116,7 +109,6 @@ def check_encoder(beyond: NetworkOptions) -> None:
         raise MissingExtraError("--encoder", "hf")
     if beyond.encoder_training == "lora" and find_spec("peft") is None:
         raise MissingExtraError("--encoder-training lora", "hf")
-
     find_folder(beyond.encoder)
 
 
