@@ -30,7 +30,7 @@ from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource
 from weibotag.posts.supplied_words import add_given
 from weibotag.scoring import calibration, thresholds
-from weibotag.scoring.blend import blend
+from weibotag.scoring.closure import blend
 from weibotag.taggers.cascade.policy import given
 from weibotag.taggers.cascade.simulation import CascadeSimulation, PolicyOutcome
 from weibotag.taggers.fasttext import FastScorer, train

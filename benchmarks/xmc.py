@@ -40,7 +40,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.arrays import rows_of
 from weibotag.features.hashed_ngrams import weigh
-from weibotag.scoring.tagger import mark_right
+from weibotag.scoring.closure import mark_right
 from weibotag.taggers.linear_tree import XMC
 from weibotag.taxonomy.tree import Tag, Taxonomy, load, save_csv
 from weibotag.training import linear_tree

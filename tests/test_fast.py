@@ -8,9 +8,8 @@ from scipy.sparse import csr_matrix
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.schema import WORDING
 from weibotag.scoring import calibration, thresholds
-from weibotag.scoring.blend import blend
+from weibotag.scoring.closure import blend, raise_parents
 from weibotag.scoring.decision import Decision
-from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers.fasttext import FastScorer, Settings, space_out, train, write_documents
 from weibotag.taggers.model_folder import load_model
 from weibotag.taxonomy.tree import Tag, Taxonomy

@@ -13,8 +13,8 @@ from scipy.sparse import csr_matrix
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.schema import WORDING
 from weibotag.scoring import calibration, thresholds
+from weibotag.scoring.closure import raise_parents
 from weibotag.scoring.decision import Decision
-from weibotag.scoring.tagger import raise_parents
 from weibotag.taggers import linear_tree as tree_tagger
 from weibotag.taggers.linear_tree import XmcScorer
 from weibotag.taggers.tagger import Ensemble, Tagger

@@ -10,13 +10,14 @@ from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.text_matching import edge_kinds, spell_out
-from weibotag.scoring.blend import MOST_OCR_CHARACTERS
 
 # n-grams of words are hashed to so many bits; those of one post only are not kept, and of more than so many the rarest.
 BITS = 22
 FEWEST_POSTS = 2
 MOST_FEATURES = 1_000_000
 MOST_WORDS = 3
+# Of the print of a post's pictures so much is read: screenshots of whole articles would drown the post.
+MOST_OCR_CHARACTERS = 300
 # Posts that are read, and scored over all tags, at once: what they take stays in the processor's cache.
 ROWS = 1_000
 BLANK = ord(" ")

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 
-from weibotag.scoring.tagger import mark_right
+from weibotag.scoring.closure import mark_right
 
 # A tag with fewer positives than this among the held-out rows is calibrated with all others together.
 FEWEST_POSITIVES = 30

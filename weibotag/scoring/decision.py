@@ -10,8 +10,8 @@ from scipy.sparse import csr_matrix
 from weibotag.core.arrays import load_arrays
 from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.calibration import Calibration
+from weibotag.scoring.closure import mark_right, raise_parents
 from weibotag.scoring.metrics import expected_calibration_error
-from weibotag.scoring.tagger import mark_right, raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
 DECISION = "decision.safetensors"

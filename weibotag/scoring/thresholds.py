@@ -4,7 +4,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import rows_of
-from weibotag.scoring.tagger import collect_highest, mark_right, raise_parents
+from weibotag.scoring.closure import collect_highest, mark_right, raise_parents
 from weibotag.taxonomy.tree import Taxonomy
 
 GRID = np.round(np.arange(0.06, 0.71, 0.02), 2)

@@ -16,7 +16,8 @@ from weibotag.core.arrays import list_parts
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import write_json
 from weibotag.core.text_matching import CODES, LINE_BREAK, edge_kinds, spell_out
-from weibotag.scoring.blend import FLOOR, MOST_OCR_CHARACTERS
+from weibotag.features.hashed_ngrams import MOST_OCR_CHARACTERS
+from weibotag.scoring.closure import FLOOR
 from weibotag.taxonomy.tree import Taxonomy
 
 NETWORK, ABOUT = "fasttext.bin", "fasttext.json"

@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix, vstack
 from weibotag.core.arrays import load_arrays
 from weibotag.core.errors import ModelError
 from weibotag.features.hashed_ngrams import READ, ROWS, number, read_counts, vectorise
-from weibotag.scoring.blend import FLOOR
+from weibotag.scoring.closure import FLOOR
 from weibotag.taxonomy.tree import Taxonomy
 
 LINEAR = "linear.safetensors"

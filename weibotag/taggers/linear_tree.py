@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from weibotag.core.arrays import load_arrays, rank_in_runs
 from weibotag.core.errors import ModelError
 from weibotag.features.hashed_ngrams import number, read_counts
-from weibotag.scoring.blend import FLOOR
+from weibotag.scoring.closure import FLOOR
 from weibotag.taggers.linear import STEEPNESS
 from weibotag.taxonomy.tree import Taxonomy
 

@@ -67,8 +67,12 @@ class ModelLearnt(TypedDict):
     cascade: NotRequired[dict[str, Any]]
 
 
-class ModelLooks(TypedDict):
-    """What model.json says of looking at pictures: how, by which stages (`fingerprints`), and what it took in training."""
+class ModelAbout(ModelLearnt):
+    """What model.json holds: that; how pictures are looked at, by which stages (`fingerprints`), and what it took.
+
+    Besides, numbers of posts to train on and held out and of rows that were rejected; and, once a model is saved, the
+    format, digests of the taxonomy and of the files by path.
+    """
 
     stages: dict[str, dict[str, Any]]
     fingerprints: dict[str, str]
@@ -77,19 +81,9 @@ class ModelLooks(TypedDict):
     pictures: dict[str, Any]
     frames_per_stage: dict[str, int]
     seconds_per_stage: dict[str, float]
-
-
-class ModelFiles(TypedDict, total=False):
-    """What model.json says once a model is saved: the format, digests of the taxonomy and of the files by path."""
-
-    format: int
-    taxonomy: str
-    files: dict[str, str]
-
-
-class ModelAbout(ModelLearnt, ModelLooks, ModelFiles):
-    """What model.json holds: that, numbers of posts to train on and held out, and of rows that were rejected."""
-
+    format: NotRequired[int]
+    taxonomy: NotRequired[str]
+    files: NotRequired[dict[str, str]]
     version: str
     packages: dict[str, str]
     posts: dict[str, int]

@@ -15,7 +15,7 @@ from scipy.special import expit, softmax
 from weibotag.core.errors import ModelError
 from weibotag.features.post_arrays import read_arrays
 from weibotag.features.post_batches import FEATURES, STANDARD, Features, Posts
-from weibotag.scoring.blend import FLOOR
+from weibotag.scoring.closure import FLOOR
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.vision.backends.onnx_session import open_session
 

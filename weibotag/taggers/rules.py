@@ -1,10 +1,9 @@
 """The tagger that needs no training: names, aliases and keywords of the taxonomy, found in text and wordings."""
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from math import log
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,18 +43,8 @@ LEAD_CHARACTERS = 40
 SENTENCE_END = re.compile("[。！？!?\n】]")
 
 
-@dataclass
-class _Hits:
-    """Matches of a table, column by column."""
-
-    rows: list[int] = field(default_factory=list)
-    words: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-
-    def add(self, row: int, word: int, weight: float) -> None:
-        self.rows.append(row)
-        self.words.append(word)
-        self.weights.append(weight)
+# A match: the row of its post, the number of its word, what it counts by its place.
+Hit = tuple[int, int, float]
 
 
 class RulesScorer:
@@ -76,11 +65,10 @@ class RulesScorer:
 
     def raw_scores(self, table: pa.Table) -> csr_matrix:
         """Score posts: float32 csr_matrix (posts x tags), 0 to 1, a child never above its parent; see `Scorer`."""
-        hits = self._find(table)
+        hits = np.array(list(self._find(table)), dtype=np.float64).reshape(-1, 3)
         posts = len(table)
-        found = csr_matrix(
-            (np.array(hits.weights, dtype=np.float64), (hits.rows, hits.words)), shape=(posts, len(self._words))
-        )
+        at = hits[:, :2].astype(np.int64)
+        found = csr_matrix((hits[:, 2], (at[:, 0], at[:, 1])), shape=(posts, len(self._words)))
         found.sum_duplicates()
         # The second and third time a word stands in a post say less than the first.
         found.data = np.log2(1 + found.data)
@@ -99,17 +87,20 @@ class RulesScorer:
         """Return the scorer of a taxonomy."""
         return cls(taxonomy)
 
-    def _find(self, table: pa.Table) -> _Hits:
-        hits = _Hits()
+    def _find(self, table: pa.Table) -> Iterator[Hit]:
         for row, text in enumerate(table["text"].to_pylist()):
             if text:
-                self._find_in_text(row, text, hits)
+                yield from self._find_in_text(row, text)
         for row, author in enumerate(table["author"].to_pylist()):
             if author:
                 for word, _, _ in self._matcher.find(fold(author)):
-                    hits.add(row, word, AUTHOR)
-        flat = _flatten_wordings(table)
-        for row, said, kind, score in zip(flat["row"], flat["word"], flat["kind"], flat["score"], strict=True):
+                    yield row, word, AUTHOR
+        if "wordings" not in table.column_names:
+            return
+        column = table["wordings"].combine_chunks()
+        rows, values = pc.list_parent_indices(column).to_pylist(), pc.list_flatten(column)
+        fields = (pc.struct_field(values, name).to_pylist() for name in ("word", "kind", "score"))
+        for row, said, kind, score in zip(rows, *fields, strict=True):
             place = WORDING_PLACES.get(kind)
             if place and said:
                 weight = place * (1.0 if score is None else score)
@@ -117,10 +108,9 @@ class RulesScorer:
                 for word, start, end in self._matcher.find(written):
                     # Print is text. All else names one thing: a hot dog is no dog, and 王菲菲 is not 王菲.
                     if kind == "ocr" or end - start == len(written):
-                        hits.add(row, word, weight)
-        return hits
+                        yield row, word, weight
 
-    def _find_in_text(self, row: int, written: str, hits: _Hits) -> None:
+    def _find_in_text(self, row: int, written: str) -> Iterator[Hit]:
         text = fold(written)
         found = self._matcher.find(text, written)
         if not found:
@@ -134,7 +124,7 @@ class RulesScorer:
             # An even number of # before it means that the # on its left closes another hashtag.
             if tagged and start and end < last and text[start - 1] == "#" == text[end] and text.count("#", 0, start) % 2:
                 weight = HASHTAG
-            hits.add(row, word, weight)
+            yield row, word, weight
 
     def _find_channels(self, table: pa.Table) -> tuple[list[int], list[int]]:
         """Return rows whose channel is a tag's id, name or alias, and those tags."""
@@ -213,17 +203,6 @@ def _index_channels(taxonomy: Taxonomy) -> dict[str, int]:
         for alias in taxonomy.tags[number].aliases:
             index.setdefault(fold(alias), number)
     return index
-
-
-def _flatten_wordings(table: pa.Table) -> dict[str, list[Any]]:
-    """Return the wordings of all rows as columns, with their row."""
-    names = ("word", "kind", "score")
-    if "wordings" not in table.column_names:
-        return {name: [] for name in ("row", *names)}
-    column = table["wordings"].combine_chunks()
-    values = pc.list_flatten(column)
-    flat = {name: pc.struct_field(values, name).to_pylist() for name in names}
-    return {"row": pc.list_parent_indices(column).to_pylist(), **flat}
 
 
 def rules_tagger(taxonomy: Taxonomy) -> Tagger:

@@ -7,8 +7,7 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
 from weibotag.scoring import calibration, thresholds
-from weibotag.scoring.blend import blend
-from weibotag.scoring.tagger import raise_parents
+from weibotag.scoring.closure import blend, raise_parents
 from weibotag.taggers.cascade.gains import Forest, benefit, describe
 from weibotag.taggers.cascade.policy import (
     FAST,

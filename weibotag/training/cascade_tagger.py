@@ -10,7 +10,7 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix
 
 from weibotag.extraction.context import ExtractionContext, ExtractionStats
-from weibotag.scoring.tagger import raise_parents
+from weibotag.scoring.closure import raise_parents
 from weibotag.taggers.cascade.policy import Cascade, Taggers, count_files
 from weibotag.taggers.model_folder import TEXT
 from weibotag.taggers.network import NetworkScorer

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix, vstack
 from weibotag.core.errors import RequestError
 from weibotag.posts.source import matches
 from weibotag.runtime.run_folder import Run
-from weibotag.scoring.tagger import raise_parents
+from weibotag.scoring.closure import raise_parents
 from weibotag.taggers.fasttext import write_documents
 from weibotag.taxonomy.tree import Taxonomy, count_unknown, label_matrix, warn_of_unknown
 

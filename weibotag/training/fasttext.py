@@ -9,8 +9,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.progress import bar
 from weibotag.scoring import thresholds
-from weibotag.scoring.blend import blend
-from weibotag.scoring.tagger import raise_parents
+from weibotag.scoring.closure import blend, raise_parents
 from weibotag.taggers.fasttext import DivergedError, FastScorer, Settings, train
 from weibotag.taggers.rules import RulesScorer
 from weibotag.taggers.tagger import Ensemble
@@ -42,12 +41,11 @@ FAST_PACE = 1e9
 
 
 class Trial(TypedDict):
-    """What was changed, and what came of it: micro-F1 on the held-out rows, None where training ran away, and seconds."""
+    """What was changed, and what came of it: micro-F1 on the held-out rows, None where training ran away."""
 
     setting: str
     value: float | str
     micro_f1: float | None
-    seconds: float
 
 
 def first_settings(posts: int) -> Settings:
@@ -90,7 +88,7 @@ def fit_fast_to_texts(lesson: Lesson) -> Learnt:
             continue
         break
     scorer = FastScorer(lesson.taxonomy, network, settings.spacing)
-    return Learnt(Ensemble({"text/fast": scorer}, {"text/fast": 1.0}, texts_only=True), {"settings": asdict(own)})
+    return Learnt(Ensemble.alone("fast", scorer), {"settings": asdict(own)})
 
 
 def tune(lesson: Lesson) -> tuple[Any, Settings, list[Trial]]:
@@ -119,14 +117,14 @@ def tune(lesson: Lesson) -> tuple[Any, Settings, list[Trial]]:
             try:
                 network = train(lines[settings.spacing], lesson.trained.gold, settings, lesson.options.threads)
             except DivergedError:
-                trials.append(Trial(setting=name, value=value, micro_f1=None, seconds=_since(begun)))
+                trials.append(Trial(setting=name, value=value, micro_f1=None))
                 # Nothing has worked yet: the next trials begin with half the learning rate.
                 if best_network is None:
                     best = replace(best, lr=best.lr / 2)
                 continue
             score = _shared_f1(lesson, _score_held(lesson, FastScorer(lesson.taxonomy, network, settings.spacing)))
             pace = max(pace, (perf_counter() - begun) / (settings.epoch * settings.dim))
-            trials.append(Trial(setting=name, value=value, micro_f1=round(score, 4), seconds=_since(begun)))
+            trials.append(Trial(setting=name, value=value, micro_f1=round(score, 4)))
             if score > best_score:
                 best, best_network, best_score = settings, network, score
     if best_network is None:
@@ -152,7 +150,3 @@ def _score_held(lesson: Lesson, scorer: FastScorer) -> csr_matrix:
 
 def _shared_f1(lesson: Lesson, raw: csr_matrix) -> float:
     return thresholds.shared_f1(raise_parents(raw, lesson.taxonomy), lesson.held.gold, lesson.taxonomy)
-
-
-def _since(begun: float) -> float:
-    return round(perf_counter() - begun, 2)

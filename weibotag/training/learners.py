@@ -46,9 +46,7 @@ LEARNERS = {
     "fast": "weibotag.training.fasttext:fit_fast",
     "linear": "weibotag.training.learners:fit_linear",
     "xmc": "weibotag.training.learners:fit_xmc",
-    "text/rules": "weibotag.training.learners:fit_rules_to_texts",
     "text/fast": "weibotag.training.fasttext:fit_fast_to_texts",
-    "text/linear": "weibotag.training.learners:fit_linear_to_texts",
     FUSED: "weibotag.training.network.fit:fit_fused",
 }
 # Of texts alone the words of the taxonomy may count, too.
@@ -95,22 +93,11 @@ def fit_rules(lesson: Lesson) -> Learnt:
     return Learnt(Ensemble.alone("rules", RulesScorer(lesson.taxonomy)))
 
 
-def fit_rules_to_texts(lesson: Lesson) -> Learnt:
-    """Return the words of the taxonomy, looked for in texts alone."""
-    return Learnt(Ensemble({"rules": RulesScorer(lesson.taxonomy)}, {"rules": 1.0}, texts_only=True))
-
-
 def fit_linear(lesson: Lesson) -> Learnt:
     """Return a linear tagger, from as many posts as it can learn from in `tune_seconds` (at least half a minute)."""
     seconds = max(lesson.options.tune_seconds, LEAST_SECONDS)
     scorer = train_linear(lesson.trained.tables, lesson.trained.gold, lesson.taxonomy, seconds)
     return Learnt(Ensemble.alone("linear", scorer))
-
-
-def fit_linear_to_texts(lesson: Lesson) -> Learnt:
-    """Return a linear tagger of texts alone, as the posts of `lesson` have them."""
-    scorer = fit_linear(lesson).scorer.scorers["linear"]
-    return Learnt(Ensemble({"text/linear": scorer}, {"text/linear": 1.0}, texts_only=True))
 
 
 def fit_xmc(lesson: Lesson) -> Learnt:
@@ -213,11 +200,18 @@ class Trainer:
             if name == "text/fast" and settings is None:
                 settings = self._score("fast").learnt.settings
             lesson = replace(lesson, trained=texts[0], held=texts[1], settings=settings)
+            place = name if name in LEARNERS else name.removeprefix("text/")
         elif name not in LEARNERS:
             network = replace(lesson.options.network, network=name)
             lesson, place = replace(lesson, options=replace(lesson.options, network=network)), FUSED
         begun = perf_counter()
         learnt = cast(Learner, load(LEARNERS[place]))(lesson)
+        if name.startswith("text/"):
+            # The words of the taxonomy are the same ones, whatever they are looked for in.
+            kept = "rules" if place == "rules" else name
+            learnt = replace(
+                learnt, scorer=Ensemble({kept: learnt.scorer.scorers[place.rpartition("/")[2]]}, {kept: 1.0}, True)
+            )
         seconds = perf_counter() - begun
         first, *others = self.lesson.held.tables
         spent = []

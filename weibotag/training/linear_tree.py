@@ -3,8 +3,9 @@
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from scipy.sparse import csr_matrix, vstack
 from weibotag.core.arrays import rank_in_runs
 from weibotag.core.errors import RequestError
 from weibotag.core.progress import bar
-from weibotag.features.hashed_ngrams import BITS, FEWEST_POSTS, READ, hash_features, number, read_all, weigh
+from weibotag.features.hashed_ngrams import BITS, FEWEST_POSTS, READ, hash_features, read_all, weigh
 from weibotag.taggers.linear import CERTAIN
 from weibotag.taggers.linear_tree import TreeModel, XmcScorer, list_below
 from weibotag.taxonomy.tree import Taxonomy
@@ -132,15 +133,7 @@ def read_features(table: pa.Table, names: pa.Table) -> tuple[csr_matrix, np.ndar
     seen = np.bincount(posts.indices, minlength=1 << BITS) >= FEWEST_POSTS
     seen[called.indices] = True
     features = np.flatnonzero(seen)
-    places = number(features)
-    both = []
-    for counts in (posts, called):
-        columns = places[counts.indices]
-        known = columns >= 0
-        indptr = np.concatenate([[0], np.cumsum(known)])[counts.indptr]
-        shape = (counts.shape[0], len(features))
-        both.append(csr_matrix((np.ones(indptr[-1], np.float32), columns[known], indptr), shape=shape))
-    return csr_matrix(vstack(both)), features
+    return csr_matrix(vstack([posts[:, features], called[:, features]])), features
 
 
 class Members:
@@ -159,13 +152,9 @@ class Members:
             return np.empty(0, np.int32)
         return self._of[node] if node < self.tags else self._groups[node]
 
-    def join(self, nodes: np.ndarray) -> np.ndarray:
-        """Return the documents that any of the nodes has."""
-        return np.unique(np.concatenate([self.of(int(node)) for node in nodes]))
-
     def add(self, group: int, nodes: np.ndarray) -> None:
-        """Make a group of nodes a node."""
-        self._groups[group] = self.join(nodes)
+        """Make a group of nodes a node, with the documents that any of them has."""
+        self._groups[group] = np.unique(np.concatenate([self.of(int(node)) for node in nodes]))
 
 
 def part_siblings(counts: csr_matrix, members: Members, parents: np.ndarray) -> np.ndarray:
@@ -236,11 +225,13 @@ def learn(
     offsets = np.empty(len(above), np.float32)
     found: list[tuple[np.ndarray, csr_matrix]] = []
     jobs = len(os.sched_getaffinity(0)) if len(above) > FEW_NODES else 1
-    forks = (
-        delayed(_fit_fork)(*_take_fork(counts, members, node, below), most)
-        for node, below in zip(inner.tolist(), groups, strict=True)
-    )
-    learnt = Parallel(jobs, return_as="generator", max_nbytes=None, batch_size=1)(forks)
+
+    def forks() -> Iterator[Any]:
+        for node, below in zip(inner.tolist(), groups, strict=True):
+            documents, own = _choose_documents(members.of(node), [members.of(one) for one in below.tolist()])
+            yield delayed(_fit_fork)(counts[documents], [np.searchsorted(documents, one) for one in own], most)
+
+    learnt = Parallel(jobs, return_as="generator", max_nbytes=None, batch_size=1)(forks())
     with bar(len(above), "learning forks of the tag tree", quiet) as progress:
         for (features, weights, own), below in zip(learnt, groups, strict=True):
             offsets[below] = own
@@ -257,12 +248,6 @@ def learn(
         np.concatenate([weights.data for _, weights in found]).astype(np.float32),
         offsets,
     )
-
-
-def _take_fork(counts: csr_matrix, members: Members, node: int, below: np.ndarray) -> tuple[csr_matrix, list[np.ndarray]]:
-    """Return the documents to learn a fork from, and for each node below the rows of its own."""
-    documents, own = _choose_documents(members.of(node), [members.of(one) for one in below.tolist()])
-    return counts[documents], [np.searchsorted(documents, one) for one in own]
 
 
 def _fit_fork(vectors: csr_matrix, own: list[np.ndarray], most: int) -> tuple[np.ndarray, csr_matrix, np.ndarray]:

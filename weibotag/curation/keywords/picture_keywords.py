@@ -25,7 +25,7 @@ from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import refuse_outputs
 from weibotag.posts.writer import write_tables
 from weibotag.scoring.calibration import Calibration
-from weibotag.scoring.tagger import collect_highest
+from weibotag.scoring.closure import collect_highest
 from weibotag.vision.faces import FACE_WORD
 
 KEYWORDS_FILE, WEIGHTS_FILE = "keywords.parquet", "weights.safetensors"

@@ -32,7 +32,7 @@ from weibotag.posts.encodings import STDIN
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import refuse_outputs, resolve_files
 from weibotag.scoring.calibration import Calibration, fit
-from weibotag.scoring.tagger import mark_right
+from weibotag.scoring.closure import mark_right
 
 # Memory beside what posts take, and for each byte of wordings in Parquet; of text a part is wordings. Bytes a second.
 MEMORY, MEMORY_BYTES, PACKED, PACE = 0.5e9, 75, 0.1, 1e5

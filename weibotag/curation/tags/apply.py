@@ -24,8 +24,8 @@ from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource, refuse_outputs, resolve_files
 from weibotag.posts.table_files import lay_out
 from weibotag.posts.writer import write_tables
+from weibotag.scoring.closure import collect_highest, raise_parents
 from weibotag.scoring.decision import Decision
-from weibotag.scoring.tagger import collect_highest, raise_parents
 from weibotag.taggers.linear import train_linear
 from weibotag.taxonomy.tree import Taxonomy, save_csv
 from weibotag.training.dataset import gold_matrix

@@ -20,7 +20,7 @@ from weibotag.curation.tags.labelled_posts import EXAMPLES, Labelled, draw_folds
 from weibotag.curation.tags.proposals import LEAST_SURE, RECOMMENDED, Finding, Found, Proposal, restructure
 from weibotag.scoring import calibration
 from weibotag.scoring.calibration import logit
-from weibotag.scoring.tagger import mark_right, raise_parents
+from weibotag.scoring.closure import mark_right, raise_parents
 from weibotag.taggers.linear import train_linear
 from weibotag.taxonomy.tree import Taxonomy
 

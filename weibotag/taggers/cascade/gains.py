@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import list_parts, rows_of
-from weibotag.scoring.tagger import mark_right
+from weibotag.scoring.closure import mark_right
 from weibotag.taxonomy.tree import Taxonomy
 
 TREES, DEPTH, FEWEST_OF_LEAF = 40, 6, 5

@@ -17,9 +17,8 @@ from scipy.sparse import csr_matrix, vstack
 from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.files import write_json
 from weibotag.scoring import thresholds
-from weibotag.scoring.blend import blend
 from weibotag.scoring.calibration import Calibration
-from weibotag.scoring.tagger import raise_parents
+from weibotag.scoring.closure import blend, raise_parents
 from weibotag.taggers.cascade.gains import Forest, describe
 from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.tagger import Ensemble, Tagger

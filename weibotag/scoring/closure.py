@@ -1,10 +1,13 @@
-"""Sparse work on scores that all taggers share: closure over parents, which scores are right."""
+"""Sparse work on scores that all taggers share: closure over parents, which scores are right, the mean of two."""
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import rows_of
 from weibotag.taxonomy.tree import Taxonomy
+
+# Scores below this are zeros: it keeps the matrix sparse and is far below every threshold.
+FLOOR = 0.01
 
 
 def raise_parents(scores: csr_matrix, taxonomy: Taxonomy) -> csr_matrix:
@@ -38,3 +41,8 @@ def collect_highest(rows: np.ndarray, tags: np.ndarray, data: np.ndarray, shape:
     keys = keys[starts]
     indptr = np.searchsorted(keys, np.arange(shape[0] + 1) * shape[1])
     return csr_matrix((highest.astype(np.float32), keys % shape[1], indptr), shape=shape)
+
+
+def blend(scores: csr_matrix, others: csr_matrix, share: float) -> csr_matrix:
+    """Return the mean of two score matrices in which the second counts `share`."""
+    return csr_matrix(scores * np.float32(1 - share) + others * np.float32(share))
