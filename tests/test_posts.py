@@ -13,9 +13,9 @@ from reading import read, rejected, write
 from weibotag.core import schema
 from weibotag.core.arrays import list_parts
 from weibotag.core.errors import RequestError
-from weibotag.posts.reader import read_posts
+from weibotag.posts.reader import matches, read_posts
 from weibotag.posts.rejects import Rejects
-from weibotag.posts.source import PostsSource, matches, resolve_files
+from weibotag.posts.source import PostsSource, resolve_files
 
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", Path(__file__).parents[2] / "shared"))
 POSTS = schema.arrow_schema("posts")

@@ -11,7 +11,7 @@ from weibotag.core.errors import RequestError
 from weibotag.extraction.pipeline_files import choose_pipeline, read_pipeline
 from weibotag.extraction.requests import TAGGERS, PipelineFile, Route
 from weibotag.extraction.settings import MediaSettings, Pipeline, WorkerSettings
-from weibotag.posts.selection import PostsSource
+from weibotag.posts.source import PostsSource
 from weibotag.vision.registry import names
 
 KEYS = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12)

@@ -34,7 +34,7 @@ COMMANDS = {
     "similarity": ("stages:similarity", "Say how well the text and the pictures of posts belong together."),
     "taxonomy": ("taxonomy:group", "Check a tag tree, show it, audit it, apply proposals."),
     "keywords": ("keywords:group", "Find the keywords of each channel; shrink them to clusters."),
-    "codes": ("codes:group", "Turn vectors into words: semantic codes, coarse to fine."),
+    "codes": ("keywords:codes_group", "Turn vectors into words: semantic codes, coarse to fine."),
     "models": ("weights:group", "Weights: what there is, fetch it, check it."),
     "doctor": ("doctor:doctor", "Say what is installed and what is missing."),
 }

@@ -11,7 +11,7 @@ from weibotag.cli.command import Group, command
 from weibotag.core.errors import RequestError
 from weibotag.core.option import Argument, Option, Quiet
 from weibotag.extraction.requests import PostsRequest, TaxonomyFile
-from weibotag.posts.selection import PostsSource
+from weibotag.posts.source import PostsSource
 
 if TYPE_CHECKING:
     from rich.tree import Tree

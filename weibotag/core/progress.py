@@ -1,6 +1,7 @@
-"""How far the work is: a bar on a terminal, a line every 30 s elsewhere."""
+"""How far the work is: a bar on a terminal, a line every 30 s elsewhere; and what it will take, before it begins."""
 
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,17 @@ def format_seconds(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def describe_cost(what: str, size: float, seconds: float, memory: float, disk: float = 0) -> str:
+    """Return in one line what work on an input of `size` takes: about so many seconds, at most so many bytes.
+
+    A size of 0 is one that is not known: that of stdin.
+    """
+    if not size:
+        return f"{what}: how long it takes, and how much memory, depends on how much comes"
+    room = f", {disk / 1e6:,.0f} MB in {tempfile.gettempdir()}" if disk else ""
+    return f"{what}: some {format_seconds(seconds)}, up to {memory / 1e9:.1f} GB of memory{room}"
 
 
 @contextmanager

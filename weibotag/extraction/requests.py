@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from weibotag.core.errors import RequestError
 from weibotag.core.option import NETWORK, PICTURES, POSTS, RUN, SEARCH, Argument, Option, Quiet
 from weibotag.extraction.settings import File, Pipeline, Reuse, Strict, place
-from weibotag.posts.selection import PostsSource
+from weibotag.posts.source import PostsSource
 
 # Pipelines that have a name; `lite` is what every default says.
 NAMED = ("lite", "full", "gpu")

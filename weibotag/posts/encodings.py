@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import pyarrow as pa
-
 from weibotag.core.errors import RequestError
 
 STDIN = Path("-")
@@ -62,6 +60,8 @@ def find_kind(path: Path) -> str | None:
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn what the system, or the reader of Parquet, says about a file that can't be read into a RequestError."""
+    import pyarrow as pa
+
     try:
         yield
     except pa.ArrowException as error:

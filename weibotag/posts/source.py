@@ -1,4 +1,7 @@
-"""Where posts come from: their files, which of their rows are asked for, and what must not be written among them."""
+"""Where posts come from: their files, which of their rows are asked for, and what must not be written among them.
+
+Nothing heavy is imported for it.
+"""
 
 import glob
 import hashlib
@@ -6,19 +9,29 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from weibotag.core.errors import RequestError
 from weibotag.posts.encodings import KINDS, STDIN, find_kind
-from weibotag.posts.selection import PostsSource as PostsSource
 
 # A packed file holds some three times its size.
 PACKED = 3
+
+
+@dataclass(frozen=True)
+class PostsSource:
+    """Where posts come from: a file, a folder, a glob or "-" (stdin), how its columns are called, and which rows count.
+
+    `columns` holds (canonical name, name in the file); `where` is a DuckDB expression, rows where it is not
+    true are left out; `limit` stops after that many accepted posts.
+    """
+
+    path: str
+    columns: tuple[tuple[str, str], ...] = ()
+    where: str | None = None
+    limit: int | None = None
 
 
 def resolve_files(path: str) -> list[Path]:
@@ -85,31 +98,3 @@ def refuse_outputs(source: PostsSource, *outputs: Path) -> None:
             raise RequestError(
                 f"{output}: lies among the posts of {source.path}, where it would be read; choose another place"
             )
-
-
-def matches(table: pa.Table, expression: str) -> np.ndarray:
-    """Return a bool per row: where a DuckDB expression on the table's columns is true (null counts as false)."""
-    import duckdb
-
-    names = [name.lower() for name in table.column_names]
-    twins = [name for name in table.column_names if names.count(name.lower()) > 1 and name.lower() in expression.lower()]
-    if twins:
-        raise RequestError(f"expression {expression!r}: columns {', '.join(twins)} differ in case alone; rename one")
-    # Longer than every name, so that it hides none of them.
-    place = "#" * (max(map(len, table.column_names), default=0) + 1)
-    settings: dict[str, str | bool | int | float | list[str]] = {
-        "enable_external_access": "false",
-        "python_enable_replacements": "false",
-        "threads": "1",
-    }
-    with duckdb.connect(config=settings) as database:
-        database.register("posts", table.append_column(place, pa.array(np.arange(len(table)))))
-        try:
-            query = f'SELECT "{place}" FROM posts WHERE (\n{expression}\n)'
-            if len(database.extract_statements(query)) != 1:
-                raise RequestError(f"expression {expression!r}: more than one statement; expected one condition")
-            rows = database.execute(query).fetchnumpy()[place]
-        except duckdb.Error as error:
-            reason, columns = str(error).splitlines()[0], ", ".join(table.column_names)
-            raise RequestError(f"expression {expression!r}: {reason}; columns: {columns}") from error
-    return np.isin(np.arange(len(table)), rows)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.errors import RequestError
-from weibotag.posts.source import matches
+from weibotag.posts.reader import matches
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring.closure import raise_parents
 from weibotag.taggers.fasttext import write_documents

@@ -27,7 +27,8 @@ from weibotag.extraction.ingest import ingest, link
 from weibotag.extraction.post_table import open_vector_words
 from weibotag.extraction.schedule import look
 from weibotag.extraction.settings import Pipeline
-from weibotag.posts.source import PostsSource, describe_input, matches, refuse_outputs
+from weibotag.posts.reader import matches
+from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring.report import MODALITIES, evaluate, find_modality
 from weibotag.taggers.answering import list_tags

@@ -18,12 +18,11 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.errors import RequestError
+from weibotag.core.progress import describe_cost
 from weibotag.core.schema import arrow_schema
 from weibotag.core.text_matching import fold
-from weibotag.curation.cost import describe_cost
-from weibotag.curation.keywords.extract import KeywordIndex
+from weibotag.curation.keywords.extract import KeywordIndex, read_pictured
 from weibotag.curation.keywords.phrases import mix
-from weibotag.curation.keywords.pictured_posts import read_pictured
 from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.visual_codes import learn_centres
 from weibotag.posts.rejects import Rejects

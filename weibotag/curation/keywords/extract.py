@@ -1,4 +1,4 @@
-"""The keywords of each channel: found in its posts, counted, and compared with those of an earlier time."""
+"""The keywords of each channel: found in its posts and their pictures, counted, compared with those of an earlier time."""
 
 import re
 import tempfile
@@ -13,10 +13,9 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
 from weibotag.core.errors import RequestError
-from weibotag.core.progress import bar
-from weibotag.core.schema import arrow_schema, cast
+from weibotag.core.progress import bar, describe_cost
+from weibotag.core.schema import WORDING, arrow_schema, cast
 from weibotag.core.text_matching import fold
-from weibotag.curation.cost import describe_cost
 from weibotag.curation.keywords.phrases import (
     JOINERS,
     MOST_CHARACTERS,
@@ -26,13 +25,14 @@ from weibotag.curation.keywords.phrases import (
     unpack,
     weigh_phrases,
 )
-from weibotag.curation.keywords.pictured_posts import read_pictured
 from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.lines import SOURCES, Lines, WordFinder, find_marks, list_lines
 from weibotag.posts.encodings import open_file, open_lines
+from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.result_files import has_column, read_listing
 from weibotag.posts.source import PostsSource, input_bytes, refuse_outputs, resolve_files
+from weibotag.posts.supplied_words import add_given
 from weibotag.posts.writer import find_format, write_tables
 
 KEYWORDS = arrow_schema("channel_keywords")
@@ -326,3 +326,48 @@ def compare_with(table: pa.Table, before: np.ndarray) -> pa.Table:
     for name, values in (("trend", pa.array(trend, pa.float32())), ("is_new", pa.array(~known))):
         table = table.set_column(table.column_names.index(name), KEYWORDS.field(name), values)
     return table
+
+
+def read_pictured(request: WordingsRequest, rejects: Rejects, label: str, rows: int = 20_000) -> Iterator[pa.Table]:
+    """Give tables of so many posts, counted on a bar; those whose pictures say something have the column `wordings`.
+
+    Raises RequestError when the file of wordings can't be read, or a column `wordings` is no list as `weibotag wordings`
+    writes.
+    """
+    with bar(None, label, request.quiet) as progress:
+        for table in read_posts(request.source, rejects, rows):
+            if request.wordings is not None:
+                found = _look_up_wordings(request.wordings, table.select(["post_id"]))
+                places = pc.index_in(table["post_id"].combine_chunks(), found["post_id"].combine_chunks())
+                table = table.select([name for name in table.column_names if name != "wordings"])
+                table = table.append_column("wordings", found["wordings"].combine_chunks().take(places))
+            if "wordings" in table.column_names:
+                lists = _cast_wordings(table["wordings"], request.posts)
+                table = table.set_column(table.column_names.index("wordings"), "wordings", lists)
+            yield add_given(table, request.words)
+            progress.advance(len(table))
+
+
+def _cast_wordings(wordings: pa.ChunkedArray, posts: str) -> pa.ChunkedArray:
+    try:
+        return wordings.cast(pa.list_(WORDING)).fill_null([])
+    except pa.ArrowException as error:
+        raise RequestError(
+            f"{posts}: column wordings is {wordings.type}; expected what `weibotag wordings` writes: give --wordings"
+        ) from error
+
+
+def _look_up_wordings(wordings: Path, asked: pa.Table) -> pa.Table:
+    """Return post_id and wordings of the asked posts that a file has."""
+    import duckdb
+
+    query = "SELECT post_id, wordings FROM read_parquet(?) WHERE post_id IN (SELECT post_id FROM asked)"
+    with duckdb.connect() as database:
+        database.register("asked", asked)
+        try:
+            return database.sql(query, params=[str(wordings)]).to_arrow_table()
+        except duckdb.Error as error:
+            reason = str(error).splitlines()[0]
+            raise RequestError(
+                f"--wordings {wordings}: {reason}; expected what `weibotag wordings` writes to Parquet"
+            ) from error

@@ -17,7 +17,7 @@ from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import replace_folder, write_parquet
 from weibotag.core.schema import EVIDENCE, KEYWORD, arrow_schema, cast
 from weibotag.core.text_matching import fold
-from weibotag.curation.keywords.pictured_posts import read_pictured
+from weibotag.curation.keywords.extract import read_pictured
 from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.hashed_ngrams import number, read_counts
 from weibotag.features.vocabulary import MOST_KEYWORDS

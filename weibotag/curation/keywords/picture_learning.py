@@ -13,8 +13,8 @@ from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.errors import RequestError
+from weibotag.core.progress import describe_cost
 from weibotag.core.text_matching import fold
-from weibotag.curation.cost import describe_cost
 from weibotag.curation.keywords.extract import KeywordIndex, find_keywords, read_keywords
 from weibotag.curation.keywords.picture_keywords import (
     KEYWORDS_FILE,

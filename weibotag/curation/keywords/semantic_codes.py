@@ -14,8 +14,8 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import atomic
+from weibotag.core.progress import describe_cost
 from weibotag.core.schema import arrow_schema
-from weibotag.curation.cost import describe_cost
 from weibotag.features.visual_codes import learn_centres
 from weibotag.posts.writer import write_tables
 
