@@ -27,7 +27,7 @@ from tiny_vision_models import (
 
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import arrow_schema
-from weibotag.features.joint_space import open_zero_shot
+from weibotag.features.visual_codes import open_zero_shot
 from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.vision.backend import PictureVector
 from weibotag.vision.backends.embed_transformers import (

@@ -20,7 +20,7 @@ from weibotag.curation.keywords import phrases as phrase_room
 from weibotag.curation.keywords.extract import KeywordIndex, extract_keywords, find_keywords, is_keyword, read_keywords
 from weibotag.curation.keywords.phrases import PhraseCounter, Spool, split_tokens, unpack, weigh_phrases
 from weibotag.extraction.requests import WordingsRequest
-from weibotag.features.lines import WordFinder, list_lines
+from weibotag.features.vocabulary import WordFinder, list_lines
 
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", Path(__file__).parents[2] / "shared"))
 # 唇釉 and 世博会 are what these posts are about; what stands beside them is ever another.

@@ -6,7 +6,7 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.schema import WORDING
 from weibotag.core.text_matching import Matcher, fold
-from weibotag.features.vocabulary import LEARNT, Vocabulary, find_keywords, find_marked, learn_keywords
+from weibotag.features.vocabulary import LEARNT, Vocabulary, find_keywords, learn_keywords
 from weibotag.taxonomy.tree import Tag, Taxonomy
 
 TREE = Taxonomy(
@@ -58,7 +58,8 @@ def test_what_a_text_or_a_picture_marks_is_a_keyword() -> None:
     first, second = keywords_of(posts("看完《三体》，#科幻周# 《口红》", "去看", wordings=wordings))
     assert {"三体", "科幻周", "口红"} == set(first)
     assert second["流浪地球"]["source"] == "ocr"
-    assert find_marked(["《口红》"], WORDS)[1] == []  # the vocabulary knows it
+    known = posts("《口红》")
+    assert len(find_keywords(known, WORDS, WORDS.find(known)).to_pylist()[0]) == 1  # the vocabulary knows it
 
 
 def test_latin_words_keep_their_borders() -> None:

@@ -200,7 +200,7 @@ def test_a_body_gives_all_it_knows_and_takes_in_new_words(body: Path) -> None:
 
     from weibotag.training.network.architectures.fusions import build
     from weibotag.training.network.architectures.network import Shape
-    from weibotag.training.network.pretrained import PretrainedNetwork
+    from weibotag.training.network.export import PretrainedNetwork
 
     own = PretrainedNetwork.load(body, "vl-bert", 32)
     new = table_of([{"text": "新字", "author": "新人", "wordings": [said("新词", "code")]}] * 2)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weibotag.core.schema import arrow_schema, cast
-from weibotag.features.joint_space import LEAST_PROBABILITY, MOST_WORDS, TEMPLATES, ZeroShot, encode_names, open_zero_shot
+from weibotag.features.visual_codes import LEAST_PROBABILITY, MOST_WORDS, TEMPLATES, ZeroShot, encode_names, open_zero_shot
 from weibotag.taxonomy.tree import Tag, Taxonomy
 
 NAMES = ("美食", "足球", "猫", "手机", "{}")

@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 
 from weibotag.extraction.context import ExtractionContext, ExtractionStats
 from weibotag.extraction.ingest import read_links
-from weibotag.features.joint_space import ZeroShot, open_zero_shot
 from weibotag.features.post_arrays import collect_vectors
-from weibotag.features.visual_codes import Codebook
+from weibotag.features.visual_codes import Codebook, ZeroShot, open_zero_shot
 from weibotag.features.wordings import Findings, collect_wordings
 from weibotag.posts.supplied_words import add_given
 from weibotag.runtime.run_folder import Run

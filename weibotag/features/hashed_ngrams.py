@@ -23,12 +23,8 @@ ROWS = 1_000
 BLANK = ord(" ")
 READ = ("text", "author", "channel", "wordings")
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-
-
 # Features that could be taken for each other start from another number.
 TRIPLE, WHOLE = np.uint64(1 << 40), np.uint64(1 << 41)
-
-
 POWERS = np.cumprod(np.full(32, 0x100000001B3, np.uint64))
 
 

@@ -1,6 +1,7 @@
-"""Words that posts mention, in texts and in what pictures say: keywords, and evidence for tags."""
+"""What posts say, line by line, and the words that they mention in it: keywords, and evidence for tags."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -12,8 +13,7 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import first_of_each, list_parts, rank_in_runs, rows_of
 from weibotag.core.schema import EVIDENCE, KEYWORD
-from weibotag.core.text_matching import fold
-from weibotag.features.lines import SOURCES, Lines, WordFinder, find_marks, list_lines
+from weibotag.core.text_matching import Matcher, fold
 from weibotag.taxonomy.tree import Taxonomy
 
 # How far a word can be trusted to be a keyword of a post that mentions it, before labelled posts say more.
@@ -33,6 +33,75 @@ LEARNT = pa.schema([("keyword", pa.string()), ("score", pa.float32())])
 LEAST_SHARE, LEAST_BESIDE = 0.1, 0.5
 # Of a wording, what evidence has of it.
 FOUND = ("kind", "word", "media_id", "box")
+SOURCES = ("text", "ocr", "object", "face", "clip")
+# Sources before this are read for words, the others say one word a line.
+NAMED = SOURCES.index("object")
+# What a text itself marks as a name: 《title》, #hashtag#.
+MARKED = re.compile(r"《([^《》\n]{1,30})》|#([^#\n]{1,30})#")
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Lines ordered by post, with int64 columns: the post (row in a table, or number among all), the source (number in
+    `SOURCES`), and the place of the wording among all wordings of the table (-1 in texts).
+    """
+
+    texts: list[str]
+    posts: np.ndarray
+    sources: np.ndarray
+    wordings: np.ndarray
+
+    @property
+    def named(self) -> np.ndarray:
+        """Return a bool per line: whether it is one name."""
+        return self.sources >= NAMED
+
+
+def list_lines(table: pa.Table) -> Lines:
+    """Return what the posts of a table say: its column text, and of `wordings` all but visual codes, which are no words."""
+    posts, sources, nowhere = np.arange(len(table)), np.zeros(len(table), np.int64), np.full(len(table), -1)
+    if "wordings" not in table.column_names:
+        return Lines(table["text"].to_pylist(), posts, sources, nowhere)
+    offsets, values = list_parts(table["wordings"].combine_chunks())
+    kinds = pc.index_in(values.field("kind"), pa.array(SOURCES)).fill_null(-1).to_numpy(zero_copy_only=False)
+    spoken = np.flatnonzero(kinds >= 0)
+    posts = np.concatenate([posts, np.repeat(posts, np.diff(offsets))[spoken]])
+    order = np.argsort(posts, kind="stable")
+    words = values.field("word").take(pa.array(spoken)).cast(pa.string()).fill_null("")
+    texts = pa.concat_arrays([table["text"].combine_chunks().cast(pa.string()), words]).take(pa.array(order))
+    sources = np.concatenate([sources, kinds[spoken].astype(np.int64)])
+    return Lines(texts.to_pylist(), posts[order], sources[order], np.concatenate([nowhere, spoken])[order])
+
+
+class WordFinder:
+    """Words (folded, distinct) that are looked for in lines: within texts and print, as the whole of a name.
+
+    A word of fewer than `shortest` characters is looked for in names only.
+    """
+
+    def __init__(self, words: Sequence[str], shortest: int = 2) -> None:
+        self._long = np.flatnonzero([len(word) >= shortest for word in words])
+        self._matcher = Matcher([words[number] for number in self._long.tolist()])
+        self._numbers = {word: number for number, word in enumerate(words)}
+
+    def find(self, lines: Lines) -> tuple[np.ndarray, np.ndarray]:
+        """Return places in the lines, ascending, and numbers of the words there (int64): the leftmost, then the longest."""
+        named, read = np.flatnonzero(lines.named), np.flatnonzero(~lines.named)
+        rows, words = self._matcher.find_all(lines.texts if not len(named) else [lines.texts[at] for at in read.tolist()])
+        names = (self._numbers.get(fold(lines.texts[at]).strip(), -1) for at in named.tolist())
+        whole = np.fromiter(names, np.int64, len(named))
+        places = np.concatenate([read[rows], named[whole >= 0]])
+        order = np.argsort(places, kind="stable")
+        return places[order], np.concatenate([self._long[words - 1], whole[whole >= 0]])[order]
+
+
+def find_marks(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Give places in `texts` and the names that these mark, ordered by place."""
+    for row, text in enumerate(texts):
+        # Most texts have no mark, and looking for one is faster than matching.
+        if "《" in text or "#" in text:
+            for match in MARKED.finditer(text):
+                yield row, (match[1] or match[2]).strip()
 
 
 @dataclass(frozen=True)
@@ -127,13 +196,14 @@ def find_keywords(table: pa.Table, vocabulary: Vocabulary, mentions: Mentions) -
     """
     words, lines = vocabulary.words, mentions.lines
     read = np.flatnonzero(~lines.named)
-    places, marked_words = find_marked([lines.texts[place] for place in read.tolist()], vocabulary)
-    marked_posts, marked_sources = lines.posts[read[places]], lines.sources[read[places]]
+    found = find_marks([lines.texts[place] for place in read.tolist()])
+    marked = [(row, word) for row, word in found if len(word) >= LENGTHS.start and fold(word) not in vocabulary.numbers]
+    marked_words, places = [word for _, word in marked], read[np.array([row for row, _ in marked], np.int64)]
     fresh = {word: number for number, word in enumerate(dict.fromkeys(marked_words), start=len(words))}
-    posts = np.concatenate([mentions.posts, marked_posts])
+    posts = np.concatenate([mentions.posts, lines.posts[places]])
     numbers = np.concatenate([mentions.words, np.array([fresh[word] for word in marked_words], np.int64)])
     names = np.concatenate([words, np.array(list(fresh), dtype=object)])
-    sources = np.concatenate([mentions.sources, marked_sources])
+    sources = np.concatenate([mentions.sources, lines.sources[places]])
     trust = np.concatenate([vocabulary.trust[mentions.words], np.full(len(marked_words), MARKED_TRUST)]) * PLACES[sources]
 
     keys = posts * len(names) + numbers
@@ -153,14 +223,6 @@ def find_keywords(table: pa.Table, vocabulary: Vocabulary, mentions: Mentions) -
     ]
     offsets = pa.array(np.searchsorted(posts[kept], np.arange(len(table) + 1)), pa.int32())
     return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(KEYWORD)))
-
-
-def find_marked(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarray, list[str]]:
-    """Return places in `texts` and names that these mark and the vocabulary does not know, ordered by place."""
-    found = [
-        (row, word) for row, word in find_marks(texts) if len(word) >= LENGTHS.start and fold(word) not in vocabulary.numbers
-    ]
-    return np.array([row for row, _ in found], np.int64), [word for _, word in found]
 
 
 def learn_keywords(tables: Sequence[pa.Table], taxonomy: Taxonomy) -> pa.Table:

@@ -20,8 +20,8 @@ from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.network import CALIBRATION
 from weibotag.training.dataset import draw_valid
+from weibotag.training.network.export import ABOUT
 from weibotag.training.network.loop import CHECKPOINT
-from weibotag.training.network.pretrained import ABOUT
 from weibotag.training.network.pretraining import choose_settings, log, pretrain
 from weibotag.training.network.settings import PretrainSummary, TrainingRun
 from weibotag.workflows.similarity import note_looks

@@ -26,7 +26,7 @@ from weibotag.curation.keywords.phrases import (
     weigh_phrases,
 )
 from weibotag.extraction.requests import WordingsRequest
-from weibotag.features.lines import SOURCES, Lines, WordFinder, find_marks, list_lines
+from weibotag.features.vocabulary import SOURCES, Lines, WordFinder, find_marks, list_lines
 from weibotag.posts.encodings import open_file, open_lines
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects

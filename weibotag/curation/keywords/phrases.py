@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from weibotag.core.text_matching import CJK_START, CODES, edge_kinds, spell_out
-from weibotag.features.lines import Lines, list_lines
+from weibotag.features.vocabulary import Lines, list_lines
 
 # One more is counted, because what follows a phrase tells whether it ends there.
 MOST_TOKENS = 6

@@ -23,7 +23,7 @@ from weibotag.training.lesson import Learnt, Lesson, NetworkOptions
 from weibotag.training.network.architectures.fusions import build
 from weibotag.training.network.architectures.network import Network
 from weibotag.training.network.architectures.presets import resolve
-from weibotag.training.network.export import export
+from weibotag.training.network.export import PretrainedNetwork, export
 from weibotag.training.network.layers import asymmetric_loss, drop_modalities
 from weibotag.training.network.loop import (
     OWN,
@@ -35,7 +35,6 @@ from weibotag.training.network.loop import (
     shape_of,
     to_tensors,
 )
-from weibotag.training.network.pretrained import PretrainedNetwork
 from weibotag.training.network.settings import NetworkSummary, Settings, TaskFigures, TrainingRun, read_tasks
 from weibotag.vision.backends.transformers_model import find_folder
 
