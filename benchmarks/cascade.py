@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weibotag.core.files import write_json
-from weibotag.extraction.context import ExtractionStats, open_context
+from weibotag.extraction.context import open_context
 from weibotag.extraction.ingest import ingest, link
 from weibotag.extraction.pipeline_files import read_pipeline
 from weibotag.extraction.post_table import open_vector_words, read_part
@@ -155,7 +155,7 @@ def speed(bench: Bench, store: Path) -> list[list[str]]:
         parts = ingest(run, bench.source, None, True)
         link(run, parts, context.limits, True)
         words = open_vector_words(open_taxonomy(tagger), open_codebook(tagger), context)
-        read = [read_part(run, part, context, ExtractionStats(), words, with_vectors=True) for part in parts]
+        read = [read_part(run, part, context, words, with_vectors=True) for part in parts]
         tables = [table for some in read for table in some]
     tagger = replace(tagger, stages=tuple(context.fingerprints))
     taggers = {name: replace(tagger, route=name) for name in ("text", "fast", "fused", "cascade")}

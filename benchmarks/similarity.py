@@ -91,8 +91,8 @@ def main() -> None:
             with Run.open(folder / f"{split}.run", {}) as run:
                 parts = ingest(run, PostsSource(str(options.posts), where=f"split = '{split}'"), None, True)
                 link(run, parts, context.limits, True)
-                stats = look(run, parts, context)
-                tables = [table for part in parts for table in read_part(run, part, context, stats, None, with_vectors=True)]
+                look(run, parts, context)
+                tables = [table for part in parts for table in read_part(run, part, context, None, with_vectors=True)]
             sides[split] = pa.concat_tables(tables)
         held = np.random.default_rng(0).random(len(sides["train"])) < 0.1
         learnt = [[sides["train"].filter(pa.array(mask))] for mask in (~held, held)]

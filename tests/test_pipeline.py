@@ -14,7 +14,7 @@ from reading import read, write_rows
 
 from weibotag.core.errors import PartialError, RequestError, TooManyRejectsError
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction import ingest, queue
+from weibotag.extraction import ingest, schedule
 from weibotag.extraction.requests import TagRequest
 from weibotag.extraction.settings import Pipeline, WorkerSettings
 from weibotag.posts.result_files import read_table
@@ -283,7 +283,7 @@ def test_a_picture_that_takes_its_workers_down_costs_only_itself(
     tag(posts, tmp_path / "whole.csv", tmp_path / "other", settings=settings)
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
-        patch.setattr(queue, "run_parts", lambda _, *asked: run_parts("deadly:look_at_files", *asked))
+        patch.setattr(schedule, "run_parts", lambda _, *asked: run_parts("deadly:look_at_files", *asked))
         for _ in range(1 if how == "hang" else 2):
             with pytest.raises(PartialError, match=rf"1 pictures .*deadly2\.png: {said}"):
                 tag(posts, out, store, settings=settings)

@@ -232,9 +232,9 @@ def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Run.open(folder / "learn.run", {}) as run:
         parts = ingest(run, PostsSource(str(EXAMPLES / "posts.csv"), where="len(images) > 0", limit=40), None, True)
         link(run, parts, context.limits, True)
-        stats = look(run, parts, context)
-        assert stats.faults == {}
-        tables = [table for part in parts for table in read_part(run, part, context, stats, None, with_vectors=True)]
+        look(run, parts, context)
+        assert context.stats.faults == {}
+        tables = [table for part in parts for table in read_part(run, part, context, None, with_vectors=True)]
     pretrain(tables, tables, "sm-lstm", quick(epochs=1), place(folder / "body"))
     note_looks(folder / "body", context)
     return folder

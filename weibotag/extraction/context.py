@@ -94,7 +94,7 @@ class ExtractionContext:
     """How pictures are looked at: `workers` processes of `threads` each, `fingerprints` of the stages by name.
 
     `deadline` is when looking ends, whatever is left (perf_counter; None: never). `partial` tells that a run looks at some
-    pictures only, so that one that nothing has looked at is no fault of its posts.
+    pictures only, so that one that nothing has looked at is no fault of its posts. `stats` add up what looking came to.
     """
 
     pipeline: Pipeline
@@ -107,6 +107,7 @@ class ExtractionContext:
     deadline: float | None = None
     partial: bool = False
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    stats: ExtractionStats = field(default_factory=ExtractionStats)
 
     @property
     def media(self) -> str:
@@ -119,8 +120,9 @@ class ExtractionContext:
         return (1 << len(self.fingerprints)) - 1
 
     def is_late(self) -> bool:
-        """Tell whether the time for looking is up."""
-        return self.deadline is not None and perf_counter() > self.deadline
+        """Tell whether the time for looking is up, and put it down."""
+        self.stats.late = self.stats.late or (self.deadline is not None and perf_counter() > self.deadline)
+        return self.stats.late
 
     def request(self) -> dict[str, Any]:
         """Return, for JSON, what findings depend on besides the pictures: a run of another request is another run."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from weibotag.extraction.context import ExtractionContext, ExtractionStats
+from weibotag.extraction.context import ExtractionContext
 from weibotag.extraction.ingest import read_links
 from weibotag.features.post_arrays import collect_vectors
 from weibotag.features.visual_codes import Codebook, ZeroShot, open_zero_shot
@@ -118,7 +118,6 @@ def add_findings(
     posts: pa.Table,
     links: pa.Table,
     context: ExtractionContext,
-    stats: ExtractionStats,
     words: VectorWords | None,
     with_vectors: bool = False,
 ) -> pa.Table:
@@ -141,8 +140,9 @@ def add_findings(
         bits, has = mark_posts(post_ids, links, mark_files(pc.unique(files), media, missing), context.every_bit)
         posts = posts.append_column("looked", pa.array(bits)).append_column("pictured", pa.array(has))
     found.pop("embed", None)
-    expected = () if context.partial or stats.late else ("media", *found)
-    wordings = collect_wordings(post_ids.to_pylist(), links, Findings(media, found, vector_words, stats.unseen, expected))
+    expected = () if context.partial or context.stats.late else ("media", *found)
+    known = Findings(media, found, vector_words, context.stats.unseen, expected)
+    wordings = collect_wordings(post_ids.to_pylist(), links, known)
     for name in ("wordings", "wordings_error"):
         posts = posts.append_column(wordings.schema.field(name), wordings[name])
     return posts
@@ -160,7 +160,6 @@ def read_part(
     run: Run,
     part: str,
     context: ExtractionContext,
-    stats: ExtractionStats,
     words: VectorWords | None,
     with_vectors: bool = False,
 ) -> Iterator[pa.Table]:
@@ -175,5 +174,5 @@ def read_part(
         some = posts.slice(start, ROWS)
         if len(links):
             own = links.filter(pc.is_in(links["post_id"], some["post_id"].combine_chunks()))
-            some = add_findings(some, own, context, stats, words, with_vectors)
+            some = add_findings(some, own, context, words, with_vectors)
         yield add_given(some, context.pipeline.words)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from weibotag.core.progress import bar
-from weibotag.extraction.context import WORKER, ExtractionContext, ExtractionStats
+from weibotag.extraction.context import WORKER, ExtractionContext
 from weibotag.extraction.ingest import read_links
 from weibotag.extraction.jobs import PictureJob, PictureReceipt, PictureTask, StageJob
 from weibotag.extraction.post_table import ask_store
@@ -47,8 +47,8 @@ def share_out(count: int, context: ExtractionContext) -> int:
 class PictureQueue:
     """The workers of stages that share processes; they start with their first picture and stay until the end."""
 
-    def __init__(self, names: Sequence[str], run: Run, context: ExtractionContext, stats: ExtractionStats) -> None:
-        self._names, self._run, self._context, self._stats = names, run, context, stats
+    def __init__(self, names: Sequence[str], run: Run, context: ExtractionContext) -> None:
+        self._names, self._run, self._context, self._stats = names, run, context, context.stats
         self._stages = [StageJob.describe(context.stages[name], context.fingerprints[name]) for name in names]
         # After those of a run that was stopped.
         self._parts = len(run.receipts(FIRST_LOOKS)) + len(run.receipts(SECOND_LOOKS))
@@ -154,36 +154,30 @@ class PictureQueue:
 
 
 @contextmanager
-def open_queues(run: Run, context: ExtractionContext, stats: ExtractionStats) -> Iterator[list[PictureQueue]]:
+def open_queues(run: Run, context: ExtractionContext) -> Iterator[list[PictureQueue]]:
     """Give a queue for each group of stages that share processes, and end the workers of all afterwards."""
     with ExitStack() as stack:
         groups = group_stages(context.stages)
-        yield [stack.enter_context(PictureQueue(names, run, context, stats)) for names in groups]
+        yield [stack.enter_context(PictureQueue(names, run, context)) for names in groups]
 
 
-def look(run: Run, parts: Iterable[str], context: ExtractionContext) -> ExtractionStats:
-    """Look at every file that posts of these parts name and the store does not know; return what that came to."""
+def look(run: Run, parts: Iterable[str], context: ExtractionContext) -> None:
+    """Look at every file that posts of these parts name and the store does not know; the context's stats add it up."""
     for kind in (FIRST_LOOKS, SECOND_LOOKS):
         run.forget(kind)
-    stats = ExtractionStats()
-    needed = _find_needed(run, parts, context, stats)
+    needed = _find_needed(run, parts, context)
     if not needed:
-        return stats
+        return
     context.store.prepare()
     if context.pipeline.reuse == "near":
         needed = find_reposts(run, needed, context)
 
-    def left() -> float:
-        stats.late = stats.late or context.is_late()
-        return 0.0 if stats.late else inf
-
     # One group of stages after the other, so that their models are not in memory at once.
     for names in group_stages(context.stages):
-        with PictureQueue(names, run, context, stats) as queue:
-            queue.look(needed, share_out(len(needed), context), left)
+        with PictureQueue(names, run, context) as queue:
+            queue.look(needed, share_out(len(needed), context), lambda: 0.0 if context.is_late() else inf)
     compact(context)
-    stats.reposts = check_reposts(run, context)
-    return stats
+    context.stats.reposts = check_reposts(run, context)
 
 
 def compact(context: ExtractionContext) -> None:
@@ -192,7 +186,7 @@ def compact(context: ExtractionContext) -> None:
         context.store.compact(name, fingerprint)
 
 
-def _find_needed(run: Run, parts: Iterable[str], context: ExtractionContext, stats: ExtractionStats) -> list[PictureTask]:
+def _find_needed(run: Run, parts: Iterable[str], context: ExtractionContext) -> list[PictureTask]:
     """Return the files to look at, each once, with the stages that have not seen all its frames."""
     needed: list[PictureTask] = []
     seen: set[str] = set()
@@ -211,6 +205,6 @@ def _find_needed(run: Run, parts: Iterable[str], context: ExtractionContext, sta
             stages = [name for place, name in enumerate(context.stages) if not bits >> place & 1]
             if not known or stages:
                 needed.append(PictureTask(path, file_id, stages, known))
-    stats.files = len(seen)
-    stats.reused = len(seen) - len(needed)
+    context.stats.files = len(seen)
+    context.stats.reused = len(seen) - len(needed)
     return needed

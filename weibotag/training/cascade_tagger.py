@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix
 
-from weibotag.extraction.context import ExtractionContext, ExtractionStats
+from weibotag.extraction.context import ExtractionContext
 from weibotag.scoring.closure import raise_parents
 from weibotag.taggers.cascade.policy import Cascade, Taggers, count_files
 from weibotag.taggers.model_folder import TEXT
@@ -27,7 +27,7 @@ TIMED = 2_000
 ROUNDS = 3
 
 
-def train_cascade(trainer: Trainer, context: ExtractionContext, stats: ExtractionStats) -> Cascade:
+def train_cascade(trainer: Trainer, context: ExtractionContext) -> Cascade:
     """Return the cascade of the text tagger, of fast or linear, whichever reads posts best, and of the network."""
     text, reader = trainer.train(TEXT).tagger, trainer.train(trainer.best_reader()).tagger.scorer
     taggers, lesson = (text, reader, trainer.network()), trainer.lesson
@@ -35,7 +35,7 @@ def train_cascade(trainer: Trainer, context: ExtractionContext, stats: Extractio
     # Words that posts bring along stand for a stage, which here nobody can run.
     stages = tuple(dict.fromkeys([*context.fingerprints, *stages_of_kinds(context.pipeline.words)]))
     prices = dict.fromkeys(stages, UNAFFORDABLE) | price_taggers(taggers, held.tables)
-    prices |= stats.prices(context.fingerprints, context.workers)
+    prices |= context.stats.prices(context.fingerprints, context.workers)
     cascade = learn_cascade(held.tables, held.gold, lesson.taxonomy, taggers, stages, prices)
     cascade.network_rate = bound_network(cascade, trainer.train("fast").tagger, held.tables)
     return cascade

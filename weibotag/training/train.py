@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 
 from weibotag import __version__
 from weibotag.core.errors import RequestError
-from weibotag.extraction.context import ExtractionContext, ExtractionStats, open_context
+from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest, link, read_links
 from weibotag.extraction.pipeline_files import choose_pipeline
 from weibotag.extraction.post_table import VectorWords, open_vector_words, read_part
@@ -73,21 +73,21 @@ def train_model(order: TrainRequest) -> ModelAbout:
     with Run.open(Path(f"{out}.run"), request) as run:
         parts = ingest(run, source, None, quiet)
         link(run, parts, context.limits, quiet)
-        stats = look(run, parts, context)
-        for fault in stats.faults.values():
+        look(run, parts, context)
+        for fault in context.stats.faults.values():
             log.warning("not looked at: %s", fault)
         is_valid = mark_valid(run, parts, order.valid, taxonomy)
         codebook, learnt_codes = learn_codes(run, parts, context, taxonomy, is_valid)
         words = open_vector_words(taxonomy, codebook, context, learnt_codes)
-        sides = read_rows(run, parts, context, stats, taxonomy, is_valid, words, tagger in (FUSED, CASCADE))
+        sides = read_rows(run, parts, context, taxonomy, is_valid, words, tagger in (FUSED, CASCADE))
         read_tasks(beyond, *sides)
         keywords = learn_keywords(sides[0].tables, taxonomy)
         options = LearningOptions(order.tune_seconds, order.threads, order.memory, quiet, beyond, run.folder / "network")
-        taggers, cascade, learnt = train_taggers(tagger, Trainer(Lesson(*sides, taxonomy, options)), context, stats)
+        taggers, cascade, learnt = train_taggers(tagger, Trainer(Lesson(*sides, taxonomy, options)), context)
         found = {
             **learnt,
             **context.describe(),
-            **stats.summary(),
+            **context.stats.summary(),
             "version": __version__,
             "packages": {name: version(name) for name in PACKAGES},
             "posts": {"train": sides[0].gold.shape[0], "valid": sides[1].gold.shape[0]},
@@ -118,7 +118,7 @@ def check_request(order: TrainRequest) -> tuple[str, NetworkOptions]:
 
 
 def train_taggers(
-    name: str, trainer: Trainer, context: ExtractionContext, stats: ExtractionStats
+    name: str, trainer: Trainer, context: ExtractionContext
 ) -> tuple[dict[str, Tagger], Cascade | None, ModelLearnt]:
     """Return the taggers of a model by route, its cascade where that was asked for, and what model.json says of them."""
     names = ["fast", TEXT, trainer.best_reader(), FUSED] if name == CASCADE else ["fast", FUSED] if name == FUSED else [name]
@@ -134,7 +134,7 @@ def train_taggers(
     taggers = {own: one.tagger for own, one in trained.items()}
     if name != CASCADE:
         return taggers, None, learnt
-    cascade = train_cascade(trainer, context, stats)
+    cascade = train_cascade(trainer, context)
     return taggers, cascade, {**learnt, "cascade": describe_cascade(cascade)}
 
 
@@ -178,7 +178,6 @@ def read_rows(
     run: Run,
     parts: Sequence[str],
     context: ExtractionContext,
-    stats: ExtractionStats,
     taxonomy: Taxonomy,
     is_valid: dict[str, np.ndarray],
     words: VectorWords | None,
@@ -188,7 +187,7 @@ def read_rows(
     sides: tuple[list[pa.Table], list[pa.Table]] = [], []
     for part in parts:
         start = 0
-        for table in read_part(run, part, context, stats, words, with_vectors):
+        for table in read_part(run, part, context, words, with_vectors):
             held = is_valid[part][start : start + len(table)]
             start += len(table)
             taught = np.diff(gold_matrix([table], taxonomy).indptr) > 0

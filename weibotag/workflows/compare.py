@@ -22,7 +22,7 @@ from weibotag import __version__
 from weibotag.core.errors import RequestError
 from weibotag.core.files import atomic
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction.context import ExtractionContext, ExtractionStats, open_context
+from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest, link
 from weibotag.extraction.post_table import open_vector_words
 from weibotag.extraction.schedule import look
@@ -140,12 +140,12 @@ def compare(
         place = Path(f"{folder}.run") if folder else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
         refuse_outputs(source, place, *([folder] if folder else []))
         run = stack.enter_context(Run.open(place, request))
-        trained, held, tests, stats = prepare(run, source, context, taxonomy, valid, test)
+        trained, held, tests = prepare(run, source, context, taxonomy, valid, test)
         seconds = TUNE_SECONDS if minutes is None else min(TUNE_SECONDS, 60 * minutes)
         network = NetworkOptions(minutes=minutes, seed=seed)
         options = LearningOptions(seconds, quiet=quiet, network=network, folder=place / "training")
         trainer = Trainer(Lesson(trained, held, taxonomy, options))
-        contenders = {name: train_contender(name, trainer, context, stats) for name in names}
+        contenders = {name: train_contender(name, trainer, context) for name in names}
         report: Comparison = {
             "posts": {"train": trained.gold.shape[0], "valid": held.gold.shape[0], "test": sum(map(len, tests))},
             "taggers": measure(contenders, tests, taxonomy),
@@ -159,22 +159,22 @@ def compare(
 
 def prepare(
     run: Run, source: PostsSource, context: ExtractionContext, taxonomy: Taxonomy, valid: str | None, test: str | None
-) -> tuple[Dataset, Dataset, list[pa.Table], ExtractionStats]:
-    """Return the rows to train on, to choose on, the posts to test on, with wordings and vectors; what looking took."""
+) -> tuple[Dataset, Dataset, list[pa.Table]]:
+    """Return the rows to train on, to choose on, the posts to test on, with wordings and vectors."""
     parts = ingest(run, source, None, context.quiet)
     is_held, tested = draw_sides(run, parts, taxonomy, valid, test)
     link(run, parts, context.limits, context.quiet)
-    stats = look(run, parts, context)
-    for fault in stats.faults.values():
+    look(run, parts, context)
+    for fault in context.stats.faults.values():
         log.warning("not looked at: %s", fault)
     # Codes are learnt without the rows to choose on and those to test on.
     codebook, learnt = learn_codes(run, parts, context, taxonomy, is_held)
     words = open_vector_words(taxonomy, codebook, context, learnt)
-    trained, held = read_rows(run, parts, context, stats, taxonomy, is_held, words, with_vectors=True)
+    trained, held = read_rows(run, parts, context, taxonomy, is_held, words, with_vectors=True)
     is_test = [pc.is_in(table["post_id"], tested) for table in held.tables]
     chosen = [table.filter(pc.invert(mask)) for table, mask in zip(held.tables, is_test, strict=True)]
     tests = [table.filter(mask) for table, mask in zip(held.tables, is_test, strict=True)]
-    return trained, Dataset(chosen, gold_matrix(chosen, taxonomy)), tests, stats
+    return trained, Dataset(chosen, gold_matrix(chosen, taxonomy)), tests
 
 
 def draw_sides(
@@ -215,12 +215,12 @@ def draw_sides(
     return dict(zip(parts, np.split(chosen | tested, ends), strict=True)), pa.array(ids[tested].tolist(), pa.string())
 
 
-def train_contender(name: str, trainer: Trainer, context: ExtractionContext, stats: ExtractionStats) -> Contender:
+def train_contender(name: str, trainer: Trainer, context: ExtractionContext) -> Contender:
     """Return a tagger that has learnt; what it shares with those before it has learnt once, and counts for both."""
     started = perf_counter()
     if name == CASCADE:
         parts = [trainer.train(one) for one in (TEXT, trainer.best_reader(), FUSED)]
-        cascade = train_cascade(trainer, context, stats)
+        cascade = train_cascade(trainer, context)
         answer: Answer = partial(answer_known, cascade)
     else:
         parts, cascade = [trainer.train(name)], None

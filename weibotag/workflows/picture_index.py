@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from weibotag.extraction.context import ExtractionContext, ExtractionStats
+from weibotag.extraction.context import ExtractionContext
 from weibotag.extraction.ingest import read_links
 from weibotag.extraction.jobs import PictureTask
 from weibotag.extraction.post_table import VectorWords, add_findings, ask_store
@@ -39,10 +39,9 @@ class PictureIndex:
         run: Run,
         parts: Sequence[str],
         context: ExtractionContext,
-        stats: ExtractionStats,
         words: VectorWords | None,
     ) -> None:
-        self._run, self._context, self._stats, self._words = run, context, stats, words
+        self._run, self._context, self._words = run, context, words
         self.stages = tuple(context.fingerprints)
         self.places: dict[str, np.ndarray] = {}
         paths: dict[str, str] = {}
@@ -73,7 +72,7 @@ class PictureIndex:
         posts = pq.read_table(self._run.path("posts", part))
         table = posts.take(pc.index_in(named, posts["post_id"].combine_chunks()))
         own = links.filter(pc.is_in(links["post_id"], named))
-        table = add_findings(table, own, self._context, self._stats, self._words, with_vectors=True)
+        table = add_findings(table, own, self._context, self._words, with_vectors=True)
         return add_given(table, self._context.pipeline.words)
 
     def read_chosen(self, chosen: np.ndarray) -> tuple[list[pa.Table], np.ndarray]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from weibotag import __version__
 from weibotag.core.errors import RequestError
 from weibotag.core.files import write_json
-from weibotag.extraction.context import ExtractionContext, ExtractionStats, open_context
+from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import count_posts, ingest, link, read_links
 from weibotag.extraction.pipeline_files import choose_pipeline
 from weibotag.extraction.post_table import open_vector_words
@@ -81,20 +81,20 @@ def plan_tagging(request: PlanRequest) -> dict[str, Any]:
         posts = count_posts(run, parts)
         if not posts:
             raise RequestError("no post to plan for: the input, or what --where leaves of it, has no row that can be used")
-        cascade, stats = open_cascade(tagger), ExtractionStats()
+        cascade = open_cascade(tagger)
         words = open_vector_words(open_taxonomy(tagger), open_codebook(tagger), context)
-        survey = Survey(run, context, stats, PictureIndex(run, parts, context, stats, words), sample)
+        survey = Survey(run, context, PictureIndex(run, parts, context, words), sample)
         survey.look()
         tables, reading = survey.read()
         # Within a budget a millisecond is worth the same wherever it is spent.
         cascade.network_rate = cascade.network_rate if budget is None else 0.0
-        cascade.prices |= _price_here(cascade, tables, context, stats)
+        cascade.prices |= _price_here(cascade, tables, context)
         simulation = survey.simulate(cascade, tables, posts)
         # Reading, and twice (before looks and after) what is done for each post, come whatever is looked at.
         text_alone = fixed + LAST * posts * (cascade.prices["text"] / 1000)
         times = Times(posts, fixed + (1 + LAST) * reading * posts, text_alone, budget)
         plan = times.plan(trace_curve(simulation, simulation.expected_f1), simulation)
-        plan["loading"] = {name: round(value, 3) for name, value in stats.loading.items()}
+        plan["loading"] = {name: round(value, 3) for name, value in context.stats.loading.items()}
         plan |= {"model": tagger.digest, "posts_with_pictures": survey.index.count, "sample": len(survey.chosen)}
         run.finish(plan)
     write_json(plan, request.out)
@@ -104,10 +104,8 @@ def plan_tagging(request: PlanRequest) -> dict[str, Any]:
 class Survey:
     """The posts with pictures that a plan is made from, and what was known of all posts' pictures before."""
 
-    def __init__(
-        self, run: Run, context: ExtractionContext, stats: ExtractionStats, index: PictureIndex, sample: int
-    ) -> None:
-        self.run, self.context, self.stats, self.index = run, context, stats, index
+    def __init__(self, run: Run, context: ExtractionContext, index: PictureIndex, sample: int) -> None:
+        self.run, self.context, self.index = run, context, index
         self.chosen = np.sort(np.random.default_rng(0).permutation(index.count)[:sample])
         self.known, self.lacking = index.known_bits(), index.count_lacking()
 
@@ -119,7 +117,7 @@ class Survey:
         self.context.store.prepare()
         # Timed with company: as many at a time as the run will have.
         size = max(1, min(8, len(tasks) // (2 * max(1, self.context.workers))))
-        with open_queues(self.run, self.context, self.stats) as queues:
+        with open_queues(self.run, self.context) as queues:
             for queue in queues:
                 queue.look(tasks, size)
 
@@ -144,11 +142,11 @@ class Survey:
         return self.index.simulate(cascade, table, self.chosen, self.known, self.lacking, weights)
 
 
-def _price_here(cascade: Cascade, table: pa.Table, context: ExtractionContext, stats: ExtractionStats) -> dict[str, float]:
+def _price_here(cascade: Cascade, table: pa.Table, context: ExtractionContext) -> dict[str, float]:
     """Return the prices measured here; of stages that had nothing to look at those that the model knows."""
-    looked = [stage for stage in context.fingerprints if stats.frames.get(stage)]
+    looked = [stage for stage in context.fingerprints if context.stats.frames.get(stage)]
     taggers = cascade.text, cascade.reader, cascade.network
-    return price_taggers(taggers, [table]) | stats.prices(looked, context.workers)
+    return price_taggers(taggers, [table]) | context.stats.prices(looked, context.workers)
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,10 @@ def read_sides(run: Run, source: PostsSource, context: ExtractionContext) -> tup
     """
     parts = ingest(run, source, None, context.quiet)
     link(run, parts, context.limits, context.quiet)
-    stats = look(run, parts, context)
-    for fault in stats.faults.values():
+    look(run, parts, context)
+    for fault in context.stats.faults.values():
         log.warning("not looked at: %s", fault)
-    tables = [table for part in parts for table in read_part(run, part, context, stats, None, with_vectors=True)]
+    tables = [table for part in parts for table in read_part(run, part, context, None, with_vectors=True)]
     post_ids = [post_id for table in tables for post_id in table["post_id"].to_pylist()]
     is_held = draw_valid(post_ids, [""] * len(post_ids), np.ones(len(post_ids), bool))
     if not is_held.any():

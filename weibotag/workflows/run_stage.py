@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from weibotag.core.errors import PartialError
 from weibotag.core.progress import bar
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction.context import ExtractionContext, ExtractionStats, LookSummary, open_context
+from weibotag.extraction.context import ExtractionContext, LookSummary, open_context
 from weibotag.extraction.ingest import count_posts, ingest, link, open_run, read_links
 from weibotag.extraction.post_table import VectorWords, open_vector_words, read_found, read_part
 from weibotag.extraction.requests import StageRequest
@@ -78,8 +78,8 @@ class StageSummary(LookSummary):
     run: str
 
 
-# Gives the rows of a part of a run, by what looking came to.
-RowsOfPart = Callable[[Run, str, ExtractionStats], Iterable[pa.Table]]
+# Gives the rows of a part of a run.
+RowsOfPart = Callable[[Run, str], Iterable[pa.Table]]
 
 
 def look_only(request: StageRequest, answer: str, pipeline: Pipeline, tagger: TaggerRef | None = None) -> StageSummary:
@@ -118,23 +118,23 @@ def look_and_list(
     with open_run(answer, source, out, context, run_folder, asked) as run:
         parts = ingest(run, source, None, context.quiet, answer)
         link(run, parts, context.limits, context.quiet)
-        stats = look(run, parts, context)
-        tables = _list_parts(run, parts, answer, context, stats, list_rows)
+        look(run, parts, context)
+        tables = _list_parts(run, parts, answer, context, list_rows)
         first = next(tables, schema.empty_table())
         rows = write_tables(chain([first], tables), out, first.schema.remove_metadata())
         summary: StageSummary = {
             "rows": rows,
             "posts": count_posts(run, parts),
             "rejects": run.rejects,
-            **stats.summary(),
+            **context.stats.summary(),
             "seconds": round(perf_counter() - started, 3),
             "out": out,
             "run": str(run.folder),
         }
-        if stats.faults:
+        if faults := context.stats.faults:
             raise PartialError(
-                f"{len(stats.faults)} pictures could not be done, all else is in {out}; "
-                f"the same command tries them again; the first: {next(iter(stats.faults.values()))}"
+                f"{len(faults)} pictures could not be done, all else is in {out}; "
+                f"the same command tries them again; the first: {next(iter(faults.values()))}"
             )
         run.finish(summary)
     return summary
@@ -145,36 +145,33 @@ def _list_parts(
     parts: list[str],
     answer: str,
     context: ExtractionContext,
-    stats: ExtractionStats,
     list_rows: RowsOfPart,
 ) -> Iterator[pa.Table]:
     """Give the rows of all parts, some at a time, with a receipt for each part that is through."""
     with bar(len(parts), f"writing {answer}, parts", context.quiet) as progress:
         for part in parts:
             rows = 0
-            for table in list_rows(run, part, stats):
+            for table in list_rows(run, part):
                 rows += len(table)
                 yield table
             run.receipt(answer, part, {"status": "ok", "rows": rows})
             progress.advance()
 
 
-def list_found(run: Run, part: str, stats: ExtractionStats, context: ExtractionContext, stage: str) -> Iterator[pa.Table]:
+def list_found(run: Run, part: str, context: ExtractionContext, stage: str) -> Iterator[pa.Table]:
     """Give what a stage found in the pictures of a part's posts, as tables of `pictures_schema`."""
     links = read_links(run, part)
     for start in range(0, len(links), PICTURE_ROWS):
         some = links.slice(start, PICTURE_ROWS)
         media = context.store.read("media", context.media, some["file_id"].drop_null())
         found = read_found(stage, media["media_id"].drop_null(), context)
-        yield list_pictures(some, media, found, stage, stats.unseen)
+        yield list_pictures(some, media, found, stage, context.stats.unseen)
 
 
-def list_wordings(
-    run: Run, part: str, stats: ExtractionStats, context: ExtractionContext, words: VectorWords | None
-) -> Iterator[pa.Table]:
+def list_wordings(run: Run, part: str, context: ExtractionContext, words: VectorWords | None) -> Iterator[pa.Table]:
     """Give the wordings of a part's posts, as tables of schema "wordings"."""
     schema = arrow_schema(WORDINGS)
-    for posts in read_part(run, part, context, stats, words):
+    for posts in read_part(run, part, context, words):
         if WORDINGS not in posts.column_names:
             none = {WORDINGS: [[]] * len(posts), "wordings_error": [None] * len(posts)}
             posts = pa.table({"post_id": posts["post_id"], **none}, schema=schema)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from weibotag.core.files import sha256_of, write_json
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction.context import ExtractionContext, ExtractionStats, open_context
+from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.post_table import read_part
 from weibotag.extraction.settings import Pipeline, check_looks, look_as_trained
 from weibotag.posts.source import PostsSource
@@ -50,10 +50,10 @@ def measure_similarity(
     context = open_context(pipeline, quiet=quiet)
     asked = {"model": str(model), "digest": sha256_of(model / MATCH) + sha256_of(model / CALIBRATION)}
 
-    def list_rows(run: Run, part: str, stats: ExtractionStats) -> Iterator[pa.Table]:
+    def list_rows(run: Run, part: str) -> Iterator[pa.Table]:
         own = arrow_schema("posts").names
         others = [name for name in pq.read_schema(run.path("posts", part)).names if name not in own]
-        for table in read_part(run, part, context, stats, None, with_vectors=True):
+        for table in read_part(run, part, context, None, with_vectors=True):
             answer = list_similarity(table, matcher.measure)
             for name in others:
                 answer = answer.append_column(name, table[name])

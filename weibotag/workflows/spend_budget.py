@@ -9,7 +9,7 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 
-from weibotag.extraction.context import WORKER, ExtractionContext, ExtractionStats
+from weibotag.extraction.context import WORKER, ExtractionContext
 from weibotag.extraction.ingest import count_posts
 from weibotag.extraction.post_table import ROWS, VectorWords
 from weibotag.extraction.schedule import FIRST_LOOKS, SECOND_LOOKS, PictureQueue, compact, open_queues, share_out
@@ -72,7 +72,6 @@ def look_within_budget(
     run: Run,
     parts: Sequence[str],
     context: ExtractionContext,
-    stats: ExtractionStats,
     cascade: Cascade,
     words: VectorWords | None,
     budget: TimeBudget,
@@ -85,14 +84,15 @@ def look_within_budget(
     # What a run that was stopped has spent counts.
     receipts = [receipt for kind in (FIRST_LOOKS, SECOND_LOOKS) for receipt in run.receipts(kind)]
     budget.started -= sum(receipt.get("seconds", 0.0) for receipt in receipts) / max(1, context.workers)
-    index = PictureIndex(run, parts, context, stats, words)
+    index = PictureIndex(run, parts, context, words)
     posts = count_posts(run, parts)
-    stats.files, stats.reused = len(index.paths), int((index.coverage.bits == context.every_bit).sum())
+    context.stats.files = len(index.paths)
+    context.stats.reused = int((index.coverage.bits == context.every_bit).sum())
     context.store.prepare()
     before = index.known_bits(), index.count_lacking()
     begun = perf_counter()
-    with open_queues(run, context, stats) as queues:
-        extraction = BudgetedExtraction(posts, context, stats, cascade, index, budget, queues)
+    with open_queues(run, context) as queues:
+        extraction = BudgetedExtraction(posts, context, cascade, index, budget, queues)
         simulation = extraction.simulate_sample(extraction.look_at_sample(), *before)
         while extraction.left() > 0 and extraction.take_wave():
             pass
@@ -123,13 +123,12 @@ class BudgetedExtraction:
         self,
         posts: int,
         context: ExtractionContext,
-        stats: ExtractionStats,
         cascade: Cascade,
         index: PictureIndex,
         budget: TimeBudget,
         queues: Sequence[PictureQueue],
     ) -> None:
-        self.posts, self.context, self.stats, self.cascade = posts, context, stats, cascade
+        self.posts, self.context, self.cascade = posts, context, cascade
         self.index, self.budget, self.queues = index, budget, queues
         self.prices = np.array([cascade.prices[stage] for stage in index.stages])
         self.order = [cascade.stages.index(stage) for stage in index.stages]
@@ -142,8 +141,7 @@ class BudgetedExtraction:
 
     def left(self) -> float:
         """Return the seconds that are left for looks, infinite without a budget; 0 after the deadline."""
-        self.stats.late = self.stats.late or self.context.is_late()
-        return 0.0 if self.stats.late else self.budget.left()
+        return 0.0 if self.context.is_late() else self.budget.left()
 
     def look_at_sample(self) -> np.ndarray:
         """Look at some posts whole; return which (bool per post)."""
@@ -218,7 +216,7 @@ class BudgetedExtraction:
         touched = np.unique(np.array([one.file for one in tasks], np.int64))
         self.index.refresh(touched)
         # What could not be looked at is not asked for again.
-        self.index.coverage.usable[[one.file for one in tasks if one.task.file_id in self.stats.unseen]] = False
+        self.index.coverage.usable[[one.file for one in tasks if one.task.file_id in self.context.stats.unseen]] = False
         self.stale[self.index.posts[np.isin(self.index.files, touched)]] = True
         return begun
 
@@ -229,7 +227,7 @@ class BudgetedExtraction:
         for place in np.argsort(-promised, kind="stable"):
             stage = self.index.stages[place]
             names = (stage,) if allowed.any() else (stage, WORKER)
-            needed = 0.0 if allowed[place] else sum(self.stats.loading.get(name, LOADING) for name in names)
+            needed = 0.0 if allowed[place] else sum(self.context.stats.loading.get(name, LOADING) for name in names)
             if promised[place] > 0 and needed <= spare:
                 allowed[place] = True
                 spare -= needed

@@ -95,13 +95,14 @@ def tag(request: TagRequest) -> TagSummary:
         clock.lap("read")
         link(run, parts, context.limits, quiet)
         clock.lap("find")
-        stats, spent = _look(run, parts, context, tagger, clock.started)
+        spent = _look(run, parts, context, tagger, clock.started)
+        stats = context.stats
         if stats.late:
             log.warning("time is up: pictures that were not looked at by now are left out, and routes say %s", LATE)
         clock.lap("look")
         plan = tagger.plan if spent is None else replace(tagger.plan, rate=spent["rate"])
         answering = replace(tagger, stages=tuple(context.fingerprints), plan=plan, late=stats.late)
-        failed = _tag_parts(run, parts, context, stats, answering)
+        failed = _tag_parts(run, parts, context, answering)
         clock.lap("tag")
         posts = write_output(run, parts, out, quiet)
         rejects = run.rejects + (reject_parts(run, failed) if failed or run.resumed else 0)
@@ -118,20 +119,19 @@ def tag(request: TagRequest) -> TagSummary:
     return summary
 
 
-def _look(
-    run: Run, parts: list[str], context: ExtractionContext, tagger: TaggerRef, started: float
-) -> tuple[ExtractionStats, BudgetSummary | None]:
-    """Look at the pictures that the route needs; return what that came to, of a cascade with what it spent."""
+def _look(run: Run, parts: list[str], context: ExtractionContext, tagger: TaggerRef, started: float) -> BudgetSummary | None:
+    """Look at the pictures that the route needs; return what a cascade spent."""
     if tagger.route == "text":
-        return ExtractionStats(), None
+        return None
     if tagger.route != "cascade":
-        return look(run, parts, context), None
+        look(run, parts, context)
+        return None
     if context.pipeline.reuse == "near":
         raise RequestError("--reuse near does not go with route cascade, which looks at pictures bit by bit: use exact")
-    stats = ExtractionStats(loading=dict(tagger.plan.loading))
+    context.stats.loading.update(tagger.plan.loading)
     budget = TimeBudget(started, tagger.plan.budget, tagger.plan.floor)
     words = open_vector_words(open_taxonomy(tagger), open_codebook(tagger), context)
-    return stats, look_within_budget(run, parts, context, stats, open_cascade(tagger), words, budget)
+    return look_within_budget(run, parts, context, open_cascade(tagger), words, budget)
 
 
 def _sum_up(run: Run, stats: ExtractionStats, spent: BudgetSummary | None) -> TagSummary:
@@ -152,9 +152,7 @@ def _sum_up(run: Run, stats: ExtractionStats, spent: BudgetSummary | None) -> Ta
     return summary
 
 
-def _tag_parts(
-    run: Run, parts: list[str], context: ExtractionContext, stats: ExtractionStats, tagger: TaggerRef
-) -> dict[str, str]:
+def _tag_parts(run: Run, parts: list[str], context: ExtractionContext, tagger: TaggerRef) -> dict[str, str]:
     """Tag the parts that are not done yet; return the parts that failed, with reasons."""
     failed: dict[str, str] = {}
     # A part whose pictures could not all be looked at is tagged again, because by now they may have been.
@@ -163,10 +161,10 @@ def _tag_parts(
     open_parts = [part for part in parts if part not in settled or not run.done("tags", part)]
     rows = {part: pq.read_metadata(run.path("posts", part)).num_rows for part in parts}
     words = open_vector_words(open_taxonomy(tagger), open_codebook(tagger), context)
-    with_vectors = tagger.route in ("fused", "cascade") or stats.late
+    with_vectors = tagger.route in ("fused", "cascade") or context.stats.late
     # Reading the next part and writing the last one go on beside the tagger.
     read = work_ahead(
-        _try(lambda part: list(read_part(run, part, context, stats, words, with_vectors)), part) for part in open_parts
+        _try(lambda part: list(read_part(run, part, context, words, with_vectors)), part) for part in open_parts
     )
     with bar(sum(rows.values()), "tagging posts", context.quiet) as progress, ThreadPoolExecutor(1) as writer:
         progress.advance(sum(rows[part] for part in parts if part not in open_parts))
@@ -180,7 +178,7 @@ def _tag_parts(
                 run.receipt("tags", part, {"status": "failed", "error": failed[part], "rows": rows[part]})
                 continue
             tagged, receipt = answer
-            unseen = _count_unseen(run, part, stats)
+            unseen = _count_unseen(run, part, context.stats)
             done = {**receipt, "status": "ok", "seconds": perf_counter() - start, "unseen": unseen}
             if written is not None:
                 written.result()
