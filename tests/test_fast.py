@@ -1,3 +1,5 @@
+"""The fast tagger, and what all taggers share: closure, calibration, thresholds, which posts are held out."""
+
 import numpy as np
 import pyarrow as pa
 import pytest

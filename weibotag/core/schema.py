@@ -12,7 +12,7 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, Arrow type, the room that writes it, and what it holds (with its unit)."""
+    """One column: its name, Arrow type, what part of the work fills it, and what it holds (with its unit)."""
 
     name: str
     type: pa.DataType

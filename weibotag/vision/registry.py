@@ -10,7 +10,7 @@ from weibotag.core.errors import MissingExtraError, RequestError
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a backend lives (`module:Class`), the libraries it imports, the extra that installs them, its licence."""
+    """Where a backend lives (`module:Class`), the modules it imports, the extra that installs them, its licence."""
 
     target: str
     libraries: tuple[str, ...]

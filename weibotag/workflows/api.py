@@ -53,7 +53,7 @@ class Model:
         return cls.load(model)
 
     def tag(self, posts: "Posts", **options: Any) -> pa.Table:
-        """Return a row per post of the schema "tags" (docs/columns.md): tags, keywords, route, evidence, error.
+        """Return a row per post: the table "tags" of docs/columns.md.
 
         `options` are the fields of `TagRequest`: the options of `weibotag tag`, with _ for -.
         """
