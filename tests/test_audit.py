@@ -251,9 +251,9 @@ def test_groups_of_one_thing_are_alike_and_equal_posts_have_no_groups() -> None:
     assert part_in_two(vectors[[0] * 30])[1] == 0
     gold = csr_matrix(np.eye(5, dtype=np.float32)[np.arange(len(texts)) % 5])
     posts = PostsByTag(TREE, gold.tocsc(), [""] * len(texts))
-    pairs = compare_pairs(vectors, posts, np.array([[0, 1], [0, 2]]), np.full(2, 0.05))
-    assert abs(pairs.area[0] - 0.5) < 0.25
-    assert pairs.area[1] > 0.9
+    _, areas, _ = compare_pairs(vectors, posts, np.array([[0, 1], [0, 2]]), np.full(2, 0.05))
+    assert abs(areas[0] - 0.5) < 0.25
+    assert areas[1] > 0.9
 
 
 def test_posts_without_known_tags_or_annotators_are_refused_and_text_named_wordings_is_not_read(tmp_path: Path) -> None:

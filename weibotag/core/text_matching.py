@@ -48,13 +48,6 @@ def edge_kinds(codes: np.ndarray) -> np.ndarray:
     return found
 
 
-def find_rows(texts: Sequence[str], places: np.ndarray) -> np.ndarray:
-    """Return, for places in the texts joined by one character, which text each lies in."""
-    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
-    rows: np.ndarray = np.searchsorted(ends, places, side="right")
-    return rows
-
-
 def build_automaton(words: Sequence[str], matchkind: MatchKind) -> BytesAhoCorasick:
     """Return an automaton over UTF-8 that numbers `words` from 1: bytes are matched faster, and never inside a character."""
     return BytesAhoCorasick([GUARD, *(word.encode() for word in words)], matchkind=matchkind)
@@ -88,11 +81,9 @@ class Matcher:
         Where `written`, the text before folding, is given, a capital parts words as a blank does: redmi in RedmiNote.
         """
         found = self._scan(text)
-        bare = self._bare
-        for number, _, _ in found:
-            if not bare[number]:
-                return [match for one in found for match in self._settle(text, written, one)]
-        return found
+        if all(self._bare[number] for number, _, _ in found):
+            return found
+        return [match for one in found for match in self._settle(text, written, one)]
 
     def _scan(self, text: str) -> list[tuple[int, int, int]]:
         encoded = text.encode("utf-8", "surrogatepass")
@@ -126,7 +117,8 @@ class Matcher:
             ]
             matches = np.concatenate([matches[~glued], np.array(again, np.int64).reshape(-1, 3)])
             matches = matches[np.argsort(matches[:, 1], kind="stable")]
-        return find_rows(texts, matches[:, 1]), matches[:, 0]
+        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
+        return np.searchsorted(ends, matches[:, 1], side="right"), matches[:, 0]
 
     def _settle(self, text: str, written: str, match: tuple[int, int, int]) -> list[tuple[int, int, int]]:
         """Return the match where it is a whole word, else what shorter words its place holds."""

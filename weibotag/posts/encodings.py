@@ -221,6 +221,11 @@ def parse_object(line: str) -> dict[str, Any] | str:
     return value if isinstance(value, dict) else "not a JSON object"
 
 
+def as_text(value: Any) -> str | None:
+    """Return a cell as text: text and nothing as they are, anything else as JSON."""
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _feed(lines: Iterable[str], again: deque[str], taken: list[str]) -> Iterator[str]:
     while again:
         taken.append(again.popleft())

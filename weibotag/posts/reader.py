@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from weibotag.core.arrays import list_parts
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import STRINGS
-from weibotag.posts.encodings import NUL, STDIN
+from weibotag.posts.encodings import NUL, STDIN, as_text
 from weibotag.posts.rejects import Rejects, SeenIds
 from weibotag.posts.source import PostsSource, resolve_files
 from weibotag.posts.table_files import INEXACT_ID, POSTS, Bad, Chunk, Layout, lay_out, read_chunks, write_exactly
@@ -190,8 +190,7 @@ def _ids(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 def _passed(cells: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """Return cells of a column that passes through; lists, objects and bytes are JSON where others of it are text."""
     if pa.types.is_string(kind) and (pa.types.is_nested(cells.type) or pa.types.is_binary(cells.type)):
-        texts = [cell if cell is None else json.dumps(cell, ensure_ascii=False, default=str) for cell in cells.to_pylist()]
-        return pa.chunked_array([pa.array(texts, pa.string())])
+        return pa.chunked_array([pa.array(map(as_text, cells.to_pylist()), pa.string())])
     return cells.cast(kind)
 
 
@@ -220,9 +219,7 @@ def _split_items(text: str) -> list[str] | None:
         except (ValueError, RecursionError):
             value = None
         if isinstance(value, list):
-            given = [item for item in value if item is not None]
-            texts = [item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in given]
-            return [item.strip() for item in texts if item.strip()]
+            return [item.strip() for item in map(as_text, value) if item and item.strip()]
     return [item.strip() for item in text.replace("；", ";").split(";") if item.strip()] or None
 
 

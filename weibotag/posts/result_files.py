@@ -1,6 +1,5 @@
 """Files of tags, keywords and clusters, also those that people have edited, back to tables."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import arrow_schema
-from weibotag.posts.encodings import find_kind, open_file, open_lines, parse_object, read_sound_records, readable
+from weibotag.posts.encodings import as_text, find_kind, open_file, open_lines, parse_object, read_sound_records, readable
 from weibotag.posts.writer import FORMATS, find_format, write_tables
 
 TAGS = arrow_schema("tags")
@@ -128,9 +127,7 @@ def _from_cells(columns: Mapping[str, Sequence[Any]], complete: pa.Schema, rows:
         elif field.name in TAGS.names and field.name != "post_id":
             cells = [cell or None for cell in cells]
         elif pa.types.is_string(field.type):
-            cells = [
-                cell if cell is None or isinstance(cell, str) else json.dumps(cell, ensure_ascii=False) for cell in cells
-            ]
+            cells = list(map(as_text, cells))
         arrays.append(pa.array(cells, field.type))
     return pa.table(arrays, schema=complete)
 

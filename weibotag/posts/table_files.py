@@ -1,7 +1,6 @@
 """Rows as they stand in a file: which columns it has, which of them are canonical, and chunks of cells."""
 
 import difflib
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from weibotag.posts.encodings import (
     STDIN,
     UNDECODABLE,
     TextFile,
+    as_text,
     find_delimiter,
     find_kind,
     find_problem,
@@ -193,7 +193,8 @@ def _text_chunks(layout: Layout, records: Iterator[tuple[int, list[Any], str | N
             good.append(fields)
             lines.append(line)
         else:
-            post_id = _readable_id(fields[place]) if place < len(fields) else None
+            cell = fields[place] if place < len(fields) else None
+            post_id = None if cell is None or MARK in cell else cell.strip() or None
             bad.append((line, post_id, problem or f"{len(fields)} fields; expected {width}, as in the header"))
         if len(good) + len(bad) >= rows:
             yield _text_chunk(layout, good, lines, bad)
@@ -205,10 +206,6 @@ def _text_chunk(layout: Layout, good: list[list[str | None]], lines: list[int], 
     columns = zip(*good, strict=True) if good else [()] * len(layout.types)
     table = pa.table([pa.array(column, pa.string()) for column in columns], list(layout.types))
     return Chunk(table, np.array(lines, dtype=np.int64), bad)
-
-
-def _readable_id(cell: str | None) -> str | None:
-    return None if cell is None or MARK in cell else cell.strip() or None
 
 
 def _json_records(layout: Layout, file: TextFile) -> Iterator[tuple[int, list[Any], str | None]]:
@@ -223,7 +220,7 @@ def _json_records(layout: Layout, file: TextFile) -> Iterator[tuple[int, list[An
                 yield number, [], problem or value
                 continue
             value[key], unsafe = _json_id(value.get(key))
-            yield number, [_cell(value.get(name)) for name in names], problem or unsafe
+            yield number, [as_text(value.get(name)) for name in names], problem or unsafe
 
 
 def _json_id(value: Any) -> tuple[str | None, str | None]:
@@ -231,7 +228,7 @@ def _json_id(value: Any) -> tuple[str | None, str | None]:
     if value is None or isinstance(value, str):
         return value, None
     exact = write_exactly(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-    return (exact, None) if exact else (_cell(value), INEXACT_ID)
+    return (exact, None) if exact else (as_text(value), INEXACT_ID)
 
 
 def write_exactly(number: float) -> str | None:
@@ -239,10 +236,6 @@ def write_exactly(number: float) -> str | None:
     if isinstance(number, float) and not (number.is_integer() and abs(number) < EXACT_FLOAT):
         return None
     return str(int(number))
-
-
-def _cell(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _parquet_chunks(layout: Layout, rows: int) -> Iterator[Chunk]:

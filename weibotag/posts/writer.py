@@ -17,7 +17,7 @@ from weibotag.core import schema
 from weibotag.core.arrays import list_parts
 from weibotag.core.errors import RequestError
 from weibotag.core.files import atomic, remove_orphans
-from weibotag.posts.encodings import STDIN
+from weibotag.posts.encodings import STDIN, as_text
 
 TAGS = schema.arrow_schema("tags")
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl"}
@@ -73,25 +73,18 @@ def flatten(table: pa.Table) -> pa.Table:
 
 
 def _flat(name: str, cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    if name in TAGS.names and cells.type == TAGS.field(name).type and pa.types.is_list(cells.type):
-        lists = cells.combine_chunks()
-        offsets, values = list_parts(lists)
-        pieces = [
-            _piece(values.field(field.name)) for field in cells.type.value_type if field.name not in ("media_id", "box")
-        ]
-        return _joined(lists, offsets, pc.binary_join_element_wise(*pieces, ":"))
-    if pa.types.is_list(cells.type) and not pa.types.is_nested(cells.type.value_type):
-        lists = cells.combine_chunks()
-        offsets, values = list_parts(lists)
-        return _joined(lists, offsets, pc.fill_null(values.cast(pa.string()), ""))
-    if pa.types.is_nested(cells.type):
-        return pa.chunked_array(
-            [pa.array([None if cell is None else _dump(cell) for cell in cells.to_pylist()], pa.string())]
-        )
-    return cells
-
-
-def _joined(lists: pa.ListArray, offsets: np.ndarray, texts: pa.Array) -> pa.ChunkedArray:
+    if not pa.types.is_nested(cells.type):
+        return cells
+    own = name in TAGS.names and cells.type == TAGS.field(name).type
+    if not pa.types.is_list(cells.type) or (pa.types.is_nested(cells.type.value_type) and not own):
+        return pa.chunked_array([pa.array(map(as_text, cells.to_pylist()), pa.string())])
+    lists = cells.combine_chunks()
+    offsets, values = list_parts(lists)
+    if own:
+        names = [field.name for field in cells.type.value_type if field.name not in ("media_id", "box")]
+        texts = pc.binary_join_element_wise(*(_piece(values.field(name)) for name in names), ":")
+    else:
+        texts = pc.fill_null(values.cast(pa.string()), "")
     joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), texts), ";")
     return pa.chunked_array([pc.if_else(lists.is_null(), "", joined)])
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
+from weibotag.core.arrays import first_of_each
 from weibotag.core.errors import RequestError
 from weibotag.core.progress import bar, describe_cost
 from weibotag.core.schema import WORDING, arrow_schema, cast
@@ -22,6 +23,7 @@ from weibotag.curation.keywords.phrases import (
     MOST_TOKENS,
     PhraseCounter,
     Spool,
+    gather,
     unpack,
     weigh_phrases,
 )
@@ -79,9 +81,9 @@ class KeywordIndex:
         self._finder = WordFinder(words.tolist())
         self._channels = {channel: number for number, channel in enumerate(pc.unique(table["channel"]).to_pylist())}
         channels = np.array([self._channels[channel] for channel in table["channel"].to_pylist()], np.int64)
-        _, first = np.unique(channels * len(words) + numbers, return_index=True)
-        if len(first) < len(table):
-            row = int(np.setdiff1d(np.arange(len(table)), first)[0])
+        first = first_of_each(channels * len(words) + numbers)
+        if not first.all():
+            row = int(np.argmin(first))
             raise RequestError(
                 f"keyword {self.keywords[row]!r} is there twice in channel {table['channel'][row]}; delete one"
             )
@@ -278,21 +280,12 @@ def count_sources(spool: Spool, words: Sequence[str], quiet: bool) -> tuple[np.n
         for _, lines in spool.blocks():
             places, numbers = finder.find(lines)
             owners = lines.posts[places]
-            pairs, _, bits = _merge(owners * len(words) + numbers, owners, 1 << lines.sources[places])
+            pairs, _, bits = gather(np.bitwise_or, owners * len(words) + numbers, owners, 1 << lines.sources[places])
             posts, numbers = np.divmod(pairs, max(1, len(words)))
             block = channel_of[posts] * len(words) + numbers, np.ones(len(posts), np.int64), bits
-            found = _merge(*(np.concatenate(both) for both in zip(found, block, strict=True)))
+            found = gather(np.bitwise_or, *(np.concatenate(both) for both in zip(found, block, strict=True)))
             progress.advance(int(lines.posts[-1] - lines.posts[0]) + 1)
     return found
-
-
-def _merge(keys: np.ndarray, counts: np.ndarray, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return distinct keys, sorted, with their counts added up and their bits gathered."""
-    order = np.argsort(keys)
-    starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
-    if not len(starts):
-        return keys, counts, bits
-    return keys[order][starts], np.add.reduceat(counts[order], starts), np.bitwise_or.reduceat(bits[order], starts)
 
 
 def read_counts(path: Path, table: pa.Table) -> np.ndarray:

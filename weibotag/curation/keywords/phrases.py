@@ -23,6 +23,7 @@ JOINERS = "-_'’·•・"
 BLANK = 0x20
 # Odd, so that no power of it loses bits.
 PRIME = 0x9E3779B97F4A7C15
+POWERS = np.array([pow(PRIME, power, 1 << 64) for power in range(MOST_CHARACTERS + 1)], np.uint64)
 # Phrases in memory at once, 24 bytes each, some three times that while two tables are merged.
 MOST_PHRASES = 6_000_000
 # Phrases that are weighed at once.
@@ -63,7 +64,7 @@ def split_tokens(text: str) -> Tokens:
         return Tokens(np.empty(0, np.uint64), starts, starts, np.empty(0, bool))
     number = np.maximum(np.cumsum(first) - 1, 0)
     offset = np.minimum(np.maximum(np.arange(len(codes)) - starts[number], 0), MOST_CHARACTERS)
-    mixed = np.where(inside, mix(codes.astype(np.uint64) + np.uint64(1)) * _powers()[offset], np.uint64(0))
+    mixed = np.where(inside, mix(codes.astype(np.uint64) + np.uint64(1)) * POWERS[offset], np.uint64(0))
     hashes = mix(np.add.reduceat(mixed, starts))
     ends = starts + np.bincount(number[inside], minlength=len(starts))
     joined = np.zeros(len(starts), bool)
@@ -92,11 +93,9 @@ class PhraseCounter:
             lengths = tokens.ends[heads + size] - tokens.starts[heads]
             short = lengths <= MOST_CHARACTERS
             places = place(tokens.starts[heads[short]] + offset, lengths[short])
-            parts.append(_gather(hashes[short], np.ones(len(places), np.int64), places))
-        self.hashes, self.counts, self.places = _gather(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-        self._forget()
-
-    def _forget(self) -> None:
+            parts.append(gather(np.minimum, hashes[short], np.ones(len(places), np.int64), places))
+        joined = (np.concatenate(part) for part in zip(*parts, strict=True))
+        self.hashes, self.counts, self.places = gather(np.minimum, *joined)
         floor = 0
         while len(self.hashes) > MOST_PHRASES:
             floor += 1
@@ -167,14 +166,16 @@ def _look_up_parts(
     return parts
 
 
-def _gather(hashes: np.ndarray, counts: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return distinct hashes, sorted, with their counts added up and the first of their places."""
-    order = np.argsort(hashes)
-    hashes = hashes[order]
-    starts = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]])) if len(hashes) else np.empty(0, np.int64)
-    if not len(starts):
-        return hashes, counts, places
-    return hashes[starts], np.add.reduceat(counts[order], starts), np.minimum.reduceat(places[order], starts)
+def gather(
+    join: np.ufunc, keys: np.ndarray, counts: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return distinct keys, sorted, with their counts added up and their values joined."""
+    if not len(keys):
+        return keys, counts, values
+    order = np.argsort(keys)
+    keys = keys[order]
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    return keys[starts], np.add.reduceat(counts[order], starts), join.reduceat(values[order], starts)
 
 
 def place(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -192,11 +193,6 @@ def mix(numbers: np.ndarray) -> np.ndarray:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         numbers = (numbers ^ (numbers >> np.uint64(shift))) * np.uint64(factor)
     return np.asarray(numbers ^ (numbers >> np.uint64(31)))
-
-
-@cache
-def _powers() -> np.ndarray:
-    return np.array([pow(PRIME, power, 1 << 64) for power in range(MOST_CHARACTERS + 1)], np.uint64)
 
 
 def _stands_alone(codes: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix, vstack
 from scipy.special import expit
 
-from weibotag.core.arrays import first_of_each, list_parts, rank_in_runs, rows_of
+from weibotag.core.arrays import first_of_each, keep_highest, list_parts, rank_in_runs, rows_of
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import replace_folder, write_parquet
 from weibotag.core.schema import EVIDENCE, KEYWORD, arrow_schema, cast
@@ -80,10 +80,9 @@ def add_up(posts: csr_matrix, weights: csr_matrix, prior: np.ndarray) -> csr_mat
         sums = csr_matrix(posts[start : start + ROWS] @ weights)
         rows = rows_of(sums.indptr)
         raw = expit(DAMPING * (sums.data + prior[sums.indices])).astype(np.float32)
-        kept = np.flatnonzero((sums.data > 0) & (raw >= FLOOR))
-        kept = kept[np.lexsort((sums.indices[kept], -raw[kept], rows[kept]))]
-        kept = kept[rank_in_runs(rows[kept]) < MOST_SCORES]
-        blocks.append(csr_matrix((raw[kept], (rows[kept], sums.indices[kept])), shape=sums.shape))
+        kept = (sums.data > 0) & (raw >= FLOOR)
+        some = csr_matrix((raw[kept], (rows[kept], sums.indices[kept])), shape=sums.shape)
+        blocks.append(keep_highest(some, MOST_SCORES))
     return csr_matrix(vstack(blocks, format="csr"))
 
 

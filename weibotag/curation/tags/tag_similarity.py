@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -34,16 +33,6 @@ OVERALL = 0.5
 PARTS = 3
 # Groups that are so stable and unlike, with so many posts each, may be two tags.
 APART, FEWEST_OF_GROUP = 0.5, 10
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Pairs of tags (`pairs`, int64 (n, 2), the lower number first), and for each the area under the curve of a classifier
-    that parts them, and the probability that both are the same (float64)."""
-
-    pairs: np.ndarray
-    area: np.ndarray
-    same: np.ndarray
 
 
 def find_near(vectors: csr_matrix, posts: PostsByTag) -> np.ndarray:
@@ -91,8 +80,12 @@ def measure_area(vectors: csr_matrix, first: np.ndarray, second: np.ndarray) -> 
     return float(np.mean(areas))
 
 
-def compare_pairs(vectors: csr_matrix, posts: PostsByTag, pairs: np.ndarray, prior: np.ndarray) -> Comparison:
-    """Return how far apart the pairs of tags are; those with too few posts of their own, or many in common, are left out.
+def compare_pairs(
+    vectors: csr_matrix, posts: PostsByTag, pairs: np.ndarray, prior: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return pairs of tags, the area under the curve of a classifier that parts each, and how likely both are the same.
+
+    Pairs with too few posts of their own, or many in common, are left out.
 
     Two groups of pairs are told apart (Efron 2008): those of one tag that was split lie about 0, by no more than the error;
     all others about the distance that these two tags have from their other neighbours. So two tags that nothing is
@@ -113,7 +106,7 @@ def compare_pairs(vectors: csr_matrix, posts: PostsByTag, pairs: np.ndarray, pri
     # The slope of d' = sqrt(2) * probit(area) at one half.
     errors = errors[known] * np.sqrt(4 * np.pi)
     distances = np.sqrt(2) * ndtri(np.clip(areas, 0.02, 0.98))
-    return Comparison(pairs, areas, judge_same(pairs, distances, errors, prior[known]))
+    return pairs, areas, judge_same(pairs, distances, errors, prior[known])
 
 
 def judge_same(pairs: np.ndarray, distances: np.ndarray, errors: np.ndarray, prior: np.ndarray) -> np.ndarray:
@@ -143,9 +136,9 @@ def find_same(vectors: csr_matrix, posts: PostsByTag, near: np.ndarray) -> Itera
     names = [fold(tag.name) for tag in taxonomy.tags]
     alike = {(one, two) for one, two in pairs.tolist() if names[one] in names[two] or names[two] in names[one]} | named
     prior = np.array([PRIOR_NAMED if (one, two) in alike else PRIOR for one, two in pairs.tolist()])
-    compared = compare_pairs(vectors, posts, pairs, prior)
-    values = zip(compared.same.tolist(), compared.area.tolist(), strict=True)
-    measured = {(one, two): found for (one, two), found in zip(compared.pairs.tolist(), values, strict=True)}
+    pairs, areas, likely = compare_pairs(vectors, posts, pairs, prior)
+    values = zip(likely.tolist(), areas.tolist(), strict=True)
+    measured = {(one, two): found for (one, two), found in zip(pairs.tolist(), values, strict=True)}
     for pair in sorted({*measured, *named}):
         tag, other = sorted(pair, key=lambda tag: (sizes[tag], tag))
         same, area = measured.get(pair, (PRIOR_NAMED, None))
