@@ -1,13 +1,12 @@
 """The functions that workers run: paths in, receipt out."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,16 +44,11 @@ class PictureTask:
 
 @dataclass(frozen=True)
 class StageJob:
-    """A stage as a worker opens it: `config` is canonical JSON."""
+    """A stage as a worker opens it: `config` is JSON."""
 
     name: str
     config: str
     fingerprint: str
-
-    @classmethod
-    def describe(cls, stage: PictureStage[Any], fingerprint: str) -> Self:
-        """Return what a worker needs to open the same stage."""
-        return cls(stage.name, json.dumps(stage.config.model_dump(mode="json"), sort_keys=True), fingerprint)
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,7 @@ def media_fingerprint(limits: MediaLimits) -> str:
 
 @lru_cache(maxsize=8)
 def open_stage(name: str, config: str, threads: int) -> PictureStage[Any]:
-    """Return a stage that is open; one per worker and settings (canonical JSON)."""
+    """Return a stage that is open; one per worker and settings (JSON)."""
     made: Any = stage_class(name)
     stage: PictureStage[Any] = made(made.Config.model_validate_json(config))
     stage.open(threads)

@@ -49,7 +49,8 @@ class PictureQueue:
 
     def __init__(self, names: Sequence[str], run: Run, context: ExtractionContext) -> None:
         self._names, self._run, self._context, self._stats = names, run, context, context.stats
-        self._stages = [StageJob.describe(context.stages[name], context.fingerprints[name]) for name in names]
+        configs = {name: context.stages[name].config.model_dump_json() for name in names}
+        self._stages = [StageJob(name, config, context.fingerprints[name]) for name, config in configs.items()]
         # After those of a run that was stopped.
         self._parts = len(run.receipts(FIRST_LOOKS)) + len(run.receipts(SECOND_LOOKS))
         self._begun: float | None = None

@@ -105,10 +105,6 @@ class Pipeline(Strict):
             return self
         return self.model_copy(update={"stages": tuple(stage for stage in self.stages if stage != "embed")})
 
-    def look_alike(self, other: "Pipeline") -> "Pipeline":
-        """Return this pipeline with all that decides how pictures are looked at taken from another."""
-        return self.model_copy(update={name: getattr(other, name) for name in LOOKS})
-
     def says_how_to_look(self) -> bool:
         """Tell whether anything that decides how pictures are looked at was given."""
         return bool(self.model_fields_set.intersection(LOOKS))
@@ -122,7 +118,8 @@ def look_as_trained(settings: Pipeline, about: dict[str, Any]) -> Pipeline:
     settings = settings.with_words(about.get("words", {}) | settings.words)
     if settings.says_how_to_look():
         return settings
-    return settings.look_alike(Pipeline(stages=tuple(about["stages"]), **about["stages"], media=about["media"]))
+    trained = Pipeline(stages=tuple(about["stages"]), **about["stages"], media=about["media"])
+    return settings.model_copy(update={name: getattr(trained, name) for name in LOOKS})
 
 
 def check_looks(settings: Pipeline, about: dict[str, Any], model: Path) -> None:
