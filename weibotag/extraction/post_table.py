@@ -115,11 +115,7 @@ def mark_posts(post_ids: pa.Array, links: pa.Table, coverage: Coverage, everythi
 
 
 def add_findings(
-    posts: pa.Table,
-    links: pa.Table,
-    context: ExtractionContext,
-    words: VectorWords | None,
-    with_vectors: bool = False,
+    posts: pa.Table, links: pa.Table, context: ExtractionContext, words: VectorWords | None, with_vectors: bool = False
 ) -> pa.Table:
     """Return a posts table with the columns `wordings` and `wordings_error`, and where a network reads them `vectors`.
 
@@ -157,11 +153,7 @@ def read_found(stage: str, media_ids: pa.Array | pa.ChunkedArray, context: Extra
 
 
 def read_part(
-    run: Run,
-    part: str,
-    context: ExtractionContext,
-    words: VectorWords | None,
-    with_vectors: bool = False,
+    run: Run, part: str, context: ExtractionContext, words: VectorWords | None, with_vectors: bool = False
 ) -> Iterator[pa.Table]:
     """Give the posts of a part with what was found in their pictures (see `add_findings`), some at a time.
 

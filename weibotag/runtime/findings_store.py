@@ -250,11 +250,7 @@ def _merge(stage: str, folder: Path, parts: list[Path]) -> None:
     with (
         atomic(_new_part(folder)) as target,
         pq.ParquetWriter(
-            target,
-            schema.arrow_schema(stage),
-            compression="zstd",
-            use_dictionary=DICTIONARY,
-            write_page_checksum=True,
+            target, schema.arrow_schema(stage), compression="zstd", use_dictionary=DICTIONARY, write_page_checksum=True
         ) as writer,
     ):
         waiting: list[pa.Table] = []

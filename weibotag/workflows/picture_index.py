@@ -34,13 +34,7 @@ class PictureIndex:
     `coverage` what is known of each file.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        parts: Sequence[str],
-        context: ExtractionContext,
-        words: VectorWords | None,
-    ) -> None:
+    def __init__(self, run: Run, parts: Sequence[str], context: ExtractionContext, words: VectorWords | None) -> None:
         self._run, self._context, self._words = run, context, words
         self.stages = tuple(context.fingerprints)
         self.places: dict[str, np.ndarray] = {}

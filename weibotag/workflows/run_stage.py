@@ -141,11 +141,7 @@ def look_and_list(
 
 
 def _list_parts(
-    run: Run,
-    parts: list[str],
-    answer: str,
-    context: ExtractionContext,
-    list_rows: RowsOfPart,
+    run: Run, parts: list[str], answer: str, context: ExtractionContext, list_rows: RowsOfPart
 ) -> Iterator[pa.Table]:
     """Give the rows of all parts, some at a time, with a receipt for each part that is through."""
     with bar(len(parts), f"writing {answer}, parts", context.quiet) as progress:

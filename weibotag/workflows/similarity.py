@@ -31,13 +31,7 @@ def note_looks(folder: Path, context: ExtractionContext) -> None:
 
 
 def measure_similarity(
-    source: PostsSource,
-    out: str,
-    model: Path,
-    pipeline: Pipeline,
-    *,
-    run_folder: Path | None = None,
-    quiet: bool = False,
+    source: PostsSource, out: str, model: Path, pipeline: Pipeline, *, run_folder: Path | None = None, quiet: bool = False
 ) -> StageSummary:
     """Write a row of schema "similarity" for each post to `out`, its other columns after; return the run's summary.
 

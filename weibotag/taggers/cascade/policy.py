@@ -101,14 +101,7 @@ class Cascade:
     it is all that costs. `worth` is the micro-F1 that gains are measured with.
     """
 
-    def __init__(
-        self,
-        taxonomy: Taxonomy,
-        taggers: Taggers,
-        stages: Sequence[str],
-        share: float,
-        worth: float,
-    ) -> None:
+    def __init__(self, taxonomy: Taxonomy, taggers: Taggers, stages: Sequence[str], share: float, worth: float) -> None:
         self.taxonomy = taxonomy
         self.text, self.reader, self.network = taggers
         self.stages = tuple(stages)
