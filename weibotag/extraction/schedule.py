@@ -1,5 +1,6 @@
 """Looking at the pictures that posts name: which of them the store does not know, and the workers that stay for those."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 
 from weibotag.core.progress import bar
 from weibotag.extraction.context import WORKER, ExtractionContext
-from weibotag.extraction.ingest import read_links
+from weibotag.extraction.ingest import link, read_links
 from weibotag.extraction.jobs import PictureJob, PictureReceipt, PictureTask, StageJob
 from weibotag.extraction.post_table import ask_store
 from weibotag.extraction.reposts import check_reposts, find_reposts
@@ -30,6 +31,8 @@ PART_SHARE, LEAST_SECONDS = 0.25, 0.05
 FIRST_LOOKS, SECOND_LOOKS = "looks", "second-looks"
 # Gives the seconds that are left for looking.
 TimeLeft = Callable[[], float]
+
+log = logging.getLogger(__name__)
 
 
 def group_stages(stages: Mapping[str, PictureStage[Any]]) -> list[list[str]]:
@@ -172,13 +175,20 @@ def look(run: Run, parts: Iterable[str], context: ExtractionContext) -> None:
     context.store.prepare()
     if context.pipeline.reuse == "near":
         needed = find_reposts(run, needed, context)
-
     # One group of stages after the other, so that their models are not in memory at once.
     for names in group_stages(context.stages):
         with PictureQueue(names, run, context) as queue:
             queue.look(needed, share_out(len(needed), context), lambda: 0.0 if context.is_late() else inf)
     compact(context)
     context.stats.reposts = check_reposts(run, context)
+
+
+def link_and_look(run: Run, parts: Iterable[str], context: ExtractionContext) -> None:
+    """Find the pictures of posts to learn from and look at them; warn of each that could not be looked at."""
+    link(run, parts, context.limits, context.quiet)
+    look(run, parts, context)
+    for fault in context.stats.faults.values():
+        log.warning("not looked at: %s", fault)
 
 
 def compact(context: ExtractionContext) -> None:

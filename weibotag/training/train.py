@@ -1,6 +1,5 @@
 """From labelled posts to a model: look, learn codes and keywords, train taggers."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -17,11 +16,11 @@ from scipy.sparse import csr_matrix
 from weibotag import __version__
 from weibotag.core.errors import RequestError
 from weibotag.extraction.context import ExtractionContext, open_context
-from weibotag.extraction.ingest import ingest, link, read_links
+from weibotag.extraction.ingest import ingest, read_links
 from weibotag.extraction.pipeline_files import choose_pipeline
 from weibotag.extraction.post_table import VectorWords, open_vector_words, read_part
 from weibotag.extraction.requests import TrainRequest
-from weibotag.extraction.schedule import look
+from weibotag.extraction.schedule import link_and_look
 from weibotag.features import visual_codes
 from weibotag.features.vocabulary import learn_keywords
 from weibotag.posts.source import describe_input, refuse_outputs
@@ -39,8 +38,6 @@ from weibotag.training.network.settings import check_beyond, read_tasks
 # Taggers that xmc may be part of.
 BOUNDED = ("xmc", "average", "auto")
 PACKAGES = ("fasttext-community", "numpy", "onnxruntime", "pyarrow", "rapidocr", "scikit-learn")
-
-log = logging.getLogger(__name__)
 
 
 def train_model(order: TrainRequest) -> ModelAbout:
@@ -72,10 +69,7 @@ def train_model(order: TrainRequest) -> ModelAbout:
     started = perf_counter()
     with Run.open(Path(f"{out}.run"), request) as run:
         parts = ingest(run, source, None, quiet)
-        link(run, parts, context.limits, quiet)
-        look(run, parts, context)
-        for fault in context.stats.faults.values():
-            log.warning("not looked at: %s", fault)
+        link_and_look(run, parts, context)
         is_valid = mark_valid(run, parts, order.valid, taxonomy)
         codebook, learnt_codes = learn_codes(run, parts, context, taxonomy, is_valid)
         words = open_vector_words(taxonomy, codebook, context, learnt_codes)

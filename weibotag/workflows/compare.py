@@ -1,7 +1,6 @@
 """Several taggers on the same rows: trained and chosen alike, scored and timed on the same test rows."""
 
 import csv
-import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +22,9 @@ from weibotag.core.errors import RequestError
 from weibotag.core.files import atomic
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction.context import ExtractionContext, open_context
-from weibotag.extraction.ingest import ingest, link
+from weibotag.extraction.ingest import ingest
 from weibotag.extraction.post_table import open_vector_words
-from weibotag.extraction.schedule import look
+from weibotag.extraction.schedule import link_and_look
 from weibotag.extraction.settings import Pipeline
 from weibotag.posts.reader import matches
 from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
@@ -59,9 +58,6 @@ FIGURES = {
     "microseconds": ("µs/post", "{:.0f}"),
     "parameters": ("parameters", "{:,}"),
 }
-
-
-log = logging.getLogger(__name__)
 
 
 # Returns the tags of posts, csr_matrix (posts x tags).
@@ -163,10 +159,7 @@ def prepare(
     """Return the rows to train on, to choose on, the posts to test on, with wordings and vectors."""
     parts = ingest(run, source, None, context.quiet)
     is_held, tested = draw_sides(run, parts, taxonomy, valid, test)
-    link(run, parts, context.limits, context.quiet)
-    look(run, parts, context)
-    for fault in context.stats.faults.values():
-        log.warning("not looked at: %s", fault)
+    link_and_look(run, parts, context)
     # Codes are learnt without the rows to choose on and those to test on.
     codebook, learnt = learn_codes(run, parts, context, taxonomy, is_held)
     words = open_vector_words(taxonomy, codebook, context, learnt)

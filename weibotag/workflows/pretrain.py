@@ -12,9 +12,9 @@ from weibotag import __version__
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import replace_folder
 from weibotag.extraction.context import ExtractionContext, open_context
-from weibotag.extraction.ingest import ingest, link
+from weibotag.extraction.ingest import ingest
 from weibotag.extraction.post_table import read_part
-from weibotag.extraction.schedule import look
+from weibotag.extraction.schedule import link_and_look
 from weibotag.extraction.settings import Pipeline
 from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
 from weibotag.runtime.run_folder import Run
@@ -22,7 +22,7 @@ from weibotag.taggers.network import CALIBRATION
 from weibotag.training.dataset import draw_valid
 from weibotag.training.network.export import ABOUT
 from weibotag.training.network.loop import CHECKPOINT
-from weibotag.training.network.pretraining import choose_settings, log, pretrain
+from weibotag.training.network.pretraining import choose_settings, pretrain
 from weibotag.training.network.settings import PretrainSummary, TrainingRun
 from weibotag.workflows.similarity import note_looks
 
@@ -74,10 +74,7 @@ def read_sides(run: Run, source: PostsSource, context: ExtractionContext) -> tup
     Raises RequestError for fewer than five posts.
     """
     parts = ingest(run, source, None, context.quiet)
-    link(run, parts, context.limits, context.quiet)
-    look(run, parts, context)
-    for fault in context.stats.faults.values():
-        log.warning("not looked at: %s", fault)
+    link_and_look(run, parts, context)
     tables = [table for part in parts for table in read_part(run, part, context, None, with_vectors=True)]
     post_ids = [post_id for table in tables for post_id in table["post_id"].to_pylist()]
     is_held = draw_valid(post_ids, [""] * len(post_ids), np.ones(len(post_ids), bool))
