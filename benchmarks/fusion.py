@@ -16,7 +16,7 @@ from pathlib import Path
 from weibotag.extraction.pipeline_files import read_pipeline
 from weibotag.posts.source import PostsSource
 from weibotag.taxonomy.tree import load
-from weibotag.training.network.architectures.presets import NETWORKS
+from weibotag.training.network.settings import NETWORKS
 from weibotag.workflows.compare import compare, write_markdown
 
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.features.post_arrays import find_mention
 from weibotag.features.post_batches import Features
-from weibotag.training.network.architectures.presets import ALIASES, NETWORKS, PRESETS, resolve
+from weibotag.training.network.settings import ALIASES, NETWORKS, PRESETS, resolve
 
 torch = pytest.importorskip("torch", reason="networks are trained with torch")
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.schema import VECTOR, WORDING
 from weibotag.core.text_matching import edge_kind, fold, spell_out
+from weibotag.features.visual_codes import stack
 
 # More than a post holds but for screenshots of whole articles.
 MOST_CHARACTERS = 128
@@ -154,7 +155,7 @@ def _read_pictures(table: pa.Table) -> tuple[dict[str, Ragged], Shown]:
     shown: Shown = {}
     for row, name, width, height, number in zip(rows.tolist(), media, widths, heights, numbers.tolist(), strict=True):
         shown[row, name] = (width, height, number) if width and height else (np.inf, np.inf, number)
-    pictures = Ragged(at, _stack(values.field("vector").take(pa.array(kept))))
+    pictures = Ragged(at, stack(values.field("vector").take(pa.array(kept))))
     patches = values.field("patches")
     parted = kept[(numbers[kept] <= MOST_GRIDS) & patches.is_valid().to_numpy(zero_copy_only=False)[kept]]
     grids = patches.take(pa.array(parted))
@@ -169,14 +170,7 @@ def _read_patches(grids: pa.ListArray, rows: np.ndarray, numbers: np.ndarray, to
     kept = np.flatnonzero(steps < MOST_CELLS)
     at = np.searchsorted(rows[of[kept]], np.arange(total + 1))
     cells = (numbers[of] - 1) * MOST_CELLS + steps + 1
-    return {"patches": Ragged(at, _stack(patches.take(pa.array(kept)))), "patch_cells": Ragged(at, cells[kept])}
-
-
-def _stack(vectors: pa.ListArray) -> np.ndarray:
-    """Return vectors of one length as an array (n, d) float16."""
-    if not len(vectors):
-        return np.empty((0, 0), np.float16)
-    return np.reshape(vectors.flatten().to_numpy(zero_copy_only=False), (len(vectors), -1))
+    return {"patches": Ragged(at, stack(patches.take(pa.array(kept)))), "patch_cells": Ragged(at, cells[kept])}
 
 
 def _read_wordings(table: pa.Table, texts: Sequence[str], shown: Shown) -> dict[str, Ragged]:

@@ -13,6 +13,7 @@ from zlib import crc32
 import numpy as np
 import pyarrow as pa
 
+from weibotag.core.arrays import load_arrays
 from weibotag.core.errors import MissingExtraError, ModelError, RequestError
 from weibotag.core.files import write_json
 from weibotag.core.text_matching import CODES
@@ -248,12 +249,10 @@ class Features:
     @classmethod
     def load(cls, folder: Path) -> "Features":
         """Read what `save` wrote; raises ModelError for what another version wrote."""
-        from safetensors.numpy import load_file
-
         about: dict[str, Any] = json.loads((folder / FEATURES).read_text(encoding="utf-8"))
         try:
             lexicons = {name: Lexicon(tuple(kept["words"]), kept["buckets"]) for name, kept in about.pop("lexicons").items()}
-            vectors = load_file(folder / STANDARD)
+            vectors = load_arrays(folder / STANDARD, "standards of vectors")
             standards = {name: Standard(vectors[f"{name}.mean"], vectors[f"{name}.scale"]) for name in VECTORS}
         except KeyError as error:
             raise ModelError(f"{folder}: its network was made by another version of weibotag: train it again") from error

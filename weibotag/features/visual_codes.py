@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
+from weibotag.core.arrays import load_arrays
 from weibotag.core.files import atomic
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.vision.stage import FINGERPRINT_LENGTH, Wording
@@ -89,9 +90,7 @@ class Codebook:
     @classmethod
     def load(cls, path: Path) -> "Codebook":
         """Read a codebook that `save` wrote."""
-        from safetensors.numpy import load_file
-
-        tensors = load_file(path)
+        tensors = load_arrays(path, "a codebook")
         centres = tuple(tensors[f"centres_{number}"] for number in range(len(tensors) - 3))
         return cls(tensors["mean"], tensors["scale"], tensors["weights"], centres)
 
@@ -99,10 +98,14 @@ class Codebook:
 def stack_vectors(table: pa.Table) -> tuple[list[str], np.ndarray]:
     """Return the media_ids that have a vector in a table of schema "embed", and their vectors (n, d) float16."""
     table = table.filter(pc.is_valid(table["embed_vector"]))
-    if not len(table):
-        return [], np.empty((0, 0), np.float16)
-    flat = pc.list_flatten(table["embed_vector"]).combine_chunks().to_numpy(zero_copy_only=False)
-    return table["media_id"].to_pylist(), flat.reshape(len(table), -1)
+    return table["media_id"].to_pylist(), stack(table["embed_vector"].combine_chunks())
+
+
+def stack(vectors: pa.ListArray) -> np.ndarray:
+    """Return vectors of one length as an array (n, d) float16."""
+    if not len(vectors):
+        return np.empty((0, 0), np.float16)
+    return np.reshape(vectors.flatten().to_numpy(zero_copy_only=False), (len(vectors), -1))
 
 
 def standardise(vectors: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:

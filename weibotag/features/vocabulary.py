@@ -113,11 +113,6 @@ class Mentions:
     places: np.ndarray
     words: np.ndarray
 
-    @property
-    def sources(self) -> np.ndarray:
-        """Return the number in `SOURCES` of where each stands, int64."""
-        return np.take(self.lines.sources, self.places)
-
 
 class Vocabulary:
     """All words that are looked for, each with its trust (0 to 1) as a keyword and the tags that own it.
@@ -169,9 +164,7 @@ class Vocabulary:
         fresh = first_of_each(keys * len(self.words) + mentions.words[at])
         at, tags, keys = at[fresh], tags[fresh], keys[fresh]
         few = rank_in_runs(keys) < EVIDENCE_PER_TAG
-        return self._list_evidence(table, mentions, at[few], tags[few])
-
-    def _list_evidence(self, table: pa.Table, mentions: Mentions, at: np.ndarray, tags: np.ndarray) -> pa.Array:
+        at, tags = at[few], tags[few]
         media, box = pa.nulls(len(at), pa.string()), pa.nulls(len(at), EVIDENCE.field("box").type)
         if "wordings" in table.column_names:
             _, values = list_parts(table["wordings"].combine_chunks())
@@ -180,7 +173,7 @@ class Vocabulary:
             media, box = taken.field("media_id"), taken.field("box")
         fields = [
             self._taxonomy.id_array.take(pa.array(tags)),
-            pa.array(SOURCES).take(pa.array(mentions.sources[at])),
+            pa.array(SOURCES).take(pa.array(mentions.lines.sources[mentions.places[at]])),
             pa.array(self.words[mentions.words[at]], pa.string()),
             media,
             box,
@@ -203,7 +196,7 @@ def find_keywords(table: pa.Table, vocabulary: Vocabulary, mentions: Mentions) -
     posts = np.concatenate([mentions.posts, lines.posts[places]])
     numbers = np.concatenate([mentions.words, np.array([fresh[word] for word in marked_words], np.int64)])
     names = np.concatenate([words, np.array(list(fresh), dtype=object)])
-    sources = np.concatenate([mentions.sources, lines.sources[places]])
+    sources = np.concatenate([lines.sources[mentions.places], lines.sources[places]])
     trust = np.concatenate([vocabulary.trust[mentions.words], np.full(len(marked_words), MARKED_TRUST)]) * PLACES[sources]
 
     keys = posts * len(names) + numbers

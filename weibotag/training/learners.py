@@ -27,7 +27,7 @@ from weibotag.training.dataset import WORTHWHILE, Dataset
 from weibotag.training.fasttext import is_fast_affordable
 from weibotag.training.lesson import Learner, Learnt, Lesson
 from weibotag.training.linear_tree import train_xmc
-from weibotag.training.network.architectures.presets import ALIASES, NETWORKS
+from weibotag.training.network.settings import ALIASES, NETWORKS
 
 # Thresholds and calibration of more held-out posts than this are no better.
 MOST_HELD = 50_000

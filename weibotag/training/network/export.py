@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from weibotag.core.errors import ModelError, RequestError
-from weibotag.core.files import atomic, sha256_of, write_json
+from weibotag.core.files import atomic, write_json
 from weibotag.features.post_batches import INPUTS, Features, Lexicon, Posts
 from weibotag.training.network.architectures.fusions import build
 from weibotag.training.network.architectures.network import Network, Shape
@@ -107,11 +107,6 @@ class PretrainedNetwork:
             return cls(folder, network, about["shape"]["buckets"], Features.load(folder), load_file(folder / WEIGHTS))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ModelError(f"{folder}: is no body ({error}): expected a folder that `weibotag pretrain` wrote") from error
-
-    @property
-    def digest(self) -> str:
-        """Return the sha256 of the weights, hex."""
-        return sha256_of(self.folder / WEIGHTS)
 
     def widen(self, learnt: Features) -> Features:
         """Return the body's features with those words, authors and channels of `learnt` that it does not know."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
@@ -22,8 +23,7 @@ from weibotag.training.dataset import Dataset
 from weibotag.training.lesson import Learnt, Lesson, NetworkOptions
 from weibotag.training.network.architectures.fusions import build
 from weibotag.training.network.architectures.network import Network
-from weibotag.training.network.architectures.presets import resolve
-from weibotag.training.network.export import PretrainedNetwork, export
+from weibotag.training.network.export import WEIGHTS, PretrainedNetwork, export
 from weibotag.training.network.layers import asymmetric_loss, drop_modalities
 from weibotag.training.network.loop import (
     OWN,
@@ -35,7 +35,7 @@ from weibotag.training.network.loop import (
     shape_of,
     to_tensors,
 )
-from weibotag.training.network.settings import NetworkSummary, Settings, TaskFigures, TrainingRun, read_tasks
+from weibotag.training.network.settings import NetworkSummary, Settings, TaskFigures, TrainingRun, read_tasks, resolve
 from weibotag.vision.backends.transformers_model import find_folder
 
 # Tokens that fastText reads at most, all passes together (some ten seconds on one thread), and passes.
@@ -94,7 +94,9 @@ def train_fused(
     names = {name: name_classes(name, known) for name, (known, _) in tasks.items()}
     learn, judged = (
         Labelled(
-            features.join(rows.tables), rows.gold, {name: number_classes(tasks[name][side], names[name]) for name in names}
+            features.join(rows.tables),
+            rows.gold,
+            {name: pd.Index(classes).get_indexer(pd.Index(tasks[name][side])) for name, classes in names.items()},
         )
         for side, rows in enumerate((trained, held))
     )
@@ -105,7 +107,8 @@ def train_fused(
     if body is None and module.STARTS_FROM_VECTORS:
         start_from_vectors(module, learn.posts, run.seed)
     loop = TrainingLoop(Tagging(module.to(device), learn, judged, taxonomy, settings), settings, run)
-    begun_from = [network, run.seed, list(names), "" if body is None else body.digest, options.encoder_training]
+    weights = "" if body is None else sha256_of(body.folder / WEIGHTS)
+    begun_from = [network, run.seed, list(names), weights, options.encoder_training]
     if options.encoder:
         begun_from += [sha256_of(path) for path in sorted(find_folder(options.encoder)[0].glob("*.safetensors"))]
     loop.run(digest_of(settings, begun_from, [*learn.arrays(), *judged.arrays()]), f"training {network}")
@@ -136,12 +139,6 @@ def name_classes(task: str, labels: Sequence[str | None]) -> list[str]:
         known = sum(1 for label in labels if label)
         raise RequestError(f"task {task!r}: {known:,} of the posts to train on have a class, expected at least two classes")
     return classes
-
-
-def number_classes(labels: Sequence[str | None], classes: Sequence[str]) -> np.ndarray:
-    """Return the place of each label among the classes, int64, -1 for one that is not there."""
-    places = {name: place for place, name in enumerate(classes)}
-    return np.array([places.get(label or "", -1) for label in labels], np.int64)
 
 
 def measure_tasks(

@@ -22,13 +22,12 @@ from weibotag.features.post_arrays import Ragged
 from weibotag.features.post_batches import VECTORS, Features, Posts
 from weibotag.training.network.architectures.fusions import build
 from weibotag.training.network.architectures.network import Shape
-from weibotag.training.network.architectures.presets import PRESETS, resolve
 from weibotag.training.network.architectures.transformer import Transformer
 from weibotag.training.network.export import save_body
 from weibotag.training.network.loop import TrainingLoop, begin, device_of, digest_of, half_precision, shape_of, to_tensors
 from weibotag.training.network.matching import MENTIONS, PICTURE_SIDE, AnswerMatch, Matching, draw_partners, export_match
 from weibotag.training.network.matching import SETTINGS as MATCHING
-from weibotag.training.network.settings import PretrainSummary, Settings, TrainingRun
+from weibotag.training.network.settings import PRESETS, PretrainSummary, Settings, TrainingRun, resolve
 
 # What is learnt from which inputs, and the share of each input that is masked: a post has few pictures.
 OBJECTIVES = {"characters": ("text", "print"), "words": ("words",), "pictures": ("pictures",), "patches": ("patches",)}

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from weibotag.training.network.architectures.network import Network, Shape
-from weibotag.training.network.architectures.presets import PRESETS, resolve
 from weibotag.training.network.architectures.transformer import Transformer
 from weibotag.training.network.layers import AttentionPooling, attend, pool_mean
+from weibotag.training.network.settings import PRESETS, resolve
 
 
 class Concat(Network):

@@ -85,10 +85,6 @@ class Network(nn.Module):
         heads = {"tags": TreeHead(width, shape.parents)} | {name: nn.Linear(width, n) for name, n in shape.tasks.items()}
         return nn.ModuleDict(heads)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Answer for a batch."""
-        raise NotImplementedError
-
 
 class TextEncoder(nn.Module):
     """The states of an encoder of transformers (BERT and its like), each at the characters of its token.

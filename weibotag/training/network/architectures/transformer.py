@@ -1,4 +1,4 @@
-"""A transformer over text and pictures, of which published ones are presets (`presets`)."""
+"""A transformer over text and pictures, of which published ones are presets (`settings.PRESETS`)."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from weibotag.features.post_arrays import MOST_CELLS, MOST_CHARACTERS, MOST_GRIDS
 from weibotag.training.network.architectures.network import Network, Shape
-from weibotag.training.network.architectures.presets import TransformerOptions
 from weibotag.training.network.layers import AttentionLayer, pool_mean
+from weibotag.training.network.settings import TransformerOptions
 
 HEADS = 4
 # Numbers of the embeddings of inputs, by `TransformerOptions.segments`.
