@@ -190,7 +190,7 @@ def test_a_model_with_a_trained_encoder_tags_without_torch_or_the_encoder(bert: 
     train = write_world(tmp_path)
     done = ask(*train, "--encoder", str(encoder), "--encoder-training", "lora", "--json")
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["network"]["encoder_training"] == "lora"
+    assert json.loads(done.stdout)["taggers"]["fused"]["training"]["fused"]["encoder_training"] == "lora"
     shutil.rmtree(encoder)
     out = tmp_path / "out.parquet"
     words = ("tag", str(tmp_path / "posts.csv"), "-m", str(tmp_path / "model"), "-o", str(out), "-q")

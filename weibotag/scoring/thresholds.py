@@ -10,6 +10,8 @@ from weibotag.taxonomy.tree import Taxonomy
 GRID = np.round(np.arange(0.06, 0.71, 0.02), 2)
 # A tag's own best threshold counts as much as the shared one when it has so many positives among the held-out rows.
 TRUSTED_POSITIVES = 20
+# No tag's own threshold is below this share of the shared one.
+LEAST_OF_SHARED = 0.5
 
 
 def choose(scores: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy) -> np.ndarray:
@@ -29,7 +31,7 @@ def choose(scores: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy) -> np.ndarr
         data = columns.data[low:high]
         own = _best_own(data, np.isin(columns.indices[low:high], positives), len(positives))
         trust = len(positives) / (len(positives) + TRUSTED_POSITIVES)
-        thresholds[tag] = max(shared / 2, trust * own + (1 - trust) * shared)
+        thresholds[tag] = max(LEAST_OF_SHARED * shared, trust * own + (1 - trust) * shared)
     return thresholds
 
 
