@@ -30,8 +30,7 @@ from weibotag.runtime.run_folder import Run
 from weibotag.scoring import thresholds
 from weibotag.scoring.decision import Decision
 from weibotag.taxonomy.tree import Taxonomy, load
-from weibotag.training.dataset import Dataset, blake, gold_matrix
-from weibotag.training.lesson import NetworkOptions
+from weibotag.training.dataset import Dataset, NetworkOptions, blake, gold_matrix
 from weibotag.training.network.settings import Settings, TrainingRun
 from weibotag.workflows.compare import prepare
 

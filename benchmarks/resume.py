@@ -24,8 +24,7 @@ import pyarrow as pa
 
 from weibotag.features.post_arrays import PICTURE
 from weibotag.taxonomy.tree import Tag, Taxonomy
-from weibotag.training.dataset import Dataset, gold_matrix
-from weibotag.training.lesson import NetworkOptions
+from weibotag.training.dataset import Dataset, NetworkOptions, gold_matrix
 from weibotag.training.network.loop import LOSSES
 from weibotag.training.network.settings import Settings, TrainingRun
 

@@ -37,10 +37,9 @@ from weibotag.taggers.fasttext import FastScorer, train
 from weibotag.taggers.linear import train_linear
 from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.training.cascade import learn_cascade
-from weibotag.training.dataset import Dataset, blake, gold_matrix
+from weibotag.training.dataset import Dataset, LearningOptions, Lesson, NetworkOptions, blake, gold_matrix
 from weibotag.training.fasttext import first_settings, tune
 from weibotag.training.learners import Trainer
-from weibotag.training.lesson import LearningOptions, Lesson, NetworkOptions
 from weibotag.training.network.fit import train_fused
 from weibotag.training.network.settings import Settings, TrainingRun
 from weibotag.vision.stage import stage_class

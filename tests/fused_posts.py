@@ -126,7 +126,7 @@ def rows_of(table: pa.Table) -> Any:
 
 def teach(network: str, folder: Path, table: pa.Table, start: Path | None = None, **others: Any) -> Any:
     """Train a network on the posts of a table, a quarter of them held out, from a body if `start` is one."""
-    from weibotag.training.lesson import NetworkOptions
+    from weibotag.training.dataset import NetworkOptions
     from weibotag.training.network.fit import train_fused
 
     cut = len(table) * 3 // 4

@@ -18,7 +18,8 @@ from weibotag.extraction.ingest import ingest
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.taxonomy.tree import load
-from weibotag.workflows.compare import Contender, draw_sides, time_taggers
+from weibotag.training.dataset import draw_sides
+from weibotag.workflows.compare import Contender, time_taggers
 
 SAID = {"cake": "蛋糕和甜品真好吃", "car": "新买的汽车上路了"}
 SETTINGS = ["--minutes", "0", "--quiet"]

@@ -33,7 +33,7 @@ def draw_texts(count: int, seed: int) -> Any:
 
 def teach(encoder: Path, how: str, folder: Path, posts: int = 150, **others: Any) -> Features:
     """Train a network over an encoder in a folder; return its features."""
-    from weibotag.training.lesson import NetworkOptions
+    from weibotag.training.dataset import NetworkOptions
     from weibotag.training.network.fit import train_fused
 
     sides = rows_of(draw_texts(posts, seed=1)), rows_of(draw_texts(40, seed=2))

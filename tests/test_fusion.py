@@ -100,7 +100,7 @@ def test_onnx_agrees_with_torch_on_all_outputs(network: str, tmp_path: Path) -> 
 def test_a_network_answers_as_well_from_a_copy_of_its_files(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
     from weibotag.taggers.network import NetworkScorer
-    from weibotag.training.lesson import NetworkOptions
+    from weibotag.training.dataset import NetworkOptions
     from weibotag.training.network.fit import train_fused
 
     train, held = rows_of(draw_posts(160, seed=9)), rows_of(draw_posts(40, seed=10))
@@ -161,7 +161,7 @@ def test_another_training_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> No
 
 def test_a_further_task_is_learnt_beside_the_tags(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.training.lesson import NetworkOptions
+    from weibotag.training.dataset import NetworkOptions
     from weibotag.training.network.fit import train_fused
 
     table = draw_posts(320, seed=7)

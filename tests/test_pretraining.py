@@ -268,7 +268,7 @@ def test_a_pretraining_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path)
 
 def test_tasks_are_learnt_told_by_name_and_measured(tmp_path: Path) -> None:
     from weibotag.taggers.network import NetworkScorer
-    from weibotag.training.lesson import NetworkOptions
+    from weibotag.training.dataset import NetworkOptions
     from weibotag.training.network.fit import train_fused
 
     def feel(table: pa.Table) -> list[str | None]:

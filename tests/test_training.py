@@ -12,8 +12,7 @@ from scipy.sparse import csr_matrix
 from weibotag.taggers.fasttext import DivergedError, Settings, train
 from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.training import fasttext, learners
-from weibotag.training.dataset import Dataset
-from weibotag.training.lesson import LearningOptions, Lesson
+from weibotag.training.dataset import Dataset, LearningOptions, Lesson
 
 TREE = Taxonomy([Tag("美妆", None, "美妆", (), (), 2), Tag("体育", None, "体育", (), (), 3)])
 

@@ -13,8 +13,7 @@ from weibotag.scoring.closure import blend, raise_parents
 from weibotag.taggers.fasttext import DivergedError, FastScorer, Settings, train
 from weibotag.taggers.rules import RulesScorer
 from weibotag.taggers.tagger import Ensemble
-from weibotag.training.dataset import WORTHWHILE
-from weibotag.training.lesson import Learnt, Lesson
+from weibotag.training.dataset import WORTHWHILE, Learnt, Lesson
 
 # fastText's hashed n-grams: about a hundred new ones a post, within these bounds.
 BUCKETS = (100_000, 2_000_000)

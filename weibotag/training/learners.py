@@ -23,9 +23,8 @@ from weibotag.taggers.model_folder import Candidate, TaggerAbout
 from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.rules import RulesScorer, rules_tagger
 from weibotag.taggers.tagger import TEXTS, Ensemble, Tagger, weigh_scores
-from weibotag.training.dataset import WORTHWHILE, Dataset
+from weibotag.training.dataset import WORTHWHILE, Dataset, Learner, Learnt, Lesson
 from weibotag.training.fasttext import is_fast_affordable
-from weibotag.training.lesson import Learner, Learnt, Lesson
 from weibotag.training.linear_tree import train_xmc
 from weibotag.training.network.settings import ALIASES, NETWORKS
 

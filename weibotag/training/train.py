@@ -30,9 +30,16 @@ from weibotag.taggers.model_folder import CASCADE, FUSED, TEXT, Model, ModelAbou
 from weibotag.taggers.tagger import Tagger
 from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.cascade_tagger import describe_cascade, train_cascade
-from weibotag.training.dataset import Dataset, gold_matrix, hide_author_and_channel, mark_valid
+from weibotag.training.dataset import (
+    Dataset,
+    LearningOptions,
+    Lesson,
+    NetworkOptions,
+    gold_matrix,
+    hide_author_and_channel,
+    mark_valid,
+)
 from weibotag.training.learners import WITHOUT_TORCH, Trainer, check_names
-from weibotag.training.lesson import LearningOptions, Lesson, NetworkOptions
 from weibotag.training.network.settings import check_beyond, read_tasks
 
 # Taggers that xmc may be part of.

@@ -14,11 +14,9 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix
 
 from weibotag import __version__
-from weibotag.core.errors import RequestError
 from weibotag.core.files import atomic
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction.context import ExtractionContext, open_context
@@ -26,7 +24,6 @@ from weibotag.extraction.ingest import ingest
 from weibotag.extraction.post_table import open_vector_words
 from weibotag.extraction.schedule import link_and_look
 from weibotag.extraction.settings import Pipeline
-from weibotag.posts.reader import matches
 from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring.report import MODALITIES, evaluate, find_modality
@@ -34,9 +31,16 @@ from weibotag.taggers.answering import list_tags
 from weibotag.taggers.model_folder import CASCADE, FUSED, TEXT
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.cascade_tagger import answer_known, train_cascade
-from weibotag.training.dataset import Dataset, draw_valid, gold_matrix
+from weibotag.training.dataset import (
+    Dataset,
+    LearningOptions,
+    Lesson,
+    NetworkOptions,
+    draw_sides,
+    gold_matrix,
+    hide_author_and_channel,
+)
 from weibotag.training.learners import Trainer, check_names
-from weibotag.training.lesson import LearningOptions, Lesson, NetworkOptions
 from weibotag.training.train import learn_codes, read_rows
 from weibotag.workflows.plots import check_plot, draw_scatter
 
@@ -170,44 +174,6 @@ def prepare(
     return trained, Dataset(chosen, gold_matrix(chosen, taxonomy)), tests
 
 
-def draw_sides(
-    run: Run, parts: Sequence[str], taxonomy: Taxonomy, valid: str | None, test: str | None
-) -> tuple[dict[str, np.ndarray], pa.Array]:
-    """Return, per part, a bool per post: whether it is kept from training; and the ids of those to test on.
-
-    Raises RequestError when no post with a tag of the taxonomy is tested on, chosen on, or left to train on.
-    """
-    tables = [pq.read_table(run.path("posts", part)) for part in parts]
-    ids = np.array([post_id for table in tables for post_id in table["post_id"].to_pylist()], object)
-    strata = np.array([(tags or [""])[0] for table in tables for tags in table["tags"].to_pylist()], object)
-    labelled = np.diff(gold_matrix(tables, taxonomy).indptr) > 0
-
-    def told(expression: str) -> np.ndarray:
-        return np.concatenate([np.zeros(0, bool), *(matches(table, expression) for table in tables)])
-
-    def drawn(free: np.ndarray) -> np.ndarray:
-        marks = np.zeros(len(ids), bool)
-        marks[free] = draw_valid(ids[free].tolist(), strata[free].tolist(), labelled[free])
-        return marks
-
-    chosen = np.zeros(len(ids), bool) if valid is None else told(valid)
-    if test is not None:
-        tested = told(test)
-    else:
-        tested = drawn(~chosen)
-        tested |= drawn(~chosen & ~tested)
-    chosen = drawn(~tested) if valid is None else chosen & ~tested
-    counts = [int((labelled & side).sum()) for side in (~chosen & ~tested, chosen, tested)]
-    if not all(counts):
-        raise RequestError(
-            f"of {len(ids):,} posts those with a tag of the taxonomy are {counts[0]:,} to train on, {counts[1]:,} to choose "
-            f"on ({valid or 'a tenth'}), {counts[2]:,} to test on ({test or 'a fifth'}); all must be above 0: tags are read "
-            "from a column tags, or --column tags=NAME"
-        )
-    ends = np.cumsum([len(table) for table in tables])[:-1]
-    return dict(zip(parts, np.split(chosen | tested, ends), strict=True)), pa.array(ids[tested].tolist(), pa.string())
-
-
 def train_contender(name: str, trainer: Trainer, context: ExtractionContext) -> Contender:
     """Return a tagger that has learnt; what it shares with those before it has learnt once, and counts for both."""
     started = perf_counter()
@@ -256,7 +222,7 @@ def score(
     """Return the figures of a tagger."""
     answers = [predict(name, contender, table, taxonomy) for table in tests]
     whole = evaluate(answers, tests, taxonomy)
-    silent = [predict(name, contender, without_channel(table), taxonomy) for table in tests]
+    silent = [predict(name, contender, hide_author_and_channel(table, 1.0), taxonomy) for table in tests]
     modality = [find_modality(table) for table in tests]
 
     def part(kinds: list[int]) -> float | None:
@@ -289,13 +255,6 @@ def predict(name: str, contender: Contender, table: pa.Table, taxonomy: Taxonomy
     }
     schema = arrow_schema("tags")
     return pa.table({one.name: columns.get(one.name, pa.nulls(len(table), one.type)) for one in schema}, schema=schema)
-
-
-def without_channel(table: pa.Table) -> pa.Table:
-    """Return posts that say neither author nor channel."""
-    for name in ("author", "channel"):
-        table = table.set_column(table.column_names.index(name), name, pa.array([""] * len(table)))
-    return table
 
 
 def write_markdown(report: Comparison) -> str:

@@ -19,8 +19,7 @@ from weibotag.scoring.thresholds import shared_f1
 from weibotag.taggers.network import NETWORK, SHARES, TASKS, NetworkScorer
 from weibotag.taggers.tagger import Ensemble
 from weibotag.taxonomy.tree import Taxonomy
-from weibotag.training.dataset import Dataset
-from weibotag.training.lesson import Learnt, Lesson, NetworkOptions
+from weibotag.training.dataset import Dataset, Learnt, Lesson, NetworkOptions
 from weibotag.training.network.architectures.fusions import build
 from weibotag.training.network.architectures.network import Network
 from weibotag.training.network.export import WEIGHTS, PretrainedNetwork, export

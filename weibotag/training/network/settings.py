@@ -9,8 +9,7 @@ from typing import Literal
 import pyarrow as pa
 
 from weibotag.core.errors import MissingExtraError, RequestError
-from weibotag.training.dataset import Dataset
-from weibotag.training.lesson import NetworkOptions
+from weibotag.training.dataset import Dataset, NetworkOptions
 from weibotag.vision.backends.transformers_model import find_folder
 
 # A task's classes of the posts to train on and of those held out, None where it is not known.
