@@ -28,7 +28,7 @@ from weibotag.training.network.matching import OTHERS, draw_partners
 from weibotag.training.network.pretraining import choose_settings, pretrain
 from weibotag.training.network.settings import TrainingRun
 from weibotag.vision.backends.onnx_session import open_session
-from weibotag.workflows.similarity import note_looks
+from weibotag.workflows.run_stage import note_looks
 
 SIDE = ("attention_print", "attention_words", "attention_pictures")
 LONG = 10

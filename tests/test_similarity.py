@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from weibotag.core.errors import RequestError
 from weibotag.features.post_batches import Features
 from weibotag.taggers.network import Matcher, find_pairs
-from weibotag.workflows.similarity import list_similarity, note_looks
+from weibotag.workflows.run_stage import list_similarity, note_looks
 
 torch = pytest.importorskip("torch", reason="networks are trained with torch")
 

@@ -108,7 +108,7 @@ def similarity(
     Example: weibotag similarity posts.csv -m body -o similarity.csv
     """
     from weibotag.extraction.pipeline_files import choose_pipeline
-    from weibotag.workflows.similarity import measure_similarity
+    from weibotag.workflows.run_stage import measure_similarity
 
     summary = measure_similarity(
         request.source, request.out, model, choose_pipeline(request), run_folder=request.run, quiet=request.quiet

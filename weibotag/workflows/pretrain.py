@@ -24,7 +24,7 @@ from weibotag.training.network.export import ABOUT
 from weibotag.training.network.loop import CHECKPOINT
 from weibotag.training.network.pretraining import choose_settings, pretrain
 from weibotag.training.network.settings import PretrainSummary, TrainingRun
-from weibotag.workflows.similarity import note_looks
+from weibotag.workflows.run_stage import note_looks
 
 
 def pretrain_posts(
