@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from weibotag.extraction.jobs import PictureReceipt, PictureTask, media_fingerprint
 from weibotag.extraction.settings import Pipeline
 from weibotag.runtime.findings_store import Store, default_root
-from weibotag.runtime.machine import plan_workers
+from weibotag.runtime.pool import plan_workers
 from weibotag.vision.face_gallery import open_gallery
 from weibotag.vision.faces import Faces
 from weibotag.vision.media.pictures import MediaLimits

@@ -20,8 +20,7 @@ from weibotag.extraction.ingest import link, read_links
 from weibotag.extraction.jobs import PictureJob, PictureReceipt, PictureTask, StageJob
 from weibotag.extraction.post_table import ask_store
 from weibotag.extraction.reposts import check_reposts, find_reposts
-from weibotag.runtime.machine import worker_memory
-from weibotag.runtime.pool import Limits, run_parts
+from weibotag.runtime.pool import Limits, run_parts, worker_memory
 from weibotag.runtime.run_folder import Run
 from weibotag.runtime.worker import Receipt
 from weibotag.vision.stage import PictureStage
