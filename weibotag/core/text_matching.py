@@ -44,8 +44,7 @@ def spell_out(text: str) -> np.ndarray:
 def edge_kinds(codes: np.ndarray) -> np.ndarray:
     """Return the `edge_kind` of each code point, uint8."""
     kinds = _tables()[1]
-    found: np.ndarray = kinds[np.minimum(codes, len(kinds) - 1)]
-    return found
+    return np.asarray(kinds[np.minimum(codes, len(kinds) - 1)])
 
 
 def build_automaton(words: Sequence[str], matchkind: MatchKind) -> BytesAhoCorasick:

@@ -1,7 +1,6 @@
 """Tables to Parquet, CSV and JSONL files."""
 
 import csv
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -112,12 +111,8 @@ def _write_csv(table: pa.Table, write_rows: Callable[[Iterable[tuple[Any, ...]]]
 def _write_json(table: pa.Table, file: IO[str]) -> int:
     names = table.column_names
     columns = [_short(column.combine_chunks()).to_pylist() for column in table.columns]
-    file.writelines(_dump(dict(zip(names, row, strict=True))) + "\n" for row in zip(*columns, strict=True))
+    file.writelines(f"{as_text(dict(zip(names, row, strict=True)))}\n" for row in zip(*columns, strict=True))
     return len(table)
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _short(cells: pa.Array) -> pa.Array:

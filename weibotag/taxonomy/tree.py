@@ -49,7 +49,7 @@ class Taxonomy:
         self.parents = np.array(
             [-1 if tag.parent_id is None else self.index[tag.parent_id] for tag in self.tags], dtype=np.int32
         )
-        self.depth = _measure_depth(self.parents)
+        self.depth = np.diff(self.closure_matrix().indptr).astype(np.int32)
         self.order = np.argsort(self.depth, kind="stable")
         self.is_leaf = np.ones(len(self.tags), dtype=bool)
         self.is_leaf[self.parents[self.parents >= 0]] = False
@@ -105,15 +105,6 @@ class Taxonomy:
     def digest(self) -> str:
         """The sha256 of the canonical CSV, hex: the same for the same tags in the same order, whatever the file."""
         return hashlib.sha256(_write(self).encode()).hexdigest()
-
-
-def _measure_depth(parents: np.ndarray) -> np.ndarray:
-    depth = np.ones(len(parents), dtype=np.int32)
-    here = parents
-    while (here >= 0).any():
-        depth += here >= 0
-        here = np.where(here >= 0, parents[here], -1)
-    return depth
 
 
 def load(path: Path) -> Taxonomy:

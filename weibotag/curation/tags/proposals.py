@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from weibotag.core import schema
 from weibotag.core.errors import RequestError
+from weibotag.core.schema import arrow_schema
 from weibotag.posts.encodings import read_sound_records
 from weibotag.posts.writer import write_tables
 from weibotag.taxonomy.check import find_errors
@@ -16,6 +16,7 @@ from weibotag.taxonomy.reader import Row, join_list, split_list
 from weibotag.taxonomy.tree import Tag, Taxonomy
 
 FINDINGS, PROPOSALS, SPLITS, ABOUT = "findings.csv", "proposals.csv", "splits.parquet", "audit.json"
+FINDING, PROPOSAL = arrow_schema("findings"), arrow_schema("proposals")
 ACTIONS = ("merge", "alias", "move", "split", "relabel")
 YES = frozenset({"y", "yes", "1", "true", "x", "是", "对", "√"})
 NO = frozenset({"", "n", "no", "0", "false", "否", "不", "×"})
@@ -73,16 +74,14 @@ Found = Finding | Proposal
 def write_findings(findings: Iterable[Finding], path: Path) -> None:
     """Write findings, the strongest of each kind first."""
     ordered = sorted(findings, key=lambda finding: (finding.kind, -finding.strength, finding.tag))
-    form = schema.arrow_schema("findings")
-    write_tables([pa.Table.from_pylist(list(map(asdict, ordered)), form)], path, form)
+    write_tables([pa.Table.from_pylist(list(map(asdict, ordered)), FINDING)], path, FINDING)
 
 
 def write_proposals(proposals: Iterable[Proposal], path: Path) -> None:
     """Write proposals with an empty column `accept`, tags before posts, the surest first."""
     ordered = sorted(proposals, key=lambda one: (ACTIONS.index(one.action), -one.confidence, one.tag, one.post_id))
     rows = [asdict(one) | {"accept": "", "from": join_list(one.removed), "to": join_list(one.added)} for one in ordered]
-    form = schema.arrow_schema("proposals")
-    write_tables([pa.Table.from_pylist(rows, form)], path, form)
+    write_tables([pa.Table.from_pylist(rows, PROPOSAL)], path, PROPOSAL)
 
 
 def read_proposals(path: Path, accept: str | None) -> list[Proposal]:
@@ -95,7 +94,7 @@ def read_proposals(path: Path, accept: str | None) -> list[Proposal]:
     if not path.is_file():
         raise RequestError(f"{path}: no such file; expected the folder that `weibotag taxonomy audit` wrote")
     names, records = read_sound_records(path, "csv", "mend this line")
-    missing = [name for name in schema.arrow_schema("proposals").names if name not in (*names, "reason", "evidence")]
+    missing = [name for name in PROPOSAL.names if name not in (*names, "reason", "evidence")]
     if missing:
         raise RequestError(f"{path} has no column {', '.join(missing)}; found {', '.join(names) or 'none'}")
     accepted = []
