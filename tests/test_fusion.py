@@ -115,7 +115,7 @@ def test_a_network_answers_as_well_from_a_copy_of_its_files(tmp_path: Path) -> N
 
 def test_easy_negatives_cost_little_and_the_tree_holds_in_half_precision() -> None:
     torch = pytest.importorskip("torch", reason="networks are trained with torch")
-    from weibotag.training.network.layers import TreeHead, asymmetric_loss
+    from weibotag.training.network.architectures.network import TreeHead, asymmetric_loss
 
     log_p = torch.log(torch.tensor([[0.9, 0.99, 0.98, 0.1]]))
     gold = torch.tensor([[1.0, 0.0, 0.0, 0.0]])

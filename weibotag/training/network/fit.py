@@ -21,9 +21,8 @@ from weibotag.taggers.tagger import Ensemble
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.training.dataset import Dataset, Learnt, Lesson, NetworkOptions
 from weibotag.training.network.architectures.fusions import build
-from weibotag.training.network.architectures.network import Network
+from weibotag.training.network.architectures.network import Network, asymmetric_loss, drop_modalities
 from weibotag.training.network.export import WEIGHTS, PretrainedNetwork, export
-from weibotag.training.network.layers import asymmetric_loss, drop_modalities
 from weibotag.training.network.loop import (
     OWN,
     TrainingLoop,

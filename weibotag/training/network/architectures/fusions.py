@@ -5,9 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from weibotag.training.network.architectures.network import Network, Shape
+from weibotag.training.network.architectures.network import AttentionPooling, Network, Shape, attend, pool_mean
 from weibotag.training.network.architectures.transformer import Transformer
-from weibotag.training.network.layers import AttentionPooling, attend, pool_mean
 from weibotag.training.network.settings import PRESETS, resolve
 
 

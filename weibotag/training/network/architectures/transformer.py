@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weibotag.features.post_arrays import MOST_CELLS, MOST_CHARACTERS, MOST_GRIDS
-from weibotag.training.network.architectures.network import Network, Shape
-from weibotag.training.network.layers import AttentionLayer, pool_mean
+from weibotag.training.network.architectures.network import AttentionLayer, Network, Shape, pool_mean
 from weibotag.training.network.settings import TransformerOptions
 
 HEADS = 4
