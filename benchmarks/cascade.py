@@ -37,8 +37,7 @@ from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring.thresholds import micro_f1
-from weibotag.taggers.answering import open_answerer, open_codebook, open_taxonomy
-from weibotag.taggers.tagger_ref import BudgetPlan
+from weibotag.taggers.answering import BudgetPlan, open_answerer, open_codebook, open_taxonomy
 from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.dataset import gold_matrix
 from weibotag.training.train import train_model

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix, identity
 
+from weibotag.core.arrays import rank_in_runs
+
 BINS = 15
 # Jain, Prabhu, Varma 2016, table 3: what fits data sets in general.
 PROPENSITY_A, PROPENSITY_B = 0.55, 1.5
@@ -27,15 +29,11 @@ class Ranked:
     def keep(self, mask: np.ndarray) -> "Ranked":
         """Return the pairs where `mask` holds, with their places counted anew."""
         rows = self.rows[mask]
-        return Ranked(rows, self.columns[mask], self.scores[mask], _place(rows))
+        return Ranked(rows, self.columns[mask], self.scores[mask], rank_in_runs(rows))
 
     def matrix(self, shape: tuple[int, int]) -> csr_matrix:
         """Return the pairs as a 0/1 matrix."""
         return csr_matrix((np.ones(len(self.rows), dtype=np.int32), (self.rows, self.columns)), shape=shape)
-
-
-def _place(rows: np.ndarray) -> np.ndarray:
-    return np.arange(len(rows)) - np.searchsorted(rows, rows)
 
 
 def rank(rows: np.ndarray, columns: np.ndarray, scores: np.ndarray) -> Ranked:
@@ -44,7 +42,7 @@ def rank(rows: np.ndarray, columns: np.ndarray, scores: np.ndarray) -> Ranked:
     width = int(columns.max(initial=0)) + 1
     _, first = np.unique(rows[order] * width + columns[order], return_index=True)
     order = order[np.sort(first)]
-    return Ranked(rows[order], columns[order], scores[order], _place(rows[order]))
+    return Ranked(rows[order], columns[order], scores[order], rank_in_runs(rows[order]))
 
 
 def close(matrix: csr_matrix, closure: csr_matrix) -> csr_matrix:

@@ -13,7 +13,7 @@ from weibotag.core.errors import RequestError
 from weibotag.core.text_matching import fold
 from weibotag.scoring import metrics
 from weibotag.scoring.metrics import Ranked
-from weibotag.taxonomy.tree import Taxonomy
+from weibotag.taxonomy.tree import Taxonomy, label_matrix
 
 MODALITIES = ("neither", "text only", "pictures only", "text and pictures", "short text and pictures")
 # 爱了爱了, 绝绝子, 太好看了吧: so few characters seldom say what a picture shows.
@@ -165,11 +165,7 @@ def _count_training(tables: Iterable[pa.Table], taxonomy: Taxonomy) -> tuple[np.
     closure = taxonomy.closure_matrix()
     counts, posts = np.zeros(len(taxonomy), np.int64), 0
     for table in tables:
-        rows, ids = _flatten(table["tags"])
-        tags = _number(ids, lambda tag_id: taxonomy.index.get(tag_id, -1))
-        known = tags >= 0
-        ones = np.ones(int(known.sum()), np.int32)
-        given = csr_matrix((ones, (rows[known], tags[known])), shape=(len(table), len(taxonomy)))
+        given = label_matrix(table["tags"], taxonomy)
         counts += np.bincount(metrics.close(given, closure).indices, minlength=len(taxonomy))
         posts += len(table) - table["tags"].null_count
     if not posts:

@@ -1,11 +1,12 @@
 """Posts to tags: the tagger that was asked for, its thresholds, keywords and evidence."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,6 @@ from weibotag.taggers.cascade.policy import Cascade, choose_step, stages_of, tra
 from weibotag.taggers.model_folder import ABOUT, CASCADE, FUSED, RULES, TAXONOMY, Model, load_model
 from weibotag.taggers.rules import rules_tagger
 from weibotag.taggers.tagger import Tagger
-from weibotag.taggers.tagger_ref import TaggerRef
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.taxonomy.tree import load as load_taxonomy
 
@@ -28,6 +28,44 @@ from weibotag.taxonomy.tree import load as load_taxonomy
 GATHERED = ("wordings", "wordings_error", "vectors", "looked", "pictured")
 # The mark of a route of posts for which time ran out.
 LATE = "+late"
+
+
+@dataclass(frozen=True)
+class BudgetPlan:
+    """What a cascade may spend, and on what, as `weibotag plan` found it; all of it unset without a plan.
+
+    `rate` and `network_rate` are the least gains per millisecond for which a look is taken and the network asked (None: the
+    model's own), `floor` the rate below which a look is not worth it whatever time is left. `prices` are milliseconds of
+    steps, instead of the model's own; `loading` seconds for loading the models of stages; `budget` seconds of the whole run,
+    None for as long as looks pay.
+    """
+
+    rate: float | None = None
+    network_rate: float | None = None
+    floor: float = 0.0
+    prices: Mapping[str, float] = field(default_factory=dict)
+    loading: Mapping[str, float] = field(default_factory=dict)
+    budget: float | None = None
+
+
+@dataclass(frozen=True)
+class TaggerRef:
+    """The tagger that answers: `route` of the model, or of the taxonomy, at `place`, whose digest is `digest`.
+
+    `digest` is that of a model's model.json, or a taxonomy's own. `stages` are those whose bits the column `looked` has, in
+    order. `late` tells that time ran out before all was looked at that should have been.
+    """
+
+    route: str
+    place: str
+    digest: str
+    stages: tuple[str, ...] = ()
+    plan: BudgetPlan = field(default_factory=BudgetPlan)
+    late: bool = False
+
+    def request(self) -> dict[str, Any]:
+        """Return, for JSON, what an answer depends on: a run of another tagger or plan is another run."""
+        return {"route": self.route, "place": self.place, "digest": self.digest, "plan": asdict(self.plan)}
 
 
 def open_model(tagger: TaggerRef) -> Model:

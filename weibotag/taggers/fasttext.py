@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -53,8 +53,9 @@ def write_documents(table: pa.Table, spacing: str = "characters") -> list[str]:
     """
     lines = space_out(table["text"].to_pylist(), spacing)
     for name, mark in (("author", "a_"), ("channel", "c_")):
-        for row, value in _filled(table[name]):
-            lines[row] += f" {mark}{'_'.join(value.split())}"
+        for row, value in enumerate(table[name].to_pylist()):
+            if value:
+                lines[row] += f" {mark}{'_'.join(value.split())}"
     if "wordings" in table.column_names:
         wordings = table["wordings"].combine_chunks()
         offsets, values = list_parts(wordings)
@@ -83,10 +84,6 @@ def space_out(texts: Sequence[str], spacing: str = "characters") -> list[str]:
         spaced = np.full(places[-1] + 1 if len(places) else 0, BLANK, np.uint32)
         spaced[places] = codes
     return spaced.tobytes().decode(CODES, "surrogatepass").split("\n")
-
-
-def _filled(column: pa.ChunkedArray) -> Iterable[tuple[int, str]]:
-    return ((row, value) for row, value in enumerate(column.to_pylist()) if value)
 
 
 def _spell_wordings(words: Sequence[str], kinds: Sequence[str], spacing: str) -> str:

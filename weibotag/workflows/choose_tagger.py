@@ -8,8 +8,8 @@ from pathlib import Path
 
 from weibotag.core.errors import RequestError
 from weibotag.extraction.settings import Pipeline, check_looks, look_as_trained
+from weibotag.taggers.answering import BudgetPlan, TaggerRef
 from weibotag.taggers.model_folder import ABOUT, check_route, read_about
-from weibotag.taggers.tagger_ref import BudgetPlan, TaggerRef
 from weibotag.taxonomy.tree import load
 
 PLAN_FORMAT = 1

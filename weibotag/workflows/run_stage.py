@@ -26,9 +26,8 @@ from weibotag.extraction.settings import Pipeline, check_looks, look_as_trained
 from weibotag.posts.source import PostsSource
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.run_folder import Run
-from weibotag.taggers.answering import open_codebook, open_taxonomy
+from weibotag.taggers.answering import TaggerRef, open_codebook, open_taxonomy
 from weibotag.taggers.network import CALIBRATION, MATCH, Matcher
-from weibotag.taggers.tagger_ref import TaggerRef
 
 # Pictures whose findings are in memory at once; a vector has some 4 KB.
 PICTURE_ROWS = 2_000

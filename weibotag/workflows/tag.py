@@ -24,8 +24,7 @@ from weibotag.extraction.schedule import look
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.run_folder import KeptReceipt, Run, reject_parts
-from weibotag.taggers.answering import LATE, open_cascade, open_codebook, open_taxonomy, tag_posts
-from weibotag.taggers.tagger_ref import TaggerRef
+from weibotag.taggers.answering import LATE, TaggerRef, open_cascade, open_codebook, open_taxonomy, tag_posts
 from weibotag.workflows.choose_tagger import choose_tagger
 from weibotag.workflows.spend_budget import BudgetSummary, TimeBudget, look_within_budget
 
