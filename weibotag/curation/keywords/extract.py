@@ -2,9 +2,8 @@
 
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -106,12 +105,11 @@ class KeywordIndex:
         return np.divmod(np.unique(posts[rows > 0] * total + rows[rows > 0] - 1), total)
 
 
-def find_keywords(table: pa.Table, keywords: KeywordIndex) -> list[list[str]]:
+def find_keywords(table: pa.Table, keywords: KeywordIndex) -> pa.ListArray:
     """Return for each post the keywords of its channel that it mentions, each once, as they are written in the index."""
     posts, rows = keywords.find(table)
-    ends = np.searchsorted(posts, np.arange(len(table) + 1)).tolist()
-    words = keywords.keywords[rows].tolist()
-    return [words[low:high] for low, high in pairwise(ends)]
+    ends = pa.array(np.searchsorted(posts, np.arange(len(table) + 1)), pa.int32())
+    return pa.ListArray.from_arrays(ends, pa.array(keywords.keywords[rows], pa.string()))
 
 
 def read_keywords(path: Path) -> pa.Table:
@@ -165,7 +163,9 @@ def extract_keywords(
             before = read_counts(Path(earlier), table)
         else:
             past = request.model_copy(update={"posts": earlier, "where": None, "limit": None})
-            before = count_mentions(read_pictured(past, Rejects(), "reading earlier posts"), table)
+            index, before = KeywordIndex(table), np.zeros(len(table), np.int64)
+            for posts in read_pictured(past, Rejects(), "reading earlier posts"):
+                before += np.bincount(index.find(posts)[1], minlength=len(table))
         table = compare_with(table, before)
     write_tables([table], out, KEYWORDS)
     new = pc.sum(table["is_new"]).as_py()
@@ -295,14 +295,6 @@ def read_counts(path: Path, table: pa.Table) -> np.ndarray:
     counts = {(channel, fold(word).strip()): posts or 0 for channel, word, posts in rows}
     pairs = zip(table["channel"].to_pylist(), table["keyword"].to_pylist(), strict=True)
     return np.array([counts.get((channel, fold(word)), 0) for channel, word in pairs], np.int64)
-
-
-def count_mentions(tables: Iterable[pa.Table], keywords: pa.Table) -> np.ndarray:
-    """Return how many posts of tables mention the keywords of another, int64."""
-    index, counts = KeywordIndex(keywords), np.zeros(len(keywords), np.int64)
-    for table in tables:
-        counts += np.bincount(index.find(table)[1], minlength=len(keywords))
-    return counts
 
 
 def compare_with(table: pa.Table, before: np.ndarray) -> pa.Table:

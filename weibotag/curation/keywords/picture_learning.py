@@ -108,7 +108,7 @@ def read_lessons(tables: Iterable[pa.Table], index: KeywordIndex | None) -> Less
     everything = np.arange(1 << BITS, dtype=np.int32)
     for table in tables:
         if index is not None:
-            mentioned = pa.array(find_keywords(table.select(["text", "channel"]), index), pa.list_(pa.string()))
+            mentioned = find_keywords(table.select(["text", "channel"]), index)
             given = pc.coalesce(table["keywords"].combine_chunks(), mentioned)
             table = table.set_column(table.column_names.index("keywords"), "keywords", given)
         table = table.filter(pc.and_(table["keywords"].is_valid(), pc.greater(pc.list_value_length(table["wordings"]), 0)))
