@@ -117,7 +117,7 @@ def evaluate(
 def _compare_tags(
     truth: _Gold, answer: _Predicted, taxonomy: Taxonomy, training: tuple[np.ndarray, int] | None
 ) -> dict[str, Any]:
-    posts = len(truth.labelled)
+    posts, depth = len(truth.labelled), taxonomy.depth
     shape = (posts, len(taxonomy.ids))
     closure = taxonomy.closure_matrix()
     ranked = answer.tags.keep(truth.labelled[answer.tags.rows])
@@ -148,7 +148,7 @@ def _compare_tags(
         **summary,
         "at_k": _at_k(ranked, right, gold, 1 / metrics.propensities(counts, trained), frequency),
         "ece_pairs": int(scored.sum()),
-        "per_level": _per_level(by_tag, taxonomy.depth),
+        "per_level": {str(level): _describe_tags(by_tag[:, depth == level]) for level in np.unique(depth).tolist()},
         "per_frequency": {name: _describe_tags(by_tag[:, frequency == at]) for at, name in enumerate(FREQUENCIES)},
         "per_tag": _per_tag(by_tag, taxonomy.ids),
         "per_route": _per_route(by_post, answer.route, truth.labelled & answer.seen),
@@ -205,10 +205,6 @@ def _describe_tags(by_tag: np.ndarray) -> dict[str, float]:
         "gold": int(gold),
         "predicted": int(predicted),
     }
-
-
-def _per_level(by_tag: np.ndarray, depth: np.ndarray) -> dict[str, dict[str, float]]:
-    return {str(level): _describe_tags(by_tag[:, depth == level]) for level in np.unique(depth).tolist()}
 
 
 def _per_tag(by_tag: np.ndarray, ids: tuple[str, ...]) -> dict[str, dict[str, float]]:

@@ -64,12 +64,6 @@ COSTS = {"rules": 8, "linear": 24, "fast": 30, "xmc": 41}
 log = logging.getLogger(__name__)
 
 
-def load(target: str) -> object:
-    """Return what `module:name` names."""
-    module, _, name = target.partition(":")
-    return getattr(import_module(module), name)
-
-
 def check_names(names: Sequence[str]) -> None:
     """Raise RequestError for a name that is no tagger, MissingExtraError for a network where torch is absent."""
     if not names:
@@ -204,7 +198,8 @@ class Trainer:
             network = replace(lesson.options.network, network=name)
             lesson, place = replace(lesson, options=replace(lesson.options, network=network)), FUSED
         begun = perf_counter()
-        learnt = cast(Learner, load(LEARNERS[place]))(lesson)
+        module, _, function = LEARNERS[place].partition(":")
+        learnt = cast(Learner, getattr(import_module(module), function))(lesson)
         if name.startswith("text/"):
             # The words of the taxonomy are the same ones, whatever they are looked for in.
             kept = "rules" if place == "rules" else name
