@@ -1,11 +1,14 @@
 """`weibotag plan`: what a budget buys."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from weibotag.cli.answer import Answer
 from weibotag.cli.command import command
 from weibotag.extraction.requests import PlanRequest
+
+if TYPE_CHECKING:
+    from weibotag.workflows.plan import Plan
 
 # Points of the curve that the table shows.
 SHOWN = 12
@@ -35,7 +38,7 @@ def plan(request: PlanRequest) -> Answer:
     return Answer(plan, line, describe_curve(plan))
 
 
-def describe_curve(plan: dict[str, Any]) -> str:
+def describe_curve(plan: "Plan") -> str:
     """Return some points of the curve as a table, the knee and the chosen one among them."""
     curve = plan["curve"]
     every = max(1, len(curve) // SHOWN)
@@ -53,7 +56,7 @@ def describe_curve(plan: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw_plan(plan: dict[str, Any], path: Path) -> None:
+def draw_plan(plan: "Plan", path: Path) -> None:
     """Draw the curve of a plan."""
     from weibotag.workflows.plots import draw_curve
 
@@ -63,7 +66,7 @@ def draw_plan(plan: dict[str, Any], path: Path) -> None:
     draw_curve(path, points, plan["knee"], plan["budget"], "seconds", "expected micro-F1", title, references)
 
 
-def _share(quality: float, plan: dict[str, Any]) -> float:
+def _share(quality: float, plan: "Plan") -> float:
     """Return how much of the gain over text alone a quality is."""
     whole = plan["everything_quality"] - plan["text_alone_quality"]
     return (quality - plan["text_alone_quality"]) / whole if whole > 0 else 1.0

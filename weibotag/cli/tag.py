@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from weibotag.cli.answer import Answer, say
 from weibotag.cli.command import command
 from weibotag.core.errors import RequestError
 from weibotag.core.option import Argument, Quiet
 from weibotag.extraction.requests import Out, TagRequest
+
+if TYPE_CHECKING:
+    from weibotag.workflows.spend_budget import BudgetSummary
 
 
 @command("tag")
@@ -103,7 +106,7 @@ def describe_rejects(summary: Mapping[str, Any]) -> str:
     return f", {summary['rejects']:,} rows rejected (see {summary['run']}/rejects.csv)" if summary["rejects"] else ""
 
 
-def describe_pictures(pictures: dict[str, Any]) -> str:
+def describe_pictures(pictures: Mapping[str, Any]) -> str:
     """Return how many pictures a run met, how many the store knew, and how reposts that were looked at compare."""
     reposts = ""
     if pictures.get("reposts"):
@@ -111,7 +114,7 @@ def describe_pictures(pictures: dict[str, Any]) -> str:
     return f"{pictures['files']:,} pictures ({pictures['reused']:,} known before{reposts})"
 
 
-def describe_cascade(spent: dict[str, Any]) -> str:
+def describe_cascade(spent: "BudgetSummary") -> str:
     """Return what a cascade has spent on looks, and what it kept, in one line."""
     sample, whole = spent["sample"], spent["looking_at_everything_seconds"]
     kept = f", keeping {sample['kept']:.0%} of the gain (as {sample['posts']} posts tell)" if sample["posts"] else ""

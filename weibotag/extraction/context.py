@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any, TypedDict
 
 from weibotag.extraction.jobs import PictureReceipt, PictureTask, media_fingerprint
-from weibotag.extraction.settings import Pipeline
+from weibotag.extraction.settings import Pipeline, TrainedLooks
 from weibotag.runtime.findings_store import Store, default_root
 from weibotag.runtime.pool import plan_workers
 from weibotag.vision.face_gallery import open_gallery
@@ -135,13 +135,13 @@ class ExtractionContext:
             "gallery": None if gallery is None else hash_weights(gallery),
         }
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> TrainedLooks:
         """Return, for JSON, how pictures are looked at, so that whoever uses a model can look as its training did."""
         return {
             "stages": {name: stage.config.model_dump(mode="json") for name, stage in self.stages.items()},
             "fingerprints": dict(self.fingerprints),
             "media": self.pipeline.media.model_dump(mode="json"),
-            "words": dict(self.pipeline.words),
+            "words": {str(kind): column for kind, column in self.pipeline.words.items()},
         }
 
 

@@ -2,7 +2,7 @@
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
@@ -110,19 +110,30 @@ class Pipeline(Strict):
         return bool(self.model_fields_set.intersection(LOOKS))
 
 
-def look_as_trained(settings: Pipeline, about: dict[str, Any]) -> Pipeline:
+class TrainedLooks(TypedDict):
+    """How a training looked at pictures, as its JSON file says: settings by stage, fingerprints by stage, [media], words."""
+
+    stages: dict[str, dict[str, Any]]
+    fingerprints: dict[str, str]
+    media: dict[str, Any]
+    words: dict[str, str]
+
+
+def look_as_trained(settings: Pipeline, about: TrainedLooks) -> Pipeline:
     """Return a pipeline that looks at pictures as a training did, by what its model.json or match.json says.
 
     Where `settings` say how to look they stay: see `check_looks`.
     """
-    settings = settings.with_words(about.get("words", {}) | settings.words)
+    known = {**about.get("words", {}), **{str(kind): column for kind, column in settings.words.items()}}
+    settings = settings.with_words(known)
     if settings.says_how_to_look():
         return settings
-    trained = Pipeline(stages=tuple(about["stages"]), **about["stages"], media=about["media"])
+    looks = {"stages": tuple(about["stages"]), **about["stages"], "media": about["media"]}
+    trained = Pipeline.model_validate(looks)
     return settings.model_copy(update={name: getattr(trained, name) for name in LOOKS})
 
 
-def check_looks(settings: Pipeline, about: dict[str, Any], model: Path) -> None:
+def check_looks(settings: Pipeline, about: TrainedLooks, model: Path) -> None:
     """Raise ModelError where a pipeline does not look at pictures as a model's training did."""
     media = MediaSettings(**about["media"])
     if settings.media != media:

@@ -39,14 +39,14 @@ def choose_tagger(
     tagger = TaggerRef(route, str(model), digest)
     if plan is not None:
         tagger = replace(tagger, plan=read_plan(plan, route, digest))
-    pipeline = look_as_trained(pipeline, dict(about))
+    pipeline = look_as_trained(pipeline, about)
     if route == "rules":
         return tagger, pipeline.for_rules()
     if route == "cascade":
         pipeline = leave_out_what_can_not_run(pipeline)
         kept = {name: mark for name, mark in about["fingerprints"].items() if name in pipeline.stages}
         about = {**about, "fingerprints": kept}
-    check_looks(pipeline, dict(about), model)
+    check_looks(pipeline, about, model)
     return tagger, pipeline
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -61,7 +61,44 @@ class Budget:
         return {"s": self.amount, "ms": self.amount * posts / 1000, "x": self.amount * text_alone}[self.unit]
 
 
-def plan_tagging(request: PlanRequest) -> dict[str, Any]:
+class Point(TypedDict):
+    """Seconds of a whole run, and the micro-F1 that probabilities promise."""
+
+    seconds: float
+    quality: float
+
+
+class CurvePoint(Point):
+    """What a rate leads to."""
+
+    rate: float
+
+
+class Plan(TypedDict):
+    """What a plan file holds: what `tag` takes from it (see `BudgetPlan`), and the curve that it was chosen from."""
+
+    format: int
+    rate: float
+    network_rate: float
+    floor: float
+    prices: dict[str, float]
+    budget: float | None
+    chosen: int
+    expected: Point
+    knee: int
+    posts: int
+    text_alone_seconds: float
+    everything_seconds: float
+    text_alone_quality: float
+    everything_quality: float
+    curve: list[CurvePoint]
+    loading: dict[str, float]
+    model: str
+    posts_with_pictures: int
+    sample: int
+
+
+def plan_tagging(request: PlanRequest) -> Plan:
     """Time the steps of a cascade on posts, write the plan to the request's `out` and return it.
 
     All stages look at the pictures of its `sample` posts (the store keeps what they find), so the plan knows what the looks
@@ -93,9 +130,7 @@ def plan_tagging(request: PlanRequest) -> dict[str, Any]:
         # Reading, and twice (before looks and after) what is done for each post, come whatever is looked at.
         text_alone = fixed + LAST * posts * (cascade.prices["text"] / 1000)
         times = Times(posts, fixed + (1 + LAST) * reading * posts, text_alone, budget)
-        plan = times.plan(trace_curve(simulation, simulation.expected_f1), simulation)
-        plan["loading"] = {name: round(value, 3) for name, value in context.stats.loading.items()}
-        plan |= {"model": tagger.digest, "posts_with_pictures": survey.index.count, "sample": len(survey.chosen)}
+        plan = times.plan(trace_curve(simulation, simulation.expected_f1), simulation, survey, tagger.digest)
         run.finish(plan)
     write_json(plan, request.out)
     return plan
@@ -158,8 +193,8 @@ class Times:
     text_alone: float
     budget: Budget | None
 
-    def plan(self, curve: Curve, simulation: CascadeSimulation) -> dict[str, Any]:
-        """Return the plan as it is written."""
+    def plan(self, curve: Curve, simulation: CascadeSimulation, survey: Survey, model: str) -> Plan:
+        """Return the plan as it is written; `model` is the digest of the model that it is for."""
         cascade, prices = simulation.cascade, simulation.prices
         given = None if self.budget is None else self.budget.seconds(self.posts, self.text_alone)
         chosen = curve.knee if given is None else curve.reach(given - self.fixed)
@@ -184,9 +219,13 @@ class Times:
                 {"rate": float(rate), "seconds": round(self.fixed + seconds, 3), "quality": round(quality, 4)}
                 for rate, seconds, quality in zip(curve.rates, curve.seconds, curve.quality, strict=True)
             ],
+            "loading": {name: round(value, 3) for name, value in survey.context.stats.loading.items()},
+            "model": model,
+            "posts_with_pictures": survey.index.count,
+            "sample": len(survey.chosen),
         }
 
-    def _expect(self, curve: Curve, given: float | None, chosen: int) -> dict[str, float]:
+    def _expect(self, curve: Curve, given: float | None, chosen: int) -> Point:
         """Return the seconds that the run will take and the quality to be expected: a wave ends where the budget does."""
         seconds = float(curve.seconds[chosen])
         if given is not None:

@@ -6,7 +6,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from weibotag.extraction.ingest import count_posts, ingest, link, open_run, read
 from weibotag.extraction.post_table import VectorWords, open_vector_words, read_found, read_part
 from weibotag.extraction.requests import StageRequest
 from weibotag.extraction.schedule import look
-from weibotag.extraction.settings import Pipeline, check_looks, look_as_trained
+from weibotag.extraction.settings import Pipeline, TrainedLooks, check_looks, look_as_trained
 from weibotag.posts.source import PostsSource
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.run_folder import Run
@@ -196,8 +196,9 @@ def measure_similarity(
     at.
     """
     matcher = Matcher(model)
-    pipeline = look_as_trained(pipeline, matcher.about)
-    check_looks(pipeline, matcher.about, model)
+    trained = cast(TrainedLooks, matcher.about)
+    pipeline = look_as_trained(pipeline, trained)
+    check_looks(pipeline, trained, model)
     context = open_context(pipeline, quiet=quiet)
     asked = {"model": str(model), "digest": sha256_of(model / MATCH) + sha256_of(model / CALIBRATION)}
 
