@@ -15,6 +15,8 @@ from weibotag.posts.source import PostsSource
 NAMED = ("lite", "full", "gpu")
 STDIO = "-"
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+# An example of each option that takes NAME=COLUMN, by its field.
+PAIRS = {"columns": "--column text=content", "tasks": "--task mood=column", "words": "--words ocr=ocr_text"}
 BYTES = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
 
 Route = Literal["rules", "fast", "linear", "xmc", "text", "average", "fused", "cascade"]
@@ -30,7 +32,8 @@ def read_pairs(pairs: Any, info: ValidationInfo) -> Any:
     for pair in pairs:
         name, equals, column = str(pair).partition("=")
         if not (name.strip() and equals and column.strip()):
-            raise RequestError(f"{info.field_name} {pair!r}: expected NAME=COLUMN, as in text=content")
+            example = PAIRS[str(info.field_name)]
+            raise RequestError(f"{example.split()[0]} {pair!r}: expected NAME=COLUMN, as in {example}")
         parsed[name.strip()] = column.strip()
     return parsed
 
@@ -46,7 +49,7 @@ def read_amount(amount: Any, units: dict[str, float], expected: str, info: Valid
     except ValueError:
         found = -1.0
     if not 0 <= found < float("inf"):
-        raise RequestError(f"{info.field_name} {text!r}: expected {expected}")
+        raise RequestError(f"--{info.field_name} {text!r}: expected {expected}")
     return found
 
 
