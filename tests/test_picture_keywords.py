@@ -262,7 +262,7 @@ def test_words_of_columns_are_pictures_too(folder: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "line"), [
     (("train", "posts.parquet", "-o", "map"), "posts.parquet: no column wordings, so nothing is known of the pictures"),
-    (("posts.parquet", "-m", "none", "-o", "o.csv"), "none: not a map of pictures to keywords"),
+    (("posts.parquet", "-m", "none", "-o", "o.csv"), "none: not a map of pictures to keywords (No such file"),
     (("train", "pictured.parquet", "-o", "."), ".: exists and is no map"),
     (("train", "posts.parquet", "--wordings", "none.parquet", "-o", "map"), "--wordings none.parquet:"),
     (("train", "posts.csv", "-o", "map"), "posts.csv: column wordings is string"),

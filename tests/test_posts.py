@@ -204,6 +204,12 @@ def test_a_wrong_expression_is_one_line_that_names_the_columns(expression: str) 
     assert "\n" not in str(caught.value)
 
 
+def test_an_expression_on_a_column_that_duckdb_cannot_read_is_one_line() -> None:
+    table = pa.table({"n": [1], "wide": pa.array([1], pa.decimal256(50, 2))})
+    with pytest.raises(RequestError, match=r"Unsupported.*columns: n, wide"):
+        matches(table, "n = 1")
+
+
 def test_names_that_differ_in_case_alone_are_not_guessed() -> None:
     table = pa.table({"Split": ["a"], "split": ["b"], "n": [1]})
     assert matches(table, "n = 1").tolist() == [True]

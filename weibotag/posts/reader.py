@@ -79,8 +79,8 @@ def matches(table: pa.Table, expression: str) -> np.ndarray:
         "threads": "1",
     }
     with duckdb.connect(config=settings) as database:
-        database.register("posts", table.append_column(place, pa.array(np.arange(len(table)))))
         try:
+            database.register("posts", table.append_column(place, pa.array(np.arange(len(table)))))
             query = f'SELECT "{place}" FROM posts WHERE (\n{expression}\n)'
             if len(database.extract_statements(query)) != 1:
                 raise RequestError(f"expression {expression!r}: more than one statement; expected one condition")

@@ -19,7 +19,6 @@ from weibotag.core.errors import LockedError, RequestError
 from weibotag.core.files import atomic, write_parquet
 from weibotag.core.schema import arrow_schema, cast
 from weibotag.core.text_matching import fold
-from weibotag.posts.encodings import readable
 from weibotag.posts.result_files import read_listing, read_table
 from weibotag.taxonomy.tree import Taxonomy
 
@@ -116,8 +115,12 @@ def open_dictionary(path: Path) -> Iterator[Dictionary]:
 
 
 def _read_whole(path: Path) -> pa.Table:
-    with readable(path):
+    try:
         table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        # Not to be made again: its numbers are those of models that are in use.
+        raise RequestError(f"{path}: not a feature dictionary that can be read ({reason}); put a copy back") from error
     if table.schema.remove_metadata() != COLUMNS or (table.schema.metadata or {}).get(DIGEST) != _digest(table):
         raise RequestError(
             f"{path}: not as `weibotag keywords export` wrote it: features were changed or taken out; put a copy back"

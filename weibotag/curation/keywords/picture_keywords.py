@@ -175,8 +175,8 @@ def load_map(folder: Path) -> PictureMap:
     from safetensors.numpy import load_file
 
     try:
-        keywords = pq.read_table(folder / KEYWORDS_FILE, schema=LEARNT)
         parts = load_file(folder / WEIGHTS_FILE)
+        keywords = pq.read_table(folder / KEYWORDS_FILE, schema=LEARNT)
         shape = (len(parts["features"]), len(parts["prior"]))
         weights = csr_matrix((parts["data"], parts["indices"], parts["indptr"]), shape=shape)
         calibration = Calibration(parts["slope"], parts["offset"])
