@@ -4,6 +4,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from weibotag.core import __version__
+
 if TYPE_CHECKING:
     from weibotag.workflows.api import Model as Model
     from weibotag.workflows.api import Taxonomy as Taxonomy
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from weibotag.workflows.api import faces as faces
     from weibotag.workflows.api import ocr as ocr
 
-__version__ = "0.2.0"
+
 __all__ = ["Model", "Taxonomy", "__version__", "detect", "embed", "faces", "ocr"]
 
 # onnxruntime sends usage data over the network unless told otherwise before it is imported.

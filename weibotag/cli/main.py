@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from weibotag import __version__
 from weibotag.cli.command import Later
+from weibotag.core import __version__
 from weibotag.core.errors import RequestError, WeibotagError
 
 INTERRUPTED = 130

@@ -15,7 +15,6 @@ from typing import Any
 
 import psutil
 
-import weibotag
 from weibotag.runtime.worker import Receipt, perform
 
 EXIT_SECONDS = 10.0
@@ -287,6 +286,6 @@ def _set_aside(job: Mapping[str, Any], deaths: list[str], last_words: Iterable[s
 
 def _environment(threads: int) -> dict[str, str]:
     """Return this process's environment, in which a child finds the same weibotag and keeps to so many threads."""
-    paths = [str(Path(weibotag.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     limits = dict.fromkeys(THREADS, str(threads))
     return {**os.environ, **limits, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

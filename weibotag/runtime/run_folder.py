@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import BaseFileLock, FileLock, Timeout
 
-from weibotag import __version__
-from weibotag.core import schema
+from weibotag.core import __version__, schema
 from weibotag.core.errors import LockedError, RequestError
 from weibotag.core.files import TEMPORARY, atomic, remove_temporary, write_json, write_parquet
 from weibotag.runtime.worker import Receipt

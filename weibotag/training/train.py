@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix
 
-from weibotag import __version__
+from weibotag.core import __version__
 from weibotag.core.errors import RequestError
 from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import ingest, read_links

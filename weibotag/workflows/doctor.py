@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from weibotag import __version__
+from weibotag.core import __version__
 from weibotag.core.errors import RequestError, WeibotagError
 from weibotag.extraction.settings import Pipeline
 from weibotag.runtime.findings_store import Store, default_root

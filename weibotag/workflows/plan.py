@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from weibotag import __version__
+from weibotag.core import __version__
 from weibotag.core.errors import RequestError
 from weibotag.core.files import write_json
 from weibotag.extraction.context import ExtractionContext, open_context

@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 import pyarrow as pa
 
-from weibotag import __version__
+from weibotag.core import __version__
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import replace_folder
 from weibotag.extraction.context import ExtractionContext, open_context

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from weibotag import __version__
+from weibotag.core import __version__
 from weibotag.core.errors import MissingExtraError, RequestError
 from weibotag.core.files import sha256_of, sync_folder
 from weibotag.core.progress import bar
