@@ -166,7 +166,8 @@ class _Child:
                 if self.killed:
                     self.process.kill()
                     return
-                time.sleep(WATCH_SECONDS)
+                # A short silence is found out, however seldom one would look at a long one.
+                time.sleep(min(WATCH_SECONDS, self._limits.silence or WATCH_SECONDS))
         except psutil.Error:
             # It ended between two looks.
             return
