@@ -122,7 +122,10 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_is_unharmed(
     child = start(tag(tmp_path))
     try:
         wait_until(lambda: list(tmp_path.glob("out.csv.run/receipts/looks/*")), child)
+        # Stopped, it holds its folder for as long as the second takes to start.
+        os.kill(child.pid, signal.SIGSTOP)
         second = subprocess.run(tag(tmp_path), capture_output=True, text=True, timeout=SECONDS)
+        os.kill(child.pid, signal.SIGCONT)
         assert child.poll() is None, "the first run ended too early for a test"
         assert second.returncode == 4
         assert second.stdout == ""
