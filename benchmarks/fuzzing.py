@@ -1,0 +1,162 @@
+"""Run weibotag's command line on hostile input under limits, judge each run, and print what came of all of them.
+
+The fuzzers (`fuzz_*.py`) make the inputs; each input has a seed of its own, so that one that fails can be made again.
+"""
+
+import argparse
+import collections
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DOCUMENTED = frozenset({0, 1, 2, 3})
+STDERR_LINES, LINE_LENGTH = 40, 2_000
+# A run that asks for more is ended by the system: the machine is kept from harm, whatever the input.
+ADDRESS_SPACE = 16 << 30
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run ended: its exit code (negative for a signal), wall seconds, peak memory (MB) and stderr.
+
+    The memory is that of the largest process among the command and the children that it waited for.
+    """
+
+    code: int
+    seconds: float
+    megabytes: float
+    stderr: str
+
+
+def run(arguments: Sequence[str | bytes | Path], folder: Path, seconds: float = 60.0, stdin: bytes = b"") -> Outcome:
+    """Run `weibotag ARGUMENTS` in a folder; one that takes longer than `seconds` is ended, with its children."""
+    started = time.monotonic()
+    error_path = folder / f".stderr-{os.getpid()}"
+    with error_path.open("wb") as errors, tempfile.TemporaryFile() as given:
+        given.write(stdin)
+        given.seek(0)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "weibotag", *arguments],
+            cwd=folder,
+            stdin=given,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE)),
+        )
+        timer = threading.Timer(seconds, os.killpg, (child.pid, signal.SIGKILL))
+        timer.start()
+        _, status, usage = os.wait4(child.pid, 0)
+        timer.cancel()
+        child.returncode = os.waitstatus_to_exitcode(status)
+    stderr = error_path.read_bytes().decode("utf-8", "replace")
+    error_path.unlink()
+    return Outcome(child.returncode, time.monotonic() - started, usage.ru_maxrss / 1024, stderr)
+
+
+def faults(outcome: Outcome, seconds: float, megabytes: float, codes: frozenset[int] = DOCUMENTED) -> Iterator[str]:
+    """Yield what is wrong with a run, a short line each: nothing where it kept its promises."""
+    if outcome.seconds > seconds:
+        yield f"over {seconds:g} s"
+    elif outcome.code < 0:
+        yield f"ended by {signal.Signals(-outcome.code).name}"
+    elif outcome.code not in codes:
+        yield f"exit code {outcome.code}"
+    if outcome.megabytes > megabytes:
+        yield f"over {megabytes:g} MB"
+    if "Traceback" in outcome.stderr:
+        yield f"traceback: {outcome.stderr.strip().splitlines()[-1][:120]}"
+    lines = outcome.stderr.splitlines()
+    if len(lines) > STDERR_LINES or max(map(len, lines), default=0) > LINE_LENGTH:
+        yield f"stderr of {len(lines)} lines, the longest of {max(map(len, lines))} characters"
+    if outcome.code in codes - {0} and not outcome.stderr.strip():
+        yield f"exit code {outcome.code} without a word"
+
+
+@dataclass
+class Tally:
+    """What came of the inputs of one kind: exit codes, the slowest and the largest run, and every fault with its seed."""
+
+    kind: str
+    codes: collections.Counter[int] = field(default_factory=collections.Counter)
+    slowest: float = 0.0
+    largest: float = 0.0
+    failures: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, seed: int, outcome: Outcome, found: Sequence[str]) -> None:
+        """Count one run and what was wrong with it."""
+        self.codes[outcome.code] += 1
+        self.slowest = max(self.slowest, outcome.seconds)
+        self.largest = max(self.largest, outcome.megabytes)
+        self.failures += [(seed, fault) for fault in found]
+        for fault in found:
+            print(f"{self.kind} seed {seed}: {fault}", flush=True)
+
+
+Trial = Callable[[random.Random, Path], tuple[Outcome, list[str]]]
+
+
+def fuzz(kinds: dict[str, Trial], count: int, seed: int) -> int:
+    """Run `count` trials of each kind, print a table, and return 1 if any failed.
+
+    A trial gets a random number generator and an empty folder, makes an input, runs commands on it, and returns the last
+    outcome with all that was wrong.
+    """
+    tallies = []
+    for kind, trial in kinds.items():
+        tally = Tally(kind)
+        for number in range(seed, seed + count):
+            with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+                tally.add(number, *trial(random.Random(f"{kind}-{number}"), Path(folder)))
+        tallies.append(tally)
+    print("kind                 inputs  exit codes                     slowest s  most MB  faults")
+    for tally in tallies:
+        codes = " ".join(f"{code}:{times}" for code, times in sorted(tally.codes.items()))
+        total, failed = tally.codes.total(), len({seed for seed, _ in tally.failures})
+        print(f"{tally.kind:<20} {total:>6}  {codes:<30} {tally.slowest:>9.1f} {tally.largest:>8.0f} {failed:>7}")
+    return int(any(tally.failures for tally in tallies))
+
+
+def main(kinds: dict[str, Trial], description: str | None) -> None:
+    """Read `--kind`, `--seed` and `--count`, fuzz, and exit 1 if anything failed."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--kind", choices=kinds, help="one kind of input only")
+    parser.add_argument("--seed", type=int, default=0, help="of the first input; the others follow")
+    parser.add_argument("--count", type=int, default=100, help="inputs of each kind")
+    asked = parser.parse_args()
+    chosen = {asked.kind: kinds[asked.kind]} if asked.kind else kinds
+    sys.exit(fuzz(chosen, asked.count, asked.seed))
+
+
+def mutated(data: bytes, chance: random.Random, most: int = 8) -> bytes:
+    """Return bytes with a few changes: bytes replaced, pieces cut, doubled, moved or overwritten, or the end cut off."""
+    changed = bytearray(data)
+    for _ in range(chance.randint(1, most)):
+        if not changed:
+            return b""
+        at = chance.randrange(len(changed))
+        piece = slice(at, at + chance.choice((1, 2, 4, 16, 256)))
+        match chance.randrange(6):
+            case 0:
+                changed[at] = chance.randrange(256)
+            case 1:
+                changed[piece] = chance.choice((b"\x00", b"\xff", b"\x7f", b"\x80")) * len(changed[piece])
+            case 2:
+                del changed[piece]
+            case 3:
+                changed[at:at] = changed[piece] * chance.choice((1, 1, 1, 50))
+            case 4:
+                changed[at:at] = chance.randbytes(chance.randint(1, 8))
+            case _:
+                if chance.random() < 0.3:
+                    del changed[at:]
+    return bytes(changed)
