@@ -26,6 +26,10 @@ class ModelError(RequestError):
     """The model folder can't be read, or was trained on something else than it is asked to work on."""
 
 
+class OwnFileError(ModelError):
+    """A file that weibotag wrote (of a model, a plan, a gallery …) is absent, damaged or altered."""
+
+
 class PartialError(WeibotagError):
     """Some parts failed or were set aside; the rest is written, the same command tries them again."""
 
