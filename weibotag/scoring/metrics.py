@@ -1,6 +1,7 @@
 """Numbers that say how well tags, scores and keywords agree with gold: matrices in, numbers out."""
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 from scipy.sparse import csr_matrix, identity
@@ -34,6 +35,14 @@ class Ranked:
     def matrix(self, shape: tuple[int, int]) -> csr_matrix:
         """Return the pairs as a 0/1 matrix."""
         return csr_matrix((np.ones(len(self.rows), dtype=np.int32), (self.rows, self.columns)), shape=shape)
+
+
+class Agreement(TypedDict):
+    """Precision, recall and f1 of what was predicted against gold, 0 to 1."""
+
+    precision: float
+    recall: float
+    f1: float
 
 
 def rank(rows: np.ndarray, columns: np.ndarray, scores: np.ndarray) -> Ranked:
@@ -71,13 +80,14 @@ def agreements(counts: np.ndarray) -> dict[str, np.ndarray]:
     return {"precision": divide(hits, predicted), "recall": divide(hits, gold), "f1": divide(2 * hits, gold + predicted)}
 
 
-def agreement(counts: np.ndarray) -> dict[str, float]:
+def agreement(counts: np.ndarray) -> Agreement:
     """Return micro-averaged precision, recall and f1 of summed counts (hits, gold, predicted).
 
     precision = hits / predicted, recall = hits / gold, f1 = 2 hits / (gold + predicted); 0 where the divisor is 0
     (Manning, Raghavan, Schütze 2008, chapters 8.3 and 13.6).
     """
-    return {name: float(value) for name, value in agreements(counts).items()}
+    precision, recall, f1 = (float(value) for value in agreements(counts).values())
+    return {"precision": precision, "recall": recall, "f1": f1}
 
 
 def macro_f1(by_tag: np.ndarray) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,18 @@ from scipy.sparse import csr_matrix
 from weibotag.core.errors import RequestError
 from weibotag.core.text_matching import fold
 from weibotag.scoring import metrics
-from weibotag.scoring.metrics import Ranked
+from weibotag.scoring.metrics import Agreement, Ranked
+from weibotag.scoring.report_tables import (
+    CutFigures,
+    KeywordFigures,
+    ModalityFigures,
+    Report,
+    RouteFigures,
+    TagAgreement,
+    TagReport,
+    TagsAgreement,
+    TagSummary,
+)
 from weibotag.taxonomy.tree import Taxonomy, label_matrix
 
 MODALITIES = ("neither", "text only", "pictures only", "text and pictures", "short text and pictures")
@@ -67,33 +78,13 @@ def evaluate(
     gold: Iterable[pa.Table],
     taxonomy: Taxonomy,
     train: Iterable[pa.Table] | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Return the report, ready for JSON, on tables "tags" (`predicted`) against tables "posts" (`gold`), any order.
 
     Posts are joined by post_id. Gold and predicted tags are compared with their ancestors added (closed sets). How frequent
-    a tag is, is counted in the posts of `train` (tables "posts", ancestors added), or without them in `gold`.
-
-    - `posts`: posts with gold tags (an empty list is "no tag"; null is not labelled); all metrics are over these.
-    - `missing`: how many of them were not predicted; they count as predicted empty.
-    - `unlabelled`: posts left out because nothing is known of their tags: gold null, or predicted without a gold row.
-    - `unknown_tags`: gold (post, tag) pairs left out because the taxonomy does not have the tag.
-    - `micro_f1`, `micro_precision`, `micro_recall`: over all pairs of all levels, see `metrics.agreement`.
-    - `macro_f1`, `leaf_p_at_1`, `p_at_5`, `hierarchical_f1`: see the functions of `metrics`.
-    - `at_k`: k ("1", "3", "5") to precision (see `metrics.precision_at`), propensity_scored (PSP@k: what the right ones of
-      the k best scored tags are worth, one over their propensity each, as a share of what the k best could be worth), and
-      the precision among head, torso or tail tags alone, over the posts with a gold one. A file of tags has none below its
-      threshold; those count as wrong.
-    - `per_frequency`: head, torso, tail (see `metrics.divide_by_frequency`) to the same figures as `per_level`.
-    - `ece`: expected calibration error of the `ece_pairs` predicted (post, tag) pairs that have a score; null for none.
-    - `per_level`: level ("1" is the first) to precision, recall, f1, tags of the taxonomy, gold and predicted pairs.
-    - `per_tag`: tags with a gold or predicted post, to precision, recall, f1, gold and predicted posts.
-    - `per_route`: route to posts and micro_f1, over the predicted posts ("unknown" where the route is empty).
-    - `per_modalities`: what posts have (each stands in one of `MODALITIES`: short is a text of at most ten characters, blank
-      is none, clips are pictures) to posts, micro_f1, leaf_p_at_1 and ece.
-    - `keywords`: see `_compare_keywords`; null when no post has gold keywords.
-
-    Where only keywords are gold, the metrics of tags are null. Raises RequestError when neither is, when a post_id
-    comes twice, or when a predicted tag is not in the taxonomy.
+    a tag is, is counted in the posts of `train` (tables "posts", ancestors added), or without them in `gold`. Raises
+    RequestError when there are neither gold tags nor keywords, when a post_id comes twice, or when a predicted tag is not in
+    the taxonomy.
     """
     vocabulary: dict[str, int] = {}
     truth = _read_gold(gold, taxonomy, vocabulary)
@@ -116,7 +107,7 @@ def evaluate(
 
 def _compare_tags(
     truth: _Gold, answer: _Predicted, taxonomy: Taxonomy, training: tuple[np.ndarray, int] | None
-) -> dict[str, Any]:
+) -> TagReport:
     posts, depth = len(truth.labelled), taxonomy.depth
     shape = (posts, len(taxonomy.ids))
     closure = taxonomy.closure_matrix()
@@ -129,7 +120,7 @@ def _compare_tags(
     leaf_right = metrics.right_at_1(ranked, right, closure, posts)
     scored = ~np.isnan(ranked.scores)
     micro = metrics.agreement(by_tag.sum(axis=1))
-    summary = {
+    summary: TagSummary = {
         "micro_f1": micro["f1"],
         "micro_precision": micro["precision"],
         "micro_recall": micro["recall"],
@@ -140,7 +131,7 @@ def _compare_tags(
         "ece": metrics.expected_calibration_error(ranked.scores[scored], right[scored]),
     }
     if not truth.labelled.any():
-        summary = dict.fromkeys(summary)
+        summary = cast(TagSummary, dict.fromkeys(summary))
     counts, trained = training or (by_tag[1], int(truth.labelled.sum()))
     frequency = metrics.divide_by_frequency(counts)
     kinds = np.where(truth.labelled, truth.modality, -1)
@@ -175,28 +166,30 @@ def _count_training(tables: Iterable[pa.Table], taxonomy: Taxonomy) -> tuple[np.
 
 def _at_k(
     ranked: Ranked, right: np.ndarray, gold: csr_matrix, worth: np.ndarray, frequency: np.ndarray
-) -> dict[str, dict[str, float]]:
+) -> dict[str, CutFigures]:
     rows, columns = gold.nonzero()
     if not len(rows):
         return {}
     best = metrics.rank(rows.astype(np.int64), columns.astype(np.int64), worth[columns])
-    groups = [("precision", ranked, right, len(np.unique(rows)))]
-    for number, name in enumerate(FREQUENCIES):
+    groups = [(ranked, right, len(np.unique(rows)))]
+    for number in range(len(FREQUENCIES)):
         inside = frequency[ranked.columns] == number
-        groups.append((name, ranked.keep(inside), right[inside], len(np.unique(rows[frequency[columns] == number]))))
-    cuts = {}
+        groups.append((ranked.keep(inside), right[inside], len(np.unique(rows[frequency[columns] == number]))))
+    cuts: dict[str, CutFigures] = {}
     for k in CUTS:
         found = worth[ranked.columns[right & (ranked.place < k)]].sum()
-        shares = {name: metrics.precision_at(own, own_right, k, posts) for name, own, own_right, posts in groups}
+        whole, head, torso, tail = (metrics.precision_at(own, own_right, k, posts) for own, own_right, posts in groups)
         cuts[str(k)] = {
-            "precision": shares.pop("precision"),
+            "precision": whole,
             "propensity_scored": float(metrics.divide(found, worth[best.columns[best.place < k]].sum())),
-            **shares,
+            "head": head,
+            "torso": torso,
+            "tail": tail,
         }
     return cuts
 
 
-def _describe_tags(by_tag: np.ndarray) -> dict[str, float]:
+def _describe_tags(by_tag: np.ndarray) -> TagsAgreement:
     """Return the agreement over some tags together, and how many they are and have."""
     hits, gold, predicted = by_tag.sum(axis=1)
     return {
@@ -207,16 +200,17 @@ def _describe_tags(by_tag: np.ndarray) -> dict[str, float]:
     }
 
 
-def _per_tag(by_tag: np.ndarray, ids: tuple[str, ...]) -> dict[str, dict[str, float]]:
+def _per_tag(by_tag: np.ndarray, ids: tuple[str, ...]) -> dict[str, TagAgreement]:
     tags = np.flatnonzero(by_tag[1] + by_tag[2])
     counts = by_tag[:, tags]
     columns = {**metrics.agreements(counts), "gold": counts[1], "predicted": counts[2]}
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return {ids[tag]: dict(zip(columns, row, strict=True)) for tag, row in zip(tags.tolist(), rows, strict=True)}
+    found = {ids[tag]: dict(zip(columns, row, strict=True)) for tag, row in zip(tags.tolist(), rows, strict=True)}
+    return cast(dict[str, TagAgreement], found)
 
 
-def _per_route(by_post: np.ndarray, route: np.ndarray, counted: np.ndarray) -> dict[str, dict[str, float]]:
-    routes = {}
+def _per_route(by_post: np.ndarray, route: np.ndarray, counted: np.ndarray) -> dict[str, RouteFigures]:
+    routes: dict[str, RouteFigures] = {}
     for name in sorted(set(route[counted].tolist())):
         inside = counted & (route == name)
         routes[name] = {"posts": int(inside.sum()), "micro_f1": metrics.agreement(by_post[:, inside].sum(axis=1))["f1"]}
@@ -225,8 +219,8 @@ def _per_route(by_post: np.ndarray, route: np.ndarray, counted: np.ndarray) -> d
 
 def _per_modalities(
     ranked: Ranked, right: np.ndarray, leaf_right: np.ndarray, by_post: np.ndarray, modality: np.ndarray
-) -> dict[str, dict[str, float | None]]:
-    groups = {}
+) -> dict[str, ModalityFigures]:
+    groups: dict[str, ModalityFigures] = {}
     for number in np.unique(modality[modality >= 0]).tolist():
         inside = modality == number
         scored = inside[ranked.rows] & ~np.isnan(ranked.scores)
@@ -239,12 +233,8 @@ def _per_modalities(
     return groups
 
 
-def _compare_keywords(truth: _Gold, answer: _Predicted, words: int) -> dict[str, float] | None:
-    """Return precision, recall, f1 and recall_at_10 of keywords over the posts with gold keywords; None without any.
-
-    Keywords are compared as sets, case- and width-folded, summed over posts (micro). recall_at_10 is the share of gold
-    keywords among the 10 best scored predicted ones of their post.
-    """
+def _compare_keywords(truth: _Gold, answer: _Predicted, words: int) -> KeywordFigures | None:
+    """Return the figures of keywords; None where no post has gold ones."""
     shape = (len(truth.labelled), words)
     gold = truth.keywords.matrix(shape)
     has_gold = gold.getnnz(axis=1) > 0
@@ -253,7 +243,7 @@ def _compare_keywords(truth: _Gold, answer: _Predicted, words: int) -> dict[str,
     ranked = answer.keywords.keep(has_gold[answer.keywords.rows])
     first_ten = ranked.keep(ranked.place < 10)
 
-    def compare(pairs: Ranked) -> dict[str, float]:
+    def compare(pairs: Ranked) -> Agreement:
         return metrics.agreement(metrics.count(gold, pairs.matrix(shape), axis=1).sum(axis=1))
 
     return {"posts": int(has_gold.sum()), **compare(ranked), "recall_at_10": compare(first_ten)["recall"]}

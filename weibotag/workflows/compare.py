@@ -80,12 +80,12 @@ class Contender:
 class ContenderFigures(TypedDict):
     """What is said of a tagger: see `FIGURES`; null where no post is of the kind."""
 
-    micro_f1: float
+    micro_f1: float | None
     micro_f1_pictures: float | None
     micro_f1_text_only: float | None
-    micro_f1_no_channel: float
-    macro_f1: float
-    leaf_p_at_1: float
+    micro_f1_no_channel: float | None
+    macro_f1: float | None
+    leaf_p_at_1: float | None
     ece: float | None
     training_seconds: float
     microseconds: float
@@ -230,7 +230,7 @@ def score(
         if not any(mask.any() for mask in masks):
             return None
         some = [table.filter(pa.array(mask)) for table, mask in zip(tests, masks, strict=True)]
-        return float(evaluate(answers, some, taxonomy)["micro_f1"])
+        return evaluate(answers, some, taxonomy)["micro_f1"]
 
     return {
         "micro_f1": whole["micro_f1"],
@@ -280,7 +280,7 @@ def write(report: Comparison, folder: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["tagger", *FIGURES])
         writer.writerows([name, *own.values()] for name, own in report["taggers"].items())
-    points = {name: (own["microseconds"], own["micro_f1"]) for name, own in report["taggers"].items()}
+    points = {name: (own["microseconds"], own["micro_f1"] or 0.0) for name, own in report["taggers"].items()}
     for suffix in (".png", ".svg"):
         draw_scatter(
             folder / f"compare{suffix}", points, "microseconds a post", "micro-F1", "Quality of taggers against their cost"
