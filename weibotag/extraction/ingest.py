@@ -16,6 +16,7 @@ from weibotag.core.progress import bar
 from weibotag.extraction.context import ExtractionContext
 from weibotag.extraction.jobs import link_files
 from weibotag.extraction.reposts import give_findings
+from weibotag.posts.passing import set_apart
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
@@ -99,6 +100,11 @@ def link(run: Run, parts: Iterable[str], limits: MediaLimits, quiet: bool) -> No
             links = link_files(posts, limits, known)
             progress.advance(len(links))
             run.write("links", part, links)
+
+
+def read_part_posts(run: Run, part: str) -> pa.Table:
+    """Return the posts of a part, the columns that pass through set apart."""
+    return set_apart(pq.read_table(run.path("posts", part)))
 
 
 def read_links(run: Run, part: str) -> pa.Table:

@@ -7,10 +7,9 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from weibotag.extraction.context import ExtractionContext
-from weibotag.extraction.ingest import read_links
+from weibotag.extraction.ingest import read_links, read_part_posts
 from weibotag.features.post_arrays import collect_vectors
 from weibotag.features.visual_codes import Codebook, ZeroShot, open_zero_shot
 from weibotag.features.wordings import Findings, collect_wordings
@@ -160,7 +159,7 @@ def read_part(
     Words that the posts bring along (`Pipeline.words`) are among the wordings. Without those columns where no post of the
     part has pictures.
     """
-    posts = pq.read_table(run.path("posts", part))
+    posts = read_part_posts(run, part)
     links = read_links(run, part)
     for start in range(0, len(posts), ROWS):
         some = posts.slice(start, ROWS)

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import STRINGS, WORDING
+from weibotag.posts.passing import find_column, known_names
 
 MARKS = re.compile("[;,；，、]")
 # What is left of a JSON array of words that was split at its commas.
@@ -40,11 +41,13 @@ def split_words(cell: str, kind: str) -> list[str]:
 
 
 def _list_words(table: pa.Table, kind: str, column: str) -> pa.ListArray:
-    if column not in table.column_names:
-        near = get_close_matches(column, table.column_names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(table.column_names)}"
+    found = find_column(table, column)
+    if found is None:
+        names = known_names(table)
+        near = get_close_matches(column, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
         raise RequestError(f"words {kind}={column}: the posts have no column {column!r}; {hint}")
-    cells = table[column].combine_chunks()
+    cells = found.combine_chunks()
     try:
         if pa.types.is_nested(cells.type):
             lists = cells.cast(STRINGS).to_pylist()

@@ -30,6 +30,7 @@ from weibotag.posts.encodings import (
     read_records,
     readable,
 )
+from weibotag.posts.passing import free_name
 
 # The room that the user knows these warnings by.
 logger = logging.getLogger("weibotag.posts.reader")
@@ -92,10 +93,7 @@ def lay_out(path: Path, columns: tuple[tuple[str, str], ...], alone: bool) -> La
     for name in types:
         if name in taken.values():
             continue
-        shown = name or "unnamed"
-        while shown in RESERVED or shown in passed or (shown != name and shown in types):
-            shown += "_in"
-        passed[shown] = name
+        passed[free_name(name or "unnamed", RESERVED | passed.keys(), types)] = name
     return Layout(path, text, delimiter, types, taken, passed)
 
 

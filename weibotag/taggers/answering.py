@@ -17,6 +17,7 @@ from weibotag.core.arrays import rows_of
 from weibotag.core.schema import TAG, arrow_schema
 from weibotag.features.visual_codes import Codebook
 from weibotag.features.vocabulary import Vocabulary, add_attended, find_keywords
+from weibotag.posts.passing import pass_through
 from weibotag.taggers.cascade.policy import Cascade, choose_step, stages_of, translate
 from weibotag.taggers.model_folder import ABOUT, CASCADE, FUSED, RULES, TAXONOMY, Model, load_model
 from weibotag.taggers.rules import rules_tagger
@@ -24,8 +25,6 @@ from weibotag.taggers.tagger import Tagger
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.taxonomy.tree import load as load_taxonomy
 
-# What `gather` adds to posts, and no output has.
-GATHERED = ("wordings", "wordings_error", "vectors", "looked", "pictured")
 # The mark of a route of posts for which time ran out.
 LATE = "+late"
 
@@ -213,11 +212,7 @@ def _tag_table(
     answer = pa.table(columns, schema=arrow_schema("tags"))
     for name, values in _answer_tasks(table, tagger).items():
         answer = answer.append_column(name, values)
-    own = {*arrow_schema("posts").names, *GATHERED, *answer.column_names}
-    for name in table.column_names:
-        if name not in own:
-            answer = answer.append_column(table.schema.field(name), table[name])
-    return answer
+    return pass_through(answer, table)
 
 
 def _name_attended(

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from weibotag.extraction.context import ExtractionContext
-from weibotag.extraction.ingest import read_links
+from weibotag.extraction.ingest import read_links, read_part_posts
 from weibotag.extraction.jobs import PictureTask
 from weibotag.extraction.post_table import VectorWords, add_findings, ask_store
 from weibotag.posts.supplied_words import add_given
@@ -63,7 +62,7 @@ class PictureIndex:
         """Return posts of a part, by their places among those of the part here, with what is known of their pictures."""
         links = read_links(self._run, part)
         named = pc.unique(links.filter(pc.is_valid(links["file_id"]))["post_id"]).take(pa.array(wanted))
-        posts = pq.read_table(self._run.path("posts", part))
+        posts = read_part_posts(self._run, part)
         table = posts.take(pc.index_in(named, posts["post_id"].combine_chunks()))
         own = links.filter(pc.is_in(links["post_id"], named))
         table = add_findings(table, own, self._context, self._words, with_vectors=True)

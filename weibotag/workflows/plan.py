@@ -8,13 +8,12 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from weibotag.core import __version__
 from weibotag.core.errors import RequestError
 from weibotag.core.files import write_json
 from weibotag.extraction.context import ExtractionContext, open_context
-from weibotag.extraction.ingest import count_posts, ingest, link, read_links
+from weibotag.extraction.ingest import count_posts, ingest, link, read_links, read_part_posts
 from weibotag.extraction.pipeline_files import choose_pipeline
 from weibotag.extraction.post_table import open_vector_words
 from weibotag.extraction.requests import PlanRequest
@@ -163,7 +162,7 @@ class Survey:
         spent = (perf_counter() - begun) / max(1, len(self.chosen))
         plain = []
         for part in self.index.places:
-            posts = pq.read_table(self.run.path("posts", part))
+            posts = read_part_posts(self.run, part)
             linked = pc.is_in(posts["post_id"], pc.unique(read_links(self.run, part)["post_id"]))
             plain.append(posts.filter(pc.invert(linked)).slice(0, max(1, PLAIN // len(self.index.places))))
         whole = pa.concat_tables([*tables, *plain], promote_options="default")

@@ -11,7 +11,6 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from weibotag.core.errors import PartialError
 from weibotag.core.files import sha256_of, write_json
@@ -23,6 +22,7 @@ from weibotag.extraction.post_table import VectorWords, open_vector_words, read_
 from weibotag.extraction.requests import StageRequest
 from weibotag.extraction.schedule import look
 from weibotag.extraction.settings import Pipeline, TrainedLooks, check_looks, look_as_trained
+from weibotag.posts.passing import pass_through
 from weibotag.posts.source import PostsSource
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.run_folder import Run
@@ -203,13 +203,8 @@ def measure_similarity(
     asked = {"model": str(model), "digest": sha256_of(model / MATCH) + sha256_of(model / CALIBRATION)}
 
     def list_rows(run: Run, part: str) -> Iterator[pa.Table]:
-        own = arrow_schema("posts").names
-        others = [name for name in pq.read_schema(run.path("posts", part)).names if name not in own]
         for table in read_part(run, part, context, None, with_vectors=True):
-            answer = list_similarity(table, matcher.measure)
-            for name in others:
-                answer = answer.append_column(name, table[name])
-            yield answer
+            yield pass_through(list_similarity(table, matcher.measure), table)
 
     return look_and_list(source, out, SIMILARITY, context, list_rows, arrow_schema(SIMILARITY), run_folder, asked)
 

@@ -9,6 +9,7 @@ from typing import Literal
 import pyarrow as pa
 
 from weibotag.core.errors import MissingExtraError, RequestError
+from weibotag.posts.passing import find_column, known_names
 from weibotag.training.dataset import Dataset, NetworkOptions
 from weibotag.vision.backends.transformers_model import find_folder
 
@@ -174,7 +175,10 @@ def read_tasks(beyond: NetworkOptions, trained: Dataset, held: Dataset) -> dict[
 
 def _labels(tables: Sequence[pa.Table], column: str) -> list[str | None]:
     """Return a column of posts as text; RequestError where it is not there."""
+    labels: list[str | None] = []
     for table in tables:
-        if column not in table.column_names:
-            raise RequestError(f"--task: no column {column!r}; there are: {', '.join(table.column_names)}")
-    return [None if value is None else str(value) for table in tables for value in table[column].to_pylist()]
+        cells = find_column(table, column)
+        if cells is None:
+            raise RequestError(f"--task: no column {column!r}; there are: {', '.join(known_names(table))}")
+        labels += [None if value is None else str(value) for value in cells.to_pylist()]
+    return labels
