@@ -53,7 +53,7 @@ def _run(made: Command, given: dict[str, Any]) -> None:
     quiet, as_json = given["quiet"], given["as_json"]
     if as_json and str(given.get("out")) == "-":
         raise RequestError("--out - and --json both write to stdout: give --out a file, or leave --json out")
-    words: dict[str, Any] = {}
+    words: dict[str, object] = {}
     for name, kind in get_type_hints(made.answer, include_extras=True).items():
         if hasattr(kind, "model_fields"):
             words[name] = _build(kind, {key: given[key] for key in kind.model_fields}, made)
@@ -62,7 +62,7 @@ def _run(made: Command, given: dict[str, Any]) -> None:
     show(made.answer(**words), as_json, quiet)
 
 
-def _build(model: Any, given: dict[str, Any], made: Command) -> Any:
+def _build(model: Any, given: dict[str, object], made: Command) -> Any:
     """Return a request of what was typed; raises RequestError, naming the flag, for a value that does not fit."""
     from pydantic import ValidationError
 

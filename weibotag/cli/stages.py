@@ -1,8 +1,7 @@
 """`weibotag ocr`, `detect`, `faces`, `embed`, `wordings`, `similarity`: what pictures say, without tagging."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from weibotag.cli.answer import Answer
 from weibotag.cli.command import Group, Later, command
@@ -10,6 +9,9 @@ from weibotag.cli.tag import describe_pictures, describe_rejects
 from weibotag.core.errors import RequestError
 from weibotag.core.option import Option
 from weibotag.extraction.requests import Gallery, StageRequest
+
+if TYPE_CHECKING:
+    from weibotag.workflows.run_stage import StageSummary
 
 Backend = Annotated[str | None, Option("Library that looks; see docs/backends.md.", shown="the pipeline's")]
 Weights = Annotated[str | None, Option("Model of the backend: a file, a folder or a name.", shown="the backend's")]
@@ -125,7 +127,7 @@ def look_with(stage: str, request: StageRequest, gallery: Path | None = None, **
     return describe(look_only(request, stage, with_stage(choose_pipeline(request, gallery), stage, given)))
 
 
-def describe(summary: Mapping[str, Any]) -> Answer:
+def describe(summary: "StageSummary") -> Answer:
     """Return what a run of a stage did."""
     counts = f"{summary['rows']:,} rows, {summary['posts']:,} posts, {describe_pictures(summary['pictures'])}"
     return Answer(summary, f"{summary['out']}: {counts}{describe_rejects(summary)}; {summary['seconds']:.1f} s")

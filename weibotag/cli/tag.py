@@ -1,8 +1,7 @@
 """`weibotag tag`, `run`, `status`, `export`: the main job."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from weibotag.cli.answer import Answer, say
 from weibotag.cli.command import command
@@ -11,7 +10,10 @@ from weibotag.core.option import Argument, Quiet
 from weibotag.extraction.requests import Out, TagRequest
 
 if TYPE_CHECKING:
+    from weibotag.extraction.context import PictureCounts
+    from weibotag.workflows.run_stage import StageSummary
     from weibotag.workflows.spend_budget import BudgetSummary
+    from weibotag.workflows.tag import TagSummary
 
 
 @command("tag")
@@ -90,7 +92,7 @@ def export(
     return Answer({"out": out, "posts": posts}, f"{out}: {posts:,} posts")
 
 
-def describe_run(summary: Mapping[str, Any]) -> str:
+def describe_run(summary: "TagSummary") -> str:
     """Return what a run did, in one line."""
     seconds = sum(summary["seconds"].values())
     seen = f", {describe_pictures(summary['pictures'])}" if summary["pictures"]["files"] else ""
@@ -101,12 +103,12 @@ def describe_run(summary: Mapping[str, Any]) -> str:
     return f"{summary['out']}: {posts}{seen}{faults}{describe_rejects(summary)}{looks}; {seconds:.1f} s"
 
 
-def describe_rejects(summary: Mapping[str, Any]) -> str:
+def describe_rejects(summary: "TagSummary | StageSummary") -> str:
     """Return how many rows a run rejected, and where they are, to be appended to a line."""
     return f", {summary['rejects']:,} rows rejected (see {summary['run']}/rejects.csv)" if summary["rejects"] else ""
 
 
-def describe_pictures(pictures: Mapping[str, Any]) -> str:
+def describe_pictures(pictures: "PictureCounts") -> str:
     """Return how many pictures a run met, how many the store knew, and how reposts that were looked at compare."""
     reposts = ""
     if pictures.get("reposts"):

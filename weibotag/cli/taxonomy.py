@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
@@ -141,11 +141,11 @@ def apply(
     return Answer(about, "\n".join(lines))
 
 
-def _list_tags(taxonomy: "Taxonomy", numbers: Counts | None, depth: int | None) -> list[dict[str, Any]]:
-    listed: list[dict[str, Any]] = []
+def _list_tags(taxonomy: "Taxonomy", numbers: Counts | None, depth: int | None) -> list[dict[str, object]]:
+    listed: list[dict[str, object]] = []
     for at, tag in enumerate(taxonomy.tags):
         if depth is None or taxonomy.depth[at] <= depth:
-            entry: dict[str, Any] = {"id": tag.id, "parent_id": tag.parent_id, "name": tag.name}
+            entry: dict[str, object] = {"id": tag.id, "parent_id": tag.parent_id, "name": tag.name}
             if numbers is not None:
                 entry["posts"], entry["posts_below"] = numbers[tag.id]
             listed.append(entry)

@@ -22,10 +22,38 @@ WORKER = "worker"
 SETBACKS_SHOWN = 5
 
 
-class LookSummary(TypedDict):
-    """Counts of files (files, reused, failed, setbacks, and reposts where they were sought), frames and seconds by stage."""
+class RepostCounts(TypedDict, total=False):
+    """Where reposts were sought: how many files are, how many of them were looked at anyway, how many of those agreed."""
 
-    pictures: dict[str, int | list[str]]
+    reposts: int
+    checked: int
+    agreed: int
+
+
+class PictureCounts(RepostCounts):
+    """Files that posts name, those known before, those that could not be looked at; setbacks of workers, the first ones."""
+
+    files: int
+    reused: int
+    failed: int
+    setbacks: int
+    first_setbacks: list[str]
+
+
+class LooksRequest(TypedDict):
+    """What findings depend on besides the pictures: fingerprints of stages and of media rows, the gallery by its hash."""
+
+    fingerprints: dict[str, str]
+    media: str
+    reuse: str
+    words: dict[str, str]
+    gallery: str | None
+
+
+class LookSummary(TypedDict):
+    """Counts of files, frames and seconds by stage."""
+
+    pictures: PictureCounts
     frames_per_stage: dict[str, int]
     seconds_per_stage: dict[str, float]
 
@@ -47,7 +75,7 @@ class ExtractionStats:
     unseen: dict[str, str] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     setbacks: list[str] = field(default_factory=list)
-    reposts: Mapping[str, int] = field(default_factory=dict)
+    reposts: RepostCounts = field(default_factory=RepostCounts)
     late: bool = False
 
     def add(self, receipt: PictureReceipt, tasks: Sequence[PictureTask]) -> None:
@@ -81,9 +109,15 @@ class ExtractionStats:
 
     def summary(self) -> LookSummary:
         """Return what receipts have of it."""
-        pictures = {"files": self.files, "reused": self.reused, "failed": len(self.faults), **self.reposts}
         return {
-            "pictures": {**pictures, "setbacks": len(self.setbacks), "first_setbacks": self.setbacks[:SETBACKS_SHOWN]},
+            "pictures": {
+                "files": self.files,
+                "reused": self.reused,
+                "failed": len(self.faults),
+                **self.reposts,
+                "setbacks": len(self.setbacks),
+                "first_setbacks": self.setbacks[:SETBACKS_SHOWN],
+            },
             "frames_per_stage": {name: count for name, count in self.frames.items() if count},
             "seconds_per_stage": {name: round(value, 3) for name, value in self.seconds.items()},
         }
@@ -124,14 +158,14 @@ class ExtractionContext:
         self.stats.late = self.stats.late or (self.deadline is not None and perf_counter() > self.deadline)
         return self.stats.late
 
-    def request(self) -> dict[str, Any]:
+    def request(self) -> LooksRequest:
         """Return, for JSON, what findings depend on besides the pictures: a run of another request is another run."""
         gallery = self.pipeline.gallery
         return {
             "fingerprints": dict(self.fingerprints),
             "media": self.media,
             "reuse": self.pipeline.reuse,
-            "words": dict(self.pipeline.words),
+            "words": {str(kind): column for kind, column in self.pipeline.words.items()},
             "gallery": None if gallery is None else hash_weights(gallery),
         }
 

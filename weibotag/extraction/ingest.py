@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,7 +36,7 @@ def open_run(
     out: str,
     context: ExtractionContext,
     folder: Path | None,
-    asked: Mapping[str, Any] | None,
+    asked: Mapping[str, object] | None,
 ) -> Run:
     """Take the run folder for a request that is all that the output depends on: `OUT.run` unless given; for stdout one
     in the store.

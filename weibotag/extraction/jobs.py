@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from weibotag.core.schema import arrow_schema
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.findings_store import Store
-from weibotag.runtime.worker import Receipt, alive
+from weibotag.runtime.worker import Job, Receipt, alive
 from weibotag.vision.media.near_duplicates import take_print
 from weibotag.vision.media.pictures import Frame, MediaLimits, MediaRow, frames_table, hash_file, read_file
 from weibotag.vision.stage import PictureStage, stage_class
@@ -109,7 +109,7 @@ def open_stage(name: str, config: str, threads: int) -> PictureStage[Any]:
     return stage
 
 
-def look_at_files(job: dict[str, Any]) -> PictureReceipt:
+def look_at_files(job: Job) -> PictureReceipt:
     """Look at the files of a `PictureJob`, given as JSON, and keep what every stage found in the store."""
     return _Work(JOB.validate_python(job)).run()
 
@@ -178,10 +178,10 @@ class _Work:
         store.write("media", media_fingerprint(self.job.limits), pa.Table.from_pylist(self.media, arrow_schema("media")))
 
 
-def take_prints(job: dict[str, Any]) -> PictureReceipt:
+def take_prints(job: Job) -> PictureReceipt:
     """Keep the prints of the files of a `PictureJob`, given as JSON, in the store."""
     asked = JOB.validate_python(job)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for task in asked.tasks:
         frames = decode(task, asked.limits).frames
         rows.append({"file_id": task.file_id})

@@ -1,14 +1,14 @@
 """Pipeline files (TOML) to pipelines, and the pipeline that a request asks for."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from weibotag.core.errors import RequestError
 from weibotag.extraction.requests import NAMED, PicturesRequest, PipelineFile
-from weibotag.extraction.settings import Pipeline, explain
+from weibotag.extraction.settings import Pipeline, StageTable, explain
 from weibotag.taxonomy.tree import load as load_taxonomy
 from weibotag.vision.object_names import list_classes
 
@@ -49,13 +49,13 @@ def read_pipeline(name: str | None) -> PipelineFile:
     return pipeline
 
 
-def with_stage(pipeline: Pipeline, stage: str, settings: dict[str, Any]) -> Pipeline:
+def with_stage(pipeline: Pipeline, stage: str, settings: Mapping[str, object]) -> Pipeline:
     """Return a pipeline of one stage, with these settings of it before its own."""
-    own = complete(pipeline.stage_settings.get(stage, {}) | settings, Path.cwd())
+    own = complete({**pipeline.stage_settings.get(stage, {}), **settings}, Path.cwd())
     return pipeline.model_copy(update={"stages": (stage,), "stage_settings": pipeline.stage_settings | {stage: own}})
 
 
-def complete(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+def complete(settings: Mapping[str, object], folder: Path) -> StageTable:
     """Return settings of a stage made whole: paths from `folder`, and the classes of a `branch` of a `taxonomy`."""
     whole = dict(settings)
     model, mark, digest = str(whole.get("model", "")).partition("#")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from weibotag.core.progress import bar
 from weibotag.core.schema import arrow_schema
-from weibotag.extraction.context import ExtractionContext
+from weibotag.extraction.context import ExtractionContext, RepostCounts
 from weibotag.extraction.jobs import PictureJob, PictureReceipt, PictureTask
 from weibotag.runtime.pool import Limits, run_parts
 from weibotag.runtime.run_folder import Run
@@ -52,7 +52,7 @@ def give_findings(links: pa.Table, run: Run) -> pa.Table:
     return links.set_column(links.column_names.index("file_id"), "file_id", ids)
 
 
-def check_reposts(run: Run, context: ExtractionContext) -> dict[str, int]:
+def check_reposts(run: Run, context: ExtractionContext) -> RepostCounts:
     """Return how many files were reposts, how many of them were looked at to check, and how many of those agreed.
 
     Nothing where reposts are not sought. A repost agrees when a fresh look finds what each stage takes for the same

@@ -22,7 +22,7 @@ from weibotag.extraction.post_table import ask_store
 from weibotag.extraction.reposts import check_reposts, find_reposts
 from weibotag.runtime.pool import Limits, run_parts, worker_memory
 from weibotag.runtime.run_folder import Run
-from weibotag.runtime.worker import Receipt
+from weibotag.runtime.worker import Job, Receipt
 from weibotag.vision.stage import PictureStage
 
 # A part takes at most this share of the time that is left; none is begun for less than these seconds.
@@ -58,12 +58,12 @@ class PictureQueue:
         self._begun: float | None = None
         # Seconds of workers, as expected and as they were; the first of each is a guess.
         self._expected = self._taken = 1.0
-        self._jobs: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         given = context.pipeline.workers
         memory = worker_memory(context.workers) if given.memory_mb is None else given.memory_mb * 2**20
         # One life: what fails here is looked at again by itself.
         limits = Limits(given.recycle, given.picture_seconds, memory, lives=1, threads=context.threads)
-        jobs = cast(Iterator[dict[str, Any]], iter(self._jobs.get, None))
+        jobs = cast(Iterator[Job], iter(self._jobs.get, None))
         self._receipts: Generator[Receipt, None, None] = run_parts(
             "weibotag.extraction.jobs:look_at_files", jobs, context.workers, limits
         )

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # The keys of a pipeline that decide how pictures are looked at.
 LOOKS = ("stages", "stage_settings", "media")
 
+# The settings of a stage, as TOML and JSON hold them: each stage knows its own.
+StageTable = dict[str, object]
 # Kinds of words that a platform may have for its pictures already.
 Given = Literal["ocr", "object", "face", "clip"]
 Reuse = Literal["exact", "near"]
@@ -67,7 +69,7 @@ class Pipeline(Strict):
     """
 
     stages: tuple[str, ...] = ("ocr", "faces", "embed")
-    stage_settings: dict[str, dict[str, Any]] = {}
+    stage_settings: dict[str, StageTable] = {}
     media: MediaSettings = MediaSettings()
     workers: WorkerSettings = WorkerSettings()
     store: File | None = None
@@ -77,7 +79,7 @@ class Pipeline(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _take_stage_tables(cls, data: dict[str, Any]) -> dict[str, Any]:
+    def _take_stage_tables(cls, data: dict[str, object]) -> dict[str, object]:
         own = {name: data[name] for name in names("stage") if name in data}
         rest = {name: value for name, value in data.items() if name not in own}
         return rest | {"stage_settings": own} if own else rest
@@ -113,9 +115,9 @@ class Pipeline(Strict):
 class TrainedLooks(TypedDict):
     """How a training looked at pictures, as its JSON file says: settings by stage, fingerprints by stage, [media], words."""
 
-    stages: dict[str, dict[str, Any]]
+    stages: dict[str, StageTable]
     fingerprints: dict[str, str]
-    media: dict[str, Any]
+    media: dict[str, object]
     words: dict[str, str]
 
 
@@ -135,7 +137,7 @@ def look_as_trained(settings: Pipeline, about: TrainedLooks) -> Pipeline:
 
 def check_looks(settings: Pipeline, about: TrainedLooks, model: Path) -> None:
     """Raise ModelError where a pipeline does not look at pictures as a model's training did."""
-    media = MediaSettings(**about["media"])
+    media = MediaSettings.model_validate(about["media"])
     if settings.media != media:
         raise ModelError(f"{model}: was trained with {media!r}, here it is {settings.media!r}: use the same [media]")
     for name, fingerprint in about["fingerprints"].items():

@@ -12,6 +12,7 @@ from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.schema import VECTOR, WORDING
 from weibotag.core.text_matching import edge_kind, fold, spell_out
 from weibotag.features.visual_codes import stack
+from weibotag.vision.stage import Row
 
 # More than a post holds but for screenshots of whole articles.
 MOST_CHARACTERS = 128
@@ -112,10 +113,10 @@ def collect_vectors(post_ids: Sequence[str], links: pa.Table, media: pa.Table, f
 
     `links` names each post's files, `media` their frames, `found` (schema "embed") their vectors.
     """
-    frames: dict[str, list[dict[str, Any]]] = {}
+    frames: dict[str, list[Row]] = {}
     for row in media.filter(pc.is_null(media["media_error"])).to_pylist():
         frames.setdefault(row["file_id"], []).append(row)
-    shown: dict[str, dict[str, dict[str, Any]]] = {}
+    shown: dict[str, dict[str, Row]] = {}
     for link in links.sort_by([("post_id", "ascending"), ("position", "ascending")]).to_pylist():
         own = shown.setdefault(link["post_id"], {})
         for row in sorted(frames.get(link["file_id"], ()), key=lambda row: row["frame"]):

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ from weibotag.core.arrays import first_of_each, list_parts, rank_in_runs, rows_o
 from weibotag.core.schema import EVIDENCE, KEYWORD
 from weibotag.core.text_matching import Matcher, fold
 from weibotag.taxonomy.tree import Taxonomy
+from weibotag.vision.stage import Row
 
 # How far a word can be trusted to be a keyword of a post that mentions it, before labelled posts say more.
 NAME_TRUST, WORD_TRUST = 0.6, 0.4
@@ -268,7 +268,7 @@ def add_attended(
             continue
         places = np.argsort(-own, kind="stable")
         named = start + places[own[places] >= max(LEAST_SHARE, LEAST_BESIDE * most)]
-        attended: dict[tuple[str, str], dict[str, Any]] = {}
+        attended: dict[tuple[str, str], Row] = {}
         for one in values.take(pa.array(named)).to_pylist():
             same = one["kind"], one["media_id"] if one["kind"] == "code" else one["word"]
             attended.setdefault(same, {name: one[name] for name in FOUND})
@@ -282,7 +282,7 @@ def add_attended(
     return pa.array(rows, evidence.type)
 
 
-def _is_in(found: dict[str, Any], wording: dict[str, Any]) -> bool:
+def _is_in(found: Row, wording: Row) -> bool:
     """Tell whether evidence that was found is a word of a wording."""
     same = all(found[name] == wording[name] for name in ("kind", "media_id", "box"))
     return same and fold(found["word"]) in fold(wording["word"])

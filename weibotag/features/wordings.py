@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from weibotag.core.schema import arrow_schema
-from weibotag.vision.stage import Wording, stage_class
+from weibotag.vision.stage import Row, Struct, Wording, stage_class
 
 # Reasons of one post are written out up to so many; the rest is counted.
 REASONS_SHOWN = 3
@@ -40,16 +40,16 @@ def collect_wordings(post_ids: list[str], links: pa.Table, findings: Findings) -
     The frames of a file speak together: what several of them say is one wording with their `count` (two faces in each of
     three frames are two wordings of count 3). A file that a post names twice speaks once.
     """
-    frames: dict[str, list[dict[str, Any]]] = {}
+    frames: dict[str, list[Row]] = {}
     for row in findings.media.sort_by("frame").to_pylist():
         frames.setdefault(row["file_id"], []).append(row)
     seen = {stage: {row["media_id"]: row for row in table.to_pylist()} for stage, table in findings.by_stage.items()}
 
     @cache
-    def read(file_id: str) -> tuple[list[dict[str, Any]], list[str]]:
+    def read(file_id: str) -> tuple[list[Struct], list[str]]:
         return _read_file(file_id, frames.get(file_id, ()), seen, findings)
 
-    words: dict[str, list[dict[str, Any]]] = {}
+    words: dict[str, list[Struct]] = {}
     reasons: dict[str, list[str]] = {}
     counted: set[tuple[str, str]] = set()
     for link in links.sort_by([("post_id", "ascending"), ("position", "ascending")]).to_pylist():
@@ -67,8 +67,8 @@ def collect_wordings(post_ids: list[str], links: pa.Table, findings: Findings) -
 
 
 def _read_file(
-    file_id: str, frames: Sequence[dict[str, Any]], seen: Mapping[str, Mapping[str, Any]], findings: Findings
-) -> tuple[list[dict[str, Any]], list[str]]:
+    file_id: str, frames: Sequence[Row], seen: Mapping[str, Mapping[str, Row]], findings: Findings
+) -> tuple[list[Struct], list[str]]:
     """Return the wordings of a file, and why some are lacking."""
     if not frames:
         why = findings.unseen.get(file_id, "tag again" if "media" in findings.expected else None)

@@ -11,7 +11,6 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from weibotag.core.errors import RequestError
 from weibotag.posts.encodings import KINDS, STDIN, find_kind
@@ -58,7 +57,7 @@ def _is_hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in below)
 
 
-def describe_input(source: PostsSource) -> dict[str, Any]:
+def describe_input(source: PostsSource) -> dict[str, object]:
     """Return, as JSON, what tells this input from another: its files with size and time, or a digest of what stdin holds.
 
     Standard input is read into a file that takes its place, because it can be read only once.

@@ -7,15 +7,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 import psutil
 
-from weibotag.runtime.worker import Receipt, perform
+from weibotag.runtime.worker import Job, Receipt, perform
 
 EXIT_SECONDS = 10.0
 # What a process may take to start, at least: on a busy machine that is long.
@@ -43,9 +42,7 @@ class Limits:
     threads: int = 1
 
 
-def run_parts(
-    function: str, jobs: Iterable[Mapping[str, Any]], workers: int, limits: Limits = Limits()
-) -> Generator[Receipt, None, None]:
+def run_parts(function: str, jobs: Iterable[Job], workers: int, limits: Limits = Limits()) -> Generator[Receipt, None, None]:
     """Call `function` ("module:name") with each job and yield the receipts as they come.
 
     A job and what the function returns are objects that JSON can hold; `job["part"]` names the job. A receipt is what the
@@ -192,7 +189,7 @@ class _Child:
 class _Crew:
     """Threads that feed one child each from the same jobs."""
 
-    def __init__(self, function: str, jobs: Iterable[Mapping[str, Any]], limits: Limits) -> None:
+    def __init__(self, function: str, jobs: Iterable[Job], limits: Limits) -> None:
         self._function = function
         self._jobs = iter(jobs)
         self._limits = limits
@@ -259,7 +256,7 @@ class _Crew:
         if child:
             self._dismiss(child)
 
-    def _take(self) -> Mapping[str, Any] | None:
+    def _take(self) -> Job | None:
         with self._taking:
             return None if self._closed else next(self._jobs, None)
 
@@ -277,12 +274,12 @@ class _Crew:
             self._children.discard(child)
 
 
-def _set_aside(job: Mapping[str, Any], deaths: list[str], last_words: Iterable[str]) -> Receipt:
+def _set_aside(job: Job, deaths: list[str], last_words: Iterable[str]) -> Receipt:
     lines = [word for word in last_words if word]
     same = len(deaths) > 1 and len(set(deaths)) == 1
     how = f"{deaths[0]}, {len(deaths)} times" if same else ", then ".join(deaths)
     error = f"worker {how}" + (f"; it last said: {lines[-1]}" if lines else "")
-    return {"part": job["part"], "status": "set_aside", "error": error}
+    return {"part": str(job["part"]), "status": "set_aside", "error": error}
 
 
 def _environment(threads: int) -> dict[str, str]:

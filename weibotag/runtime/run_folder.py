@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NotRequired, Self, TypedDict
+from typing import Literal, NotRequired, Self, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,7 +41,7 @@ class Plan:
 class Manifest:
     """manifest.json: whose run it is; `request` is all that it depends on, `plan` None until the input was read."""
 
-    request: Mapping[str, Any]
+    request: Mapping[str, object]
     started: str
     plan: Plan | None = None
     finished: bool = False
@@ -80,7 +80,7 @@ class RunState(TypedDict):
     kinds: NotRequired[dict[str, KindState]]
     rejects: NotRequired[int]
     seconds: NotRequired[float]
-    summary: NotRequired[dict[str, Any] | None]
+    summary: NotRequired[Mapping[str, object] | None]
 
 
 class Run:
@@ -89,7 +89,7 @@ class Run:
     A kind of parts is a name of `schema.TABLES`, a kind of receipts any name.
     """
 
-    def __init__(self, folder: Path, request: Mapping[str, Any], lock: BaseFileLock) -> None:
+    def __init__(self, folder: Path, request: Mapping[str, object], lock: BaseFileLock) -> None:
         """Take what `open` found; call `open`."""
         self.folder = folder
         self.request = request
@@ -99,7 +99,7 @@ class Run:
         self._started = _now()
 
     @classmethod
-    def open(cls, folder: Path, request: Mapping[str, Any]) -> Self:
+    def open(cls, folder: Path, request: Mapping[str, object]) -> Self:
         """Take the folder: go on with an unfinished run of the same request, else start anew in it.
 
         `request` is what JSON can hold. Raises LockedError while another process holds the folder, and RequestError
@@ -163,7 +163,7 @@ class Run:
         path.parent.mkdir(exist_ok=True)
         write_parquet(table, path)
 
-    def receipt(self, kind: str, part: str, receipt: Mapping[str, Any]) -> None:
+    def receipt(self, kind: str, part: str, receipt: Mapping[str, object]) -> None:
         """Keep what came of a part, for JSON, in place of an earlier receipt; `kind` and `part` are added to it."""
         path = self.folder / "receipts" / kind / f"{part}.json"
         path.parent.mkdir(parents=True, exist_ok=True)

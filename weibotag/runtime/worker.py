@@ -9,12 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, NotRequired, TextIO, TypedDict
+from typing import Literal, NotRequired, TextIO, TypedDict
 
 from weibotag.core.errors import WeibotagError
 
 ERROR_LENGTH = 500
 PARENT_SECONDS = 0.2
+
+# What JSON holds of a job; its `part` names it.
+Job = Mapping[str, object]
 
 log = logging.getLogger(__name__)
 # Where the receipts go; None outside a child process.
@@ -40,7 +43,7 @@ def alive() -> None:
         _receipts.flush()
 
 
-def perform(function: str, job: Mapping[str, Any]) -> str:
+def perform(function: str, job: Job) -> str:
     """Call MODULE:FUNCTION with a job and return its receipt as one line of JSON; an error becomes a failed receipt."""
     started = time.perf_counter()
     try:
@@ -58,7 +61,7 @@ def perform(function: str, job: Mapping[str, Any]) -> str:
         return _fail(job, error)
 
 
-def _fail(job: Mapping[str, Any], error: Exception) -> str:
+def _fail(job: Job, error: Exception) -> str:
     line = " ".join(f"{type(error).__name__}: {error}".split())[:ERROR_LENGTH]
     return json.dumps({"part": job["part"], "status": "failed", "error": line})
 

@@ -6,7 +6,7 @@ from copy import copy
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -62,7 +62,7 @@ class TaggerRef:
     plan: BudgetPlan = field(default_factory=BudgetPlan)
     late: bool = False
 
-    def request(self) -> dict[str, Any]:
+    def request(self) -> dict[str, object]:
         """Return, for JSON, what an answer depends on: a run of another tagger or plan is another run."""
         return {"route": self.route, "place": self.place, "digest": self.digest, "plan": asdict(self.plan)}
 

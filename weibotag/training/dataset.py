@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -151,7 +150,7 @@ class NetworkOptions:
     encoder: str = ""
     encoder_training: str = "frozen"
 
-    def request(self) -> dict[str, Any]:
+    def request(self) -> dict[str, object]:
         """Return all that a training depends on, the weights that it begins from by their hashes."""
         files = () if self.start is None else sorted(path for path in self.start.iterdir() if path.is_file())
         return asdict(self) | {"start": {path.name: hash_weights(path) for path in files}}

@@ -1,13 +1,12 @@
 """Objects in pictures."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from weibotag.vision.backend import DetectedObject
 from weibotag.vision.object_names import chinese_name
-from weibotag.vision.stage import PictureStage, StageConfig, Wording
+from weibotag.vision.stage import PictureStage, Row, StageConfig, Struct, Wording
 
 
 class Detect(PictureStage[list[DetectedObject]]):
@@ -34,12 +33,12 @@ class Detect(PictureStage[list[DetectedObject]]):
         allow_pickle: bool = False
         device: str = "auto"
 
-    def describe(self, answer: list[DetectedObject]) -> list[dict[str, Any]]:
+    def describe(self, answer: list[DetectedObject]) -> list[Struct]:
         """Return a value of the column `detect_objects`."""
         return [vars(found) | {"label_zh": chinese_name(found.label)} for found in answer]
 
     @staticmethod
-    def words(row: Mapping[str, Any]) -> list[Wording]:
+    def words(row: Row) -> list[Wording]:
         """Return the labels of a picture's objects, best first: each once, in Chinese where there is a name, and as is."""
         best: dict[str, Wording] = {}
         for found in row["detect_objects"] or ():

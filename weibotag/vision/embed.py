@@ -50,7 +50,7 @@ class Embed(PictureStage[PictureVector]):
         patches = [None if answer is None or answer.patches is None else list(answer.patches) for answer in answers]
         return {"embed_vector": [answer and answer.vector for answer in answers], "embed_patches": patches}
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, object]:
         # A picture that is not cut has the answers, and the fingerprint, of those from before there were grids.
         return {name: value for name, value in super()._settings().items() if name != "grid" or value}
 

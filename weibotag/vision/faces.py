@@ -1,8 +1,7 @@
 """Faces in pictures."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -10,7 +9,7 @@ from weibotag.core.errors import RequestError
 from weibotag.vision.backend import Face
 from weibotag.vision.backends.faces_opencv import YUNET_FILE
 from weibotag.vision.backends.faces_vectors import NO_VECTORS, find_face_model
-from weibotag.vision.stage import PictureStage, StageConfig, Wording
+from weibotag.vision.stage import PictureStage, Row, StageConfig, Struct, Wording
 from weibotag.vision.weights.catalogue import at_hand
 
 AUTO = "auto"
@@ -56,12 +55,12 @@ class Faces(PictureStage[list[Face]]):
             vectors = NO_VECTORS if found is None else str(found)
         super().__init__(config.model_copy(update={"backend": backend, "vectors": vectors}))
 
-    def describe(self, answer: list[Face]) -> list[dict[str, Any]]:
+    def describe(self, answer: list[Face]) -> list[Struct]:
         """Return a value of the column `faces_found`; who it is, is found when findings are read."""
         return [vars(face) | {"name": None} for face in answer]
 
     @staticmethod
-    def words(row: Mapping[str, Any]) -> list[Wording]:
+    def words(row: Row) -> list[Wording]:
         """Return the names of a picture's faces."""
         faces = row["faces_found"] or ()
         return [Wording(face["name"] or FACE_WORD, "face", face["score"], face["box"]) for face in faces]

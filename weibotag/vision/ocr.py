@@ -1,13 +1,12 @@
 """Text in pictures."""
 
-from collections.abc import Mapping
 from difflib import SequenceMatcher
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from weibotag.vision.backend import Line
-from weibotag.vision.stage import PictureStage, StageConfig, Wording
+from weibotag.vision.stage import PictureStage, Row, StageConfig, Struct, Wording
 
 # Two readings of one text are that alike, and more; of what it is less sure of, no two need be.
 ALIKE, SURE = 0.9, 0.8
@@ -38,17 +37,17 @@ class Ocr(PictureStage[list[Line]]):
         model: str | None = None
         device: str = "auto"
 
-    def describe(self, answer: list[Line]) -> list[dict[str, Any]]:
+    def describe(self, answer: list[Line]) -> list[Struct]:
         """Return a value of the column `ocr_lines`."""
         return [vars(line) for line in answer if line.score >= self.config.min_score]
 
     @staticmethod
-    def words(row: Mapping[str, Any]) -> list[Wording]:
+    def words(row: Row) -> list[Wording]:
         """Return the lines of a picture, in reading order."""
         return [Wording(line["text"], "ocr", line["score"], line["box"]) for line in row["ocr_lines"] or ()]
 
     @classmethod
-    def agree(cls, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    def agree(cls, one: Row, other: Row) -> bool:
         """Tell whether two rows have the same text but for a tenth, lines that are hard to read aside."""
         first, second = ("".join(line.word for line in cls.words(row) if line.score >= SURE) for row in (one, other))
         return SequenceMatcher(None, first, second, autojunk=False).ratio() >= ALIKE

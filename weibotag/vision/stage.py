@@ -20,6 +20,9 @@ from weibotag.vision.registry import REGISTRY, load, names
 
 FINGERPRINT_LENGTH = 12
 REASON_LENGTH = 200
+# A struct in a column, and a row of a table as Arrow gives it; `core.schema` has the types of their fields.
+Struct = Mapping[str, object]
+Row = Mapping[str, Any]
 
 
 class Wording(NamedTuple):
@@ -75,17 +78,17 @@ class PictureStage(Generic[Answer]):
         # Pictures that the backend looks at together; what is too much for its memory lowers it.
         self._together = 0
 
-    def describe(self, answer: Answer) -> list[dict[str, Any]]:
+    def describe(self, answer: Answer) -> list[Struct]:
         """Return what the backend found in one picture as a value of the column `finds`."""
         raise NotImplementedError
 
     @staticmethod
-    def words(row: Mapping[str, Any]) -> list[Wording]:
+    def words(row: Row) -> list[Wording]:
         """Return what one picture says, by the stage's row of it: nothing."""
         return []
 
     @classmethod
-    def agree(cls, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    def agree(cls, one: Row, other: Row) -> bool:
         """Tell whether two rows are what the stage finds in two copies of one picture: the same words."""
         return sorted(found.word for found in cls.words(one)) == sorted(found.word for found in cls.words(other))
 
@@ -146,7 +149,7 @@ class PictureStage(Generic[Answer]):
     def _backend_class(self) -> type:
         return load(self.name, self.config.backend)
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, object]:
         """Return the settings that the backend takes, by the names of its constructor's arguments; null is its default."""
         taken = inspect.signature(self._backend_class()).parameters
         fields = type(self.config).model_fields
@@ -205,7 +208,7 @@ def look_in_halves(
 
 
 def fingerprint(
-    name: str, version: int, settings: Mapping[str, Any], weights: Iterable[Path], reads: Iterable[str] = ()
+    name: str, version: int, settings: Mapping[str, object], weights: Iterable[Path], reads: Iterable[str] = ()
 ) -> str:
     """Return 12 hex digits that change with the stage, its settings, its weights or the fingerprints of what it reads.
 

@@ -1,6 +1,6 @@
 """weibotag from Python: models, taxonomies and stages on tables, asked as the commands are, by way of a temporary file."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from weibotag.core.errors import RequestError
 from weibotag.extraction.pipeline_files import choose_pipeline, with_stage
 from weibotag.extraction.requests import Request, StageRequest, TagRequest, TrainRequest
 from weibotag.extraction.settings import explain
-from weibotag.taggers.model_folder import read_about
+from weibotag.taggers.model_folder import ModelAbout, read_about
 from weibotag.taxonomy.tree import Taxonomy as TagTree
 from weibotag.taxonomy.tree import load
 from weibotag.training.train import train_model
@@ -35,7 +35,7 @@ class Model:
     """A model in its folder; `about` is what its model.json says."""
 
     folder: Path
-    about: Mapping[str, Any]
+    about: ModelAbout
 
     @classmethod
     def load(cls, folder: str | Path) -> "Model":
@@ -108,7 +108,7 @@ def _tag(posts: "Posts", **options: Any) -> pa.Table:
         return pq.read_table(out)
 
 
-def _look(stage: str, pictures: Any, options: dict[str, Any], gallery: Path | None = None) -> pa.Table:
+def _look(stage: str, pictures: Any, options: dict[str, object], gallery: Path | None = None) -> pa.Table:
     if not hasattr(pictures, "columns"):
         paths = list(dict.fromkeys(map(str, pictures)))
         pictures = pa.table({"post_id": paths, "images": [[path] for path in paths]})

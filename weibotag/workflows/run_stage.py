@@ -6,7 +6,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -114,7 +114,7 @@ def look_and_list(
     list_rows: RowsOfPart,
     schema: pa.Schema,
     run_folder: Path | None,
-    asked: Mapping[str, Any] | None,
+    asked: Mapping[str, object] | None,
 ) -> StageSummary:
     """Look at the pictures of posts and write the rows that `list_rows` gives for each part; return the run's summary.
 
@@ -226,7 +226,7 @@ def list_similarity(table: pa.Table, measure: Measure) -> pa.Table:
     return pa.table(columns, schema=arrow_schema(SIMILARITY))
 
 
-def _explain(post: dict[str, Any], fault: str | None) -> str:
+def _explain(post: Mapping[str, object], fault: str | None) -> str:
     """Return why a post has no similarity."""
     if not post["text"]:
         return "no text"

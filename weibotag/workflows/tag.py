@@ -2,11 +2,11 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -205,7 +205,7 @@ def _count_unseen(run: Run, part: str, stats: ExtractionStats) -> int:
     return int(pc.sum(pc.is_in(files, pa.array(sorted(stats.unseen), pa.string()))).as_py() or 0)
 
 
-def _keep_part(run: Run, part: str, tagged: pa.Table, receipt: dict[str, Any]) -> None:
+def _keep_part(run: Run, part: str, tagged: pa.Table, receipt: Mapping[str, object]) -> None:
     run.write("tags", part, tagged)
     run.receipt("tags", part, receipt)
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -111,7 +111,7 @@ class Cascade:
         self.forests: dict[tuple[str, str], Forest] = {}
         self.prices: dict[str, float] = {}
         self.rate = self.network_rate = 0.0
-        self.figures: dict[str, Any] = {}
+        self.figures: dict[str, float] = {}
 
     @property
     def everything(self) -> int:

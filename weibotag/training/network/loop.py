@@ -182,7 +182,7 @@ def _copy(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
-def group_parameters(network: nn.Module, settings: Settings) -> list[dict[str, Any]]:
+def group_parameters(network: nn.Module, settings: Settings) -> list[dict[str, object]]:
     """Return the groups of parameters of an optimiser: matrices decay, encoders learn at their own share of the rate."""
     rates = {
         part: module.rate
