@@ -152,7 +152,7 @@ def speed(bench: Bench, store: Path) -> list[list[str]]:
     context = open_context(settings, store, 0, True, partial=True)
     with Run.open(bench.folder / "speed.run", {}) as run:
         parts = ingest(run, bench.source, None, True)
-        link(run, parts, context.limits, True)
+        link(run, parts, context)
         words = open_vector_words(open_taxonomy(tagger), open_codebook(tagger), context)
         read = [read_part(run, part, context, words, with_vectors=True) for part in parts]
         tables = [table for some in read for table in some]

@@ -63,6 +63,10 @@ def run(arguments: list[str], store: Path) -> tuple[str, float, float]:
         return out.read(), seconds, usage.ru_maxrss / 1024
 
 
+# The posts are written anew elsewhere, with whole paths of their pictures.
+ANYWHERE = ("--media-root", "/")
+
+
 def read_rows(posts: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV of posts, with absolute picture paths."""
     with posts.open(encoding="utf-8-sig", newline="") as file:
@@ -107,11 +111,12 @@ def measure_quality(rows: list[dict[str, str]], taxonomy: Path, folder: Path, tu
             "fast",
             "--where",
             "split = 'train'",
+            *ANYWHERE,
         ]
         about = json.loads(
             run([*train, "--valid", "split = 'valid'", "--tune-seconds", str(tune_seconds), "--json"], store)[0]
         )
-        tag = ["tag", str(posts), "-m", str(model), "-o", str(out), "--where", "split = 'test'", "--json"]
+        tag = ["tag", str(posts), "-m", str(model), "-o", str(out), "--where", "split = 'test'", "--json", *ANYWHERE]
         summary, seconds, memory = run(tag, store)
         figures = []
         for where in ["split = 'test'", *(f"split = 'test' AND source = '{source}'" for source in sources)]:

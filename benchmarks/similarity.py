@@ -90,7 +90,7 @@ def main() -> None:
         for split in ("train", "test"):
             with Run.open(folder / f"{split}.run", {}) as run:
                 parts = ingest(run, PostsSource(str(options.posts), where=f"split = '{split}'"), None, True)
-                link(run, parts, context.limits, True)
+                link(run, parts, context)
                 look(run, parts, context)
                 tables = [table for part in parts for table in read_part(run, part, context, None, with_vectors=True)]
             sides[split] = pa.concat_tables(tables)

@@ -19,7 +19,7 @@ from weibotag.runtime.findings_store import Store
 from weibotag.taggers.answering import list_tags
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.vision.faces import Faces
-from weibotag.vision.media.pictures import MediaLimits, hash_file
+from weibotag.vision.media.pictures import MediaLimits, MediaRoot, hash_file
 
 ROOT = Path(__file__).parents[1]
 LIMITS = MediaLimits()
@@ -108,12 +108,12 @@ def test_a_file_that_many_posts_name_is_read_once(tmp_path: Path, monkeypatch: p
     draw(tmp_path / "a.png")
     asked: list[Path] = []
 
-    def note(path: Path, limits: MediaLimits) -> tuple[str | None, str | None]:
+    def note(path: Path, limits: MediaLimits, root: MediaRoot) -> tuple[str | None, str | None]:
         asked.append(path)
-        return hash_file(path, limits)
+        return hash_file(path, limits, root)
 
     monkeypatch.setattr(jobs, "hash_file", note)
-    known: dict[str, tuple[str | None, str | None]] = {}
+    known: jobs.HashedFiles = {}
     for _ in range(3):
         assert len(link_files(posts(tmp_path, ["a.png", "a.png"], ["a.png", "b.png"]), LIMITS, known)) == 4
     assert asked == [tmp_path / "a.png", tmp_path / "b.png"]

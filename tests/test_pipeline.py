@@ -92,7 +92,7 @@ def test_pictures_speak_where_words_do_not(model: Path, store: Path, tmp_path: P
         if row["images"]
     ]
     out = tmp_path / "out.parquet"
-    summary = tag(write_rows(tmp_path / "wordless.csv", wordless), out, store, model)
+    summary = tag(write_rows(tmp_path / "wordless.csv", wordless), out, store, model, media_root=POSTS.parent)
     assert summary["pictures"]["failed"] == 0
     report = evaluate(read_table(out), iter([read(POSTS, where="split = 'test' AND len(images) > 0")]), load(TAXONOMY))
     assert report["micro_f1"] >= 0.3
@@ -344,7 +344,7 @@ def test_every_distinct_picture_is_looked_at_once(tmp_path: Path) -> None:
 def test_without_stages_pictures_are_only_opened(tmp_path: Path) -> None:
     picture = min((POSTS.parent / "images").glob("*.png"))
     posts = few_posts(tmp_path / "posts.csv", 3, images=f"{picture};absent.png")
-    summary = tag(posts, tmp_path / "out.parquet", tmp_path / "store", settings={"stages": ()})
+    summary = tag(posts, tmp_path / "out.parquet", tmp_path / "store", settings={"stages": ()}, media_root=Path("/"))
     assert (summary["posts"], summary["with_errors"]) == (3, 3)
     assert (summary["pictures"]["files"], summary["pictures"]["failed"]) == (1, 0)
 

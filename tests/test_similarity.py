@@ -231,7 +231,7 @@ def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
     context = open_context(read_pipeline(str(folder / "look.toml")), folder / "store", workers=0, quiet=True)
     with Run.open(folder / "learn.run", {}) as run:
         parts = ingest(run, PostsSource(str(EXAMPLES / "posts.csv"), where="len(images) > 0", limit=40), None, True)
-        link(run, parts, context.limits, True)
+        link(run, parts, context)
         look(run, parts, context)
         assert context.stats.faults == {}
         tables = [table for part in parts for table in read_part(run, part, context, None, with_vectors=True)]
@@ -246,6 +246,7 @@ def test_the_command_says_it_of_each_post(body: Path, tmp_path: Path, monkeypatc
     lines = [f"{source[0]},likes", *(f"{line},{number}" for number, line in enumerate(source[1:]))]
     Path("new.csv").write_text("\n".join(lines).replace("images/", f"{EXAMPLES}/images/"), encoding="utf-8")
     words = ["similarity", "new.csv", "-m", str(body / "body"), "--store", str(body / "store")]
+    words += ["--media-root", str(EXAMPLES)]
     result = ask(*words, "-o", "out.csv", "--workers", "0", "-q")
     assert result.exit_code == 0, result.output
     with Path("new.csv").open(encoding="utf-8") as file:

@@ -48,6 +48,7 @@ class LooksRequest(TypedDict):
     reuse: str
     words: dict[str, str]
     gallery: str | None
+    media_root: str | None
 
 
 class LookSummary(TypedDict):
@@ -167,6 +168,7 @@ class ExtractionContext:
             "reuse": self.pipeline.reuse,
             "words": {str(kind): column for kind, column in self.pipeline.words.items()},
             "gallery": None if gallery is None else hash_weights(gallery),
+            "media_root": None if self.pipeline.media_root is None else str(self.pipeline.media_root.absolute()),
         }
 
     def describe(self) -> TrainedLooks:

@@ -13,7 +13,7 @@ from weibotag.core import __version__
 from weibotag.core.errors import RequestError, TooManyRejectsError
 from weibotag.core.progress import bar
 from weibotag.extraction.context import ExtractionContext
-from weibotag.extraction.jobs import link_files
+from weibotag.extraction.jobs import HashedFiles, link_files
 from weibotag.extraction.reposts import give_findings
 from weibotag.posts.passing import set_apart
 from weibotag.posts.reader import read_posts
@@ -22,7 +22,6 @@ from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
 from weibotag.posts.writer import find_format
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.run_folder import Plan, Run
-from weibotag.vision.media.pictures import MediaLimits
 from weibotag.vision.stage import FINGERPRINT_LENGTH
 
 PART_ROWS = 20_000
@@ -88,15 +87,15 @@ def ingest(run: Run, source: PostsSource, max_rejects: int | None, quiet: bool, 
     return names
 
 
-def link(run: Run, parts: Iterable[str], limits: MediaLimits, quiet: bool) -> None:
+def link(run: Run, parts: Iterable[str], context: ExtractionContext) -> None:
     """Find the files that posts name: a part of "links" for each part of posts."""
-    known: dict[str, tuple[str | None, str | None]] = {}
-    with bar(None, "finding pictures", quiet) as progress:
+    known: HashedFiles = {}
+    with bar(None, "finding pictures", context.quiet) as progress:
         for part in parts:
             if run.done("links", part):
                 continue
             posts = pq.read_table(run.path("posts", part), columns=["post_id", "images", "videos", "folder"])
-            links = link_files(posts, limits, known)
+            links = link_files(posts, context.limits, known, context.pipeline.media_root)
             progress.advance(len(links))
             run.write("links", part, links)
 

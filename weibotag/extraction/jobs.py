@@ -17,7 +17,7 @@ from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.findings_store import Store
 from weibotag.runtime.worker import Job, Receipt, alive
 from weibotag.vision.media.near_duplicates import take_print
-from weibotag.vision.media.pictures import Frame, MediaLimits, MediaRow, frames_table, hash_file, read_file
+from weibotag.vision.media.pictures import Frame, MediaLimits, MediaRoot, MediaRow, frames_table, hash_file, read_file
 from weibotag.vision.stage import PictureStage, stage_class
 
 # Files decoded ahead of the model's work: more would only fill memory.
@@ -67,6 +67,8 @@ class PictureJob:
     preload: Sequence[str] = ()
 
 
+# By media root: that, and by path (sha256, None), or (None, why the file can't be read).
+HashedFiles = dict[str, tuple[MediaRoot, dict[str, tuple[str | None, str | None]]]]
 # Reads what `asdict` and JSON made of a job.
 JOB = TypeAdapter(PictureJob)
 
@@ -218,17 +220,24 @@ def decode(task: PictureTask, limits: MediaLimits) -> Decoded:
     return Decoded(task, rows, frames, perf_counter() - start)
 
 
-def link_files(table: pa.Table, limits: MediaLimits, known: dict[str, tuple[str | None, str | None]]) -> pa.Table:
-    """Return a row of schema "links" for each file that a posts table names; `known` remembers those already hashed."""
+def link_files(table: pa.Table, limits: MediaLimits, known: HashedFiles, media_root: Path | None = None) -> pa.Table:
+    """Return a row of schema "links" for each file that a posts table names; `known` remembers those already hashed.
+
+    Files outside of `media_root` (None: of the folder of the post's own file) are not opened.
+    """
     with_media = table.filter(pc.or_(*(pc.greater(pc.list_value_length(table[name]), 0) for name in ("images", "videos"))))
     rows = []
     for post in with_media.select(["post_id", "images", "videos", "folder"]).to_pylist():
         # Its bytes say whether a file is a picture or a clip, not the column.
+        folder = str(media_root or post["folder"])
+        if folder not in known:
+            known[folder] = MediaRoot(folder), {}
+        root, hashed = known[folder]
         for position, name in enumerate([*post["images"], *post["videos"]]):
             path = name if "://" in name else str(Path(post["folder"]) / name)
-            if path not in known:
-                known[path] = hash_file(Path(path), limits)
-            file_id, reason = known[path]
+            if path not in hashed:
+                hashed[path] = hash_file(Path(path), limits, root)
+            file_id, reason = hashed[path]
             rows.append(
                 {"post_id": post["post_id"], "position": position, "path": path, "file_id": file_id} | {"link_error": reason}
             )

@@ -17,7 +17,9 @@ def choose_pipeline(request: PicturesRequest, gallery: Path | None = None) -> Pi
     """Return how a request looks at pictures: its pipeline, with what else it says of pictures, store and workers."""
     asked = request.pipeline
     pipeline = asked if isinstance(asked, Pipeline) else read_pipeline(asked)
-    given = {"gallery": gallery} | {name: getattr(request, name, None) for name in ("gallery", "reuse", "store")}
+    given = {"gallery": gallery} | {
+        name: getattr(request, name, None) for name in ("gallery", "reuse", "store", "media_root")
+    }
     if request.workers is not None:
         given["workers"] = pipeline.workers.model_copy(update={"count": request.workers})
     pipeline = pipeline.model_copy(update={name: value for name, value in given.items() if value is not None})

@@ -121,6 +121,9 @@ class PicturesRequest(PostsRequest):
     store: Annotated[
         File | None, Option("Folder that keeps what pictures say.", panel=RUN, shown="$WEIBOTAG_STORE, or a cache")
     ] = None
+    media_root: Annotated[
+        File | None, Option("Folder that pictures may lie in, or below.", panel=PICTURES, shown="the posts' folder")
+    ] = None
     workers: Annotated[
         int | None, Ge(0), Option("Processes for pictures; 0: none but this.", panel=RUN, shown="one per core")
     ] = None

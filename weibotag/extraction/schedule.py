@@ -184,7 +184,7 @@ def look(run: Run, parts: Iterable[str], context: ExtractionContext) -> None:
 
 def link_and_look(run: Run, parts: Iterable[str], context: ExtractionContext) -> None:
     """Find the pictures of posts to learn from and look at them; warn of each that could not be looked at."""
-    link(run, parts, context.limits, context.quiet)
+    link(run, parts, context)
     look(run, parts, context)
     for fault in context.stats.faults.values():
         log.warning("not looked at: %s", fault)

@@ -65,6 +65,7 @@ class Pipeline(Strict):
     """How pictures are looked at: the stages with their settings, and workers.
 
     `stage_settings` has the tables that bear the names of registered stages, such as [ocr].
+    `media_root` is the folder that pictures may lie in, or below; null: the folder of the posts that name them.
     `words` names columns of the posts that hold words for the pictures, by the kind of wording that they become.
     """
 
@@ -73,6 +74,7 @@ class Pipeline(Strict):
     media: MediaSettings = MediaSettings()
     workers: WorkerSettings = WorkerSettings()
     store: File | None = None
+    media_root: File | None = None
     reuse: Reuse = "exact"
     gallery: File | None = None
     words: dict[Given, str] = {}

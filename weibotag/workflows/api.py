@@ -48,8 +48,8 @@ class Model:
 
         `options` are the fields of `TrainRequest`: the options of `weibotag train`, with _ for -.
         """
-        with _on_file(posts) as path:
-            train_model(_ask(TrainRequest, {"posts": path, "taxonomy": taxonomy, "model": model} | options))
+        with _on_file(posts) as given:
+            train_model(_ask(TrainRequest, given | {"taxonomy": taxonomy, "model": model} | options))
         return cls.load(model)
 
     def tag(self, posts: "Posts", **options: Any) -> pa.Table:
@@ -102,20 +102,22 @@ def embed(pictures: "Iterable[str | Path] | Posts", **options: Any) -> pa.Table:
 
 
 def _tag(posts: "Posts", **options: Any) -> pa.Table:
-    with _on_file(posts) as path:
-        out = Path(path).with_name("out.parquet")
-        tag(_ask(TagRequest, {"posts": path, "out": str(out)} | options))
+    with _on_file(posts) as given:
+        out = Path(given["posts"]).with_name("out.parquet")
+        tag(_ask(TagRequest, given | {"out": str(out)} | options))
         return pq.read_table(out)
 
 
 def _look(stage: str, pictures: Any, options: dict[str, object], gallery: Path | None = None) -> pa.Table:
+    known = {name: options.pop(name) for name in [*options] if name in StageRequest.model_fields}
     if not hasattr(pictures, "columns"):
         paths = list(dict.fromkeys(map(str, pictures)))
         pictures = pa.table({"post_id": paths, "images": [[path] for path in paths]})
-    known = {name: options.pop(name) for name in [*options] if name in StageRequest.model_fields}
-    with _on_file(pictures) as path:
-        out = Path(path).with_name("out.parquet")
-        request = _ask(StageRequest, {"posts": path, "out": str(out)} | known)
+        # Whoever calls has named these paths, not some post.
+        known = {"media_root": Path.cwd().anchor} | known
+    with _on_file(pictures) as given:
+        out = Path(given["posts"]).with_name("out.parquet")
+        request = _ask(StageRequest, given | {"out": str(out)} | known)
         look_only(request, stage, with_stage(choose_pipeline(request, gallery), stage, options))
         return pq.read_table(out)
 
@@ -129,10 +131,12 @@ def _ask(model: type[Asked], fields: dict[str, Any]) -> Asked:
 
 
 @contextmanager
-def _on_file(posts: Any) -> Iterator[str]:
-    """Give the path of posts; of a table that of a temporary file of it, in which pictures have their whole paths."""
+def _on_file(posts: Any) -> Iterator[dict[str, str]]:
+    """Give fields of a request for posts: their path; of a table that of a temporary file of it, in which pictures have
+    their whole paths, and the working folder as media root.
+    """
     if isinstance(posts, str | Path):
-        yield str(posts)
+        yield {"posts": str(posts)}
         return
     table = posts if isinstance(posts, pa.Table) else pa.Table.from_pandas(posts, preserve_index=False)
     for name in {"images", "videos"}.intersection(table.column_names):
@@ -141,7 +145,7 @@ def _on_file(posts: Any) -> Iterator[str]:
     with TemporaryDirectory(prefix="weibotag-") as folder:
         path = Path(folder) / "posts.parquet"
         pq.write_table(table, path)
-        yield str(path)
+        yield {"posts": str(path), "media_root": str(Path.cwd())}
 
 
 def _place(cell: str | Iterable[str] | None) -> list[str]:

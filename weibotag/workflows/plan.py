@@ -112,7 +112,7 @@ def plan_tagging(request: PlanRequest) -> Plan:
     with Run.open(Path(f"{request.out}.run"), asked) as run:
         begun = perf_counter()
         parts = ingest(run, source, None, quiet)
-        link(run, parts, context.limits, quiet)
+        link(run, parts, context)
         fixed = perf_counter() - begun
         posts = count_posts(run, parts)
         if not posts:

@@ -124,7 +124,7 @@ def look_and_list(
     started = perf_counter()
     with open_run(answer, source, out, context, run_folder, asked) as run:
         parts = ingest(run, source, None, context.quiet, answer)
-        link(run, parts, context.limits, context.quiet)
+        link(run, parts, context)
         look(run, parts, context)
         tables = _list_parts(run, parts, answer, context, list_rows)
         first = next(tables, schema.empty_table())

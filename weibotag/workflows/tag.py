@@ -92,7 +92,7 @@ def tag(request: TagRequest) -> TagSummary:
     with open_run("tag", source, out, context, request.run, tagger.request()) as run:
         parts = ingest(run, source, request.max_rejects, quiet)
         clock.lap("read")
-        link(run, parts, context.limits, quiet)
+        link(run, parts, context)
         clock.lap("find")
         spent = _look(run, parts, context, tagger, clock.started)
         stats = context.stats

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 import stat
 import struct
@@ -36,6 +38,10 @@ EXIF_ORIENTATION = 0x0112
 # What Pillow raises on damaged later frames and EXIF blocks, which leave the first picture usable.
 DAMAGE = (EOFError, OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
 WEB_ADDRESS = re.compile(r"^(https?|ftp):/", re.IGNORECASE)
+# In bytes; what Linux takes. Resolving a longer path would take time and lead nowhere.
+LONGEST_PATH = 4096
+# The same for every such path, whatever lies there, or nothing.
+OUTSIDE = "not opened: it lies outside the media root, which is the posts' folder unless --media-root names another"
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,40 @@ class PictureFile(NamedTuple):
     frames: list[Frame]
 
 
-def hash_file(path: Path, limits: MediaLimits) -> tuple[str | None, str | None]:
-    """Return (sha256 of the file's bytes, None), or (None, why it could not be read)."""
+class MediaRoot:
+    """The folder that pictures may lie in, or below."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = os.path.realpath(folder).rstrip(os.sep) + os.sep
+        # Resolving is slow, and most folders hold many pictures.
+        self._resolved: dict[str, str] = {}
+
+    def holds(self, path: Path) -> bool:
+        """Tell whether a path leads into the folder once its links and `..` are resolved.
+
+        Raises OSError for a path that is too long, ValueError for one that no file can have.
+        """
+        if len(os.fsencode(path)) > LONGEST_PATH:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        parent, name = os.path.split(path)
+        if parent not in self._resolved:
+            self._resolved[parent] = os.path.realpath(parent)
+        place = os.path.join(self._resolved[parent], name)
+        if name == os.pardir or os.path.islink(place):
+            place = os.path.realpath(place)
+        return place.startswith(self._folder)
+
+
+def hash_file(path: Path, limits: MediaLimits, root: MediaRoot | None = None) -> tuple[str | None, str | None]:
+    """Return (sha256 of the file's bytes, None), or (None, why it could not be read).
+
+    With a `root`, nothing outside of that folder is opened, and the reason does not tell what is there.
+    """
     if WEB_ADDRESS.match(str(path)):
         return None, "a web address: download it first"
     try:
+        if root is not None and not root.holds(path):
+            return None, OUTSIDE
         state = path.stat()
         if stat.S_ISDIR(state.st_mode):
             return None, "a folder, not a file"
