@@ -30,7 +30,7 @@ from weibotag.curation.tags.proposals import PROPOSALS, Proposal, read_proposals
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource
-from weibotag.scoring import thresholds
+from weibotag.scoring.decision import best_shared, decide, micro_f1
 from weibotag.taggers.linear import train_linear
 from weibotag.taxonomy.tree import Tag, Taxonomy, load, save_csv
 from weibotag.training.dataset import blake, gold_matrix
@@ -170,11 +170,9 @@ def measure_f1(
     taught = ~held & (np.diff(gold.indptr) > 0)
     tagger = train_linear([posts.filter(pa.array(taught))], gold[taught], taxonomy)
     own = gold_of([[place.get(tag, tag) for tag in tags] for tags in labels], common)
-    cut = thresholds.best_shared(
-        place_scores(tagger.raw_scores(posts.filter(pa.array(held))), numbers, common), own[held], common
-    )
-    decided = thresholds.decide(place_scores(tagger.raw_scores(tests), numbers, common), np.full(len(common), cut), common)
-    return thresholds.micro_f1(decided, gold_of([[place.get(tag, tag) for tag in tags] for tags in clean], common))
+    cut = best_shared(place_scores(tagger.raw_scores(posts.filter(pa.array(held))), numbers, common), own[held], common)
+    decided = decide(place_scores(tagger.raw_scores(tests), numbers, common), np.full(len(common), cut), common)
+    return micro_f1(decided, gold_of([[place.get(tag, tag) for tag in tags] for tags in clean], common))
 
 
 def gold_of(labels: Labels, taxonomy: Taxonomy) -> Any:

@@ -36,7 +36,7 @@ from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
-from weibotag.scoring.thresholds import micro_f1
+from weibotag.scoring.decision import micro_f1
 from weibotag.taggers.answering import BudgetPlan, open_answerer, open_codebook, open_taxonomy
 from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.dataset import gold_matrix

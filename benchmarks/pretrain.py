@@ -27,8 +27,7 @@ from weibotag.extraction.context import open_context
 from weibotag.extraction.pipeline_files import read_pipeline
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
-from weibotag.scoring import thresholds
-from weibotag.scoring.decision import Decision
+from weibotag.scoring.decision import Decision, micro_f1
 from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.dataset import Dataset, NetworkOptions, blake, gold_matrix
 from weibotag.training.network.settings import Settings, TrainingRun
@@ -91,7 +90,7 @@ def measure(data: Data, seed: int) -> dict[tuple[float, bool], float]:
                     csr_matrix(vstack([scorer.raw_scores(table) for table in tables])) for tables in (data.held, data.tested)
                 )
                 chosen = Decision.fit(held, sides[1].gold, data.taxonomy).decide(tested)
-                found[share, start is not None] = thresholds.micro_f1(chosen, gold)
+                found[share, start is not None] = micro_f1(chosen, gold)
     return found
 
 

@@ -29,8 +29,8 @@ from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource
 from weibotag.posts.supplied_words import add_given
-from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.closure import blend
+from weibotag.scoring.decision import choose_thresholds, decide, fit_calibration, micro_f1
 from weibotag.taggers.cascade.policy import given
 from weibotag.taggers.cascade.simulation import CascadeSimulation, PolicyOutcome
 from weibotag.taggers.fasttext import FastScorer, train
@@ -102,12 +102,12 @@ def run_flat(
 
 def measure(scores: Scores, held: csr_matrix, gold: csr_matrix, taxonomy: Taxonomy) -> tuple[float, float]:
     """Return micro-F1 and precision at 1 on test, calibrated and with thresholds chosen on the held-out posts."""
-    fitted = calibration.fit(scores[0], held)
+    fitted = fit_calibration(scores[0], held)
     chosen, tested = fitted.apply(scores[0]), fitted.apply(scores[1])
-    cuts = thresholds.choose(chosen, held, taxonomy)
+    cuts = choose_thresholds(chosen, held, taxonomy)
     first = np.asarray(tested.argmax(axis=1)).ravel()
     right = np.asarray(gold[np.arange(gold.shape[0]), first]).ravel() * (tested.max(axis=1).toarray().ravel() > 0)
-    return thresholds.micro_f1(thresholds.decide(tested, cuts, taxonomy), gold), float(right.mean())
+    return micro_f1(decide(tested, cuts, taxonomy), gold), float(right.mean())
 
 
 def buy(
@@ -131,7 +131,7 @@ def buy(
 
     def score(ends: PolicyOutcome) -> list[float]:
         chosen = simulation.answers(ends)
-        return [thresholds.micro_f1(chosen[mask], tested.gold[mask]) for mask in (np.ones(len(there), bool), there > 0)]
+        return [micro_f1(chosen[mask], tested.gold[mask]) for mask in (np.ones(len(there), bool), there > 0)]
 
     whole = float((left @ [prices[stage] for stage in STAGES]).sum())
     rates = np.geomspace(1, 1e-9, 400)

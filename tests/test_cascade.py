@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import WORDING
-from weibotag.scoring.thresholds import micro_f1
+from weibotag.scoring.decision import micro_f1
 from weibotag.taggers.cascade.gains import Forest, benefit, expect_benefit
 from weibotag.taggers.cascade.policy import choose_step, limit, number_of, stages_of, translate
 from weibotag.taggers.cascade.policy import given as given_bits

@@ -12,9 +12,8 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.schema import WORDING
-from weibotag.scoring import calibration, thresholds
 from weibotag.scoring.closure import raise_parents
-from weibotag.scoring.decision import Decision
+from weibotag.scoring.decision import GRID, Decision, decide, fit_calibration, micro_f1, shared_f1
 from weibotag.taggers import linear_tree as tree_tagger
 from weibotag.taggers.linear_tree import XmcScorer
 from weibotag.taggers.tagger import Ensemble, Tagger
@@ -208,8 +207,8 @@ def test_tags_without_held_out_posts_are_calibrated_with_their_band() -> None:
     scores = np.full((400, 4), 0.5, np.float32)
     right = np.hstack([draw.random((400, 2)) < 0.9, draw.random((400, 1)) < 0.1, np.zeros((400, 1), bool)])
     bands = np.array([0, 0, 1, 0])
-    apart = calibration.fit(csr_matrix(scores[:, :3]), csr_matrix(right[:, :3].astype(np.float32)), bands[:3])
-    whole = calibration.fit(
+    apart = fit_calibration(csr_matrix(scores[:, :3]), csr_matrix(right[:, :3].astype(np.float32)), bands[:3])
+    whole = fit_calibration(
         csr_matrix((scores[:, :3].ravel(), np.tile([0, 1, 2], 400), np.arange(0, 1201, 3)), (400, 4)),
         csr_matrix(right.astype(np.float32)),
         bands,
@@ -228,9 +227,9 @@ def test_scores_below_every_cut_change_no_shared_threshold(seed: int) -> None:
     noisy = right + csr_matrix(draw.random(right.shape) * (draw.random(right.shape) < 0.2))
     noisy.data = np.minimum(noisy.data * draw.random(noisy.nnz), 1).astype(np.float32)
     scores = raise_parents(csr_matrix(noisy), TREE)
-    cuts = [thresholds.decide(scores, np.full(len(TREE), cut), TREE) for cut in thresholds.GRID]
-    best = max(thresholds.micro_f1(chosen, right) for chosen in cuts)
-    assert thresholds.shared_f1(scores, right, TREE) == best
+    cuts = [decide(scores, np.full(len(TREE), cut), TREE) for cut in GRID]
+    best = max(micro_f1(chosen, right) for chosen in cuts)
+    assert shared_f1(scores, right, TREE) == best
 
 
 @pytest.mark.slow

@@ -6,15 +6,14 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
-from weibotag.scoring import calibration, thresholds
-from weibotag.scoring.closure import blend, raise_parents
+from weibotag.scoring.closure import blend
+from weibotag.scoring.decision import Decision, micro_f1
 from weibotag.taggers.cascade.gains import Forest, benefit, describe
 from weibotag.taggers.cascade.policy import (
     FAST,
     FUSED,
     TEXT,
     Cascade,
-    State,
     Taggers,
     add_bits,
     count_files,
@@ -57,7 +56,7 @@ def learn_cascade(
             posts.open(cascade, tagger, bits)
     full = posts.answers[FUSED, cascade.everything if seen.any() else 0]
     best = posts.patch(full[1])
-    cascade.worth = thresholds.micro_f1(best, gold)
+    cascade.worth = micro_f1(best, gold)
     _learn_gains(cascade, posts)
     _choose_rate(cascade, posts)
     return cascade
@@ -72,7 +71,7 @@ def _choose_rate(cascade: Cascade, posts: "_HeldOutStates") -> None:
     simulation = CascadeSimulation(cascade, posts.whole, posts.seen, np.zeros(len(posts.seen), np.int64), left)
 
     def quality(outcome: PolicyOutcome) -> float:
-        return thresholds.micro_f1(simulation.answers(outcome), posts.gold)
+        return micro_f1(simulation.answers(outcome), posts.gold)
 
     curve = trace_curve(simulation, quality)
     cascade.rate = float(curve.rates[curve.knee if posts.seen.sum() >= FEWEST_SEEN else curve.best])
@@ -122,7 +121,7 @@ class _HeldOutStates:
 
         def score(share: float) -> float:
             raw = blend(self.raw(FUSED, bits), self.raw(self.plain.cheap(bits), bits), share)
-            return thresholds.micro_f1(self.plain.settle(self._fit(raw, gold), raw)[1], gold)
+            return micro_f1(Decision.fit(raw, gold, self.taxonomy).decide(raw), gold)
 
         return max(SHARES, key=score)
 
@@ -131,14 +130,8 @@ class _HeldOutStates:
         raw, gold = self.raw(tagger, bits), self.gold[self.rows(bits)]
         if tagger == FUSED:
             raw = blend(raw, self.raw(cascade.cheap(bits), bits), cascade.share)
-        state = cascade.states[tagger, bits] = self._fit(raw, gold)
-        self.answers[tagger, bits] = cascade.settle(state, raw)
-
-    def _fit(self, raw: csr_matrix, gold: csr_matrix) -> State:
-        """Return the calibration and the thresholds of raw scores (posts x tags)."""
-        calibrated = calibration.fit(raw, gold)
-        scores = raise_parents(calibrated.apply(raw), self.taxonomy)
-        return State(calibrated, thresholds.choose(scores, gold, self.taxonomy))
+        state = cascade.states[tagger, bits] = Decision.fit(raw, gold, self.taxonomy)
+        self.answers[tagger, bits] = state.settle(raw)
 
     def patch(self, chosen: csr_matrix) -> csr_matrix:
         """Return what all posts get when those with pictures get `chosen`, the others the network's answer on text."""

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.progress import bar
-from weibotag.scoring import thresholds
 from weibotag.scoring.closure import blend, raise_parents
+from weibotag.scoring.decision import shared_f1
 from weibotag.taggers.fasttext import DivergedError, FastScorer, Settings, train
 from weibotag.taggers.rules import RulesScorer
 from weibotag.taggers.tagger import Ensemble
@@ -148,4 +148,4 @@ def _score_held(lesson: Lesson, scorer: FastScorer) -> csr_matrix:
 
 
 def _shared_f1(lesson: Lesson, raw: csr_matrix) -> float:
-    return thresholds.shared_f1(raise_parents(raw, lesson.taxonomy), lesson.held.gold, lesson.taxonomy)
+    return shared_f1(raise_parents(raw, lesson.taxonomy), lesson.held.gold, lesson.taxonomy)

@@ -15,8 +15,7 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.errors import MissingExtraError, RequestError
-from weibotag.scoring.decision import Decision
-from weibotag.scoring.thresholds import shared_f1
+from weibotag.scoring.decision import Decision, shared_f1
 from weibotag.taggers.fasttext import DivergedError
 from weibotag.taggers.linear import PAIRS_A_SECOND, count_pairs, train_linear
 from weibotag.taggers.model_folder import Candidate, TaggerAbout

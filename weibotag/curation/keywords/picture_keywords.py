@@ -24,8 +24,8 @@ from weibotag.features.vocabulary import MOST_KEYWORDS
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import refuse_outputs
 from weibotag.posts.writer import write_tables
-from weibotag.scoring.calibration import Calibration
 from weibotag.scoring.closure import collect_highest
+from weibotag.scoring.decision import Calibration
 from weibotag.vision.faces import FACE_WORD
 
 KEYWORDS_FILE, WEIGHTS_FILE = "keywords.parquet", "weights.safetensors"

@@ -31,8 +31,8 @@ from weibotag.features.hashed_ngrams import BITS
 from weibotag.posts.encodings import STDIN
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import refuse_outputs, resolve_files
-from weibotag.scoring.calibration import Calibration, fit
 from weibotag.scoring.closure import mark_right
+from weibotag.scoring.decision import Calibration, fit_calibration
 
 # Memory beside what posts take, and for each byte of wordings in Parquet; of text a part is wordings. Bytes a second.
 MEMORY, MEMORY_BYTES, PACKED, PACE = 0.5e9, 75, 0.1, 1e5
@@ -177,7 +177,7 @@ def learn_map(
         for posts, words in lessons.blocks()
     ]
     raw = place_blocks(blocks, gold.shape)
-    calibration = fit(raw, gold)
+    calibration = fit_calibration(raw, gold)
     cuts = choose_cuts(calibration.apply(raw), lessons, precision)
     shown = np.array([cut.refused is None for cut in cuts], bool)
     weights, prior = learn_weights(lessons, shown)

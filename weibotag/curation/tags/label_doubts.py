@@ -18,9 +18,8 @@ from scipy.sparse import csr_matrix, vstack
 from weibotag.core.arrays import keep_highest, rows_of
 from weibotag.curation.tags.labelled_posts import EXAMPLES, Labelled, draw_folds
 from weibotag.curation.tags.proposals import LEAST_SURE, RECOMMENDED, Finding, Found, Proposal, restructure
-from weibotag.scoring import calibration
-from weibotag.scoring.calibration import logit
 from weibotag.scoring.closure import mark_right, raise_parents
+from weibotag.scoring.decision import fit_calibration, logit
 from weibotag.taggers.linear import train_linear
 from weibotag.taxonomy.tree import Taxonomy
 
@@ -67,7 +66,7 @@ def score_out_of_fold(
         blocks.append(keep_highest(tagger.raw_scores(posts.filter(pa.array(held))), MOST_SCORES))
         rows.append(np.flatnonzero(held))
     raw = csr_matrix(vstack(blocks))[np.argsort(np.concatenate(rows))]
-    return raise_parents(calibration.fit(raw, gold).apply(raw), taxonomy)
+    return raise_parents(fit_calibration(raw, gold).apply(raw), taxonomy)
 
 
 def most_specific(gold: csr_matrix, taxonomy: Taxonomy) -> csr_matrix:

@@ -16,9 +16,8 @@ from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.files import write_json
-from weibotag.scoring import thresholds
-from weibotag.scoring.calibration import Calibration
-from weibotag.scoring.closure import blend, raise_parents
+from weibotag.scoring.closure import blend
+from weibotag.scoring.decision import Decision
 from weibotag.taggers.cascade.gains import Forest, describe
 from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.tagger import Ensemble, Tagger
@@ -71,14 +70,6 @@ def price_looks(left: np.ndarray, prices: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class State:
-    """How a tagger answers for posts whose pictures some stages have looked at: calibration, thresholds float32 (tags,)."""
-
-    calibrated: Calibration
-    thresholds: np.ndarray
-
-
-@dataclass(frozen=True)
 class Answer:
     """Scores and those of them that reach their thresholds, csr_matrix (posts x tags); `bits` (posts,): stages that looked;
     `fused` (posts,): whether the network was asked; `gains` float32 (posts, stages + 1): what each stage, and the network,
@@ -107,7 +98,7 @@ class Cascade:
         self.stages = tuple(stages)
         self.kinds = tuple(kind for stage in stages for kind in stage_class(stage).kinds)
         self.share, self.worth = share, worth
-        self.states: dict[tuple[str, int], State] = {}
+        self.states: dict[tuple[str, int], Decision] = {}
         self.forests: dict[tuple[str, str], Forest] = {}
         self.prices: dict[str, float] = {}
         self.rate = self.network_rate = 0.0
@@ -135,11 +126,6 @@ class Cascade:
         if tagger == FAST:
             return self.reader.raw_scores(table)
         return self.network.raw_scores(table)
-
-    def settle(self, state: State, raw: csr_matrix) -> tuple[csr_matrix, csr_matrix]:
-        """Return probabilities, and those that reach their thresholds, of raw scores at a state."""
-        scores = raise_parents(state.calibrated.apply(raw), self.taxonomy)
-        return scores, thresholds.decide(scores, state.thresholds, self.taxonomy)
 
     def answer(self, table: pa.Table, bits: np.ndarray, rate: float | None = None) -> Answer:
         """Answer for posts whose pictures the stages of `bits` (posts,) have looked at, 0 for posts without pictures.
@@ -187,7 +173,7 @@ class Cascade:
         self, tagger: str, bits: int, raw: csr_matrix, table: pa.Table
     ) -> tuple[csr_matrix, csr_matrix, np.ndarray]:
         """Return what a tagger answers at a state, scores and chosen, and the gains of further steps from there."""
-        scores, chosen = self.settle(self.states[tagger, bits], raw)
+        scores, chosen = self.states[tagger, bits].settle(raw)
         features = describe(scores, chosen, table, self.worth, self.taxonomy, self.kinds)
         return scores, chosen, self._predict_gains(tagger, features, bits)
 
@@ -215,7 +201,7 @@ class Cascade:
         arrays = {
             f"state {tagger} {bits} {name}": array
             for (tagger, bits), state in self.states.items()
-            for name, array in (vars(state.calibrated) | {"thresholds": state.thresholds}).items()
+            for name, array in state.arrays().items()
         }
         for (tagger, step), forest in self.forests.items():
             arrays |= {f"gain {tagger} {step} {name}": array for name, array in vars(forest).items()}
@@ -240,8 +226,7 @@ class Cascade:
             kept.setdefault((kind, tagger, of), {})[field] = array
         for (kind, tagger, of), arrays in kept.items():
             if kind == "state":
-                cuts = arrays.pop("thresholds")
-                cascade.states[tagger, int(of)] = State(Calibration(**arrays), cuts)
+                cascade.states[tagger, int(of)] = Decision.of_arrays(arrays, taxonomy)
             else:
                 cascade.forests[tagger, of] = Forest(**arrays)
         return cascade

@@ -15,7 +15,7 @@ from torch.nn import functional
 from weibotag.core.errors import RequestError
 from weibotag.core.files import sha256_of, write_json
 from weibotag.features.post_batches import INPUTS, Features, Posts
-from weibotag.scoring.thresholds import shared_f1
+from weibotag.scoring.decision import shared_f1
 from weibotag.taggers.network import NETWORK, SHARES, TASKS, NetworkScorer
 from weibotag.taggers.tagger import Ensemble
 from weibotag.taxonomy.tree import Taxonomy
