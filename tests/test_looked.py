@@ -4,7 +4,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weibotag.extraction.post_table import mark_files, mark_posts
+from weibotag.extraction.coverage import mark_files, mark_posts
 
 FILES = ["a", "b", "c", "d"]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from weibotag.core import schema
 from weibotag.core.errors import RequestError
-from weibotag.runtime import findings_store
+from weibotag.runtime import findings_store, store_parts
 from weibotag.runtime.findings_store import Store, default_root
 
 IDS = st.lists(st.sampled_from([f"{n:02}é'\"#1" for n in range(30)]), max_size=40)
@@ -70,12 +70,10 @@ def test_rows_come_back_as_they_were_written(
 
 def test_rows_are_found_across_row_groups(tmp_path: Path) -> None:
     kept = Store(tmp_path)
-    ids = [f"id{n}" for n in range(3 * findings_store.ROW_GROUP + 7)]
+    ids = [f"id{n}" for n in range(3 * store_parts.ROW_GROUP + 7)]
     table = ocr(ids)
     kept.write("ocr", "abc", table)
-    asked = [
-        ids[n] for n in (3 * findings_store.ROW_GROUP + 6, 0, 2 * findings_store.ROW_GROUP, findings_store.ROW_GROUP - 1, 5)
-    ]
+    asked = [ids[n] for n in (3 * store_parts.ROW_GROUP + 6, 0, 2 * store_parts.ROW_GROUP, store_parts.ROW_GROUP - 1, 5)]
     assert kept.read("ocr", "abc", pa.array(asked)).to_pylist() == found(table, asked)
     assert kept.read("ocr", "abc", pa.array(ids)).equals(table)
 

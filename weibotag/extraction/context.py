@@ -6,6 +6,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TypedDict
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from weibotag.extraction.coverage import Coverage, mark_files
 from weibotag.extraction.jobs import PictureReceipt, PictureTask, media_fingerprint
 from weibotag.extraction.settings import Pipeline, TrainedLooks
 from weibotag.runtime.findings_store import Store, default_root
@@ -65,7 +69,8 @@ class ExtractionStats:
 
     `loading` has the most seconds that a process took to load the model of a stage, and to start (`WORKER`). `unseen` says,
     by file_id, why files could not be looked at, `faults` the same in one line for people; `setbacks` what befell workers;
-    `reposts` what came of them where they were sought; `late` that looking ended before it was done.
+    `reposts` what came of them where they were sought; `late` that looking ended before it was done. `coverage` is what is
+    known of all files of a run that looks at some only.
     """
 
     files: int = 0
@@ -78,6 +83,7 @@ class ExtractionStats:
     setbacks: list[str] = field(default_factory=list)
     reposts: RepostCounts = field(default_factory=RepostCounts)
     late: bool = False
+    coverage: Coverage | None = None
 
     def add(self, receipt: PictureReceipt, tasks: Sequence[PictureTask]) -> None:
         """Add up what a receipt for some tasks says."""
@@ -153,6 +159,18 @@ class ExtractionContext:
     def every_bit(self) -> int:
         """Return the bits of all stages, the first the lowest."""
         return (1 << len(self.fingerprints)) - 1
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """Return the fingerprints of all that looking writes to the store, by table."""
+        return {"media": self.media, **self.fingerprints}
+
+    def ask_store(self, file_ids: pa.Array) -> Coverage:
+        """Return what the store knows of distinct files; the order of the stages is that of `fingerprints`."""
+        media = self.store.read("media", self.media, file_ids)
+        frames = media.filter(pc.is_null(media["media_error"]))["media_id"]
+        missing = (self.store.missing(name, mark, frames) for name, mark in self.fingerprints.items())
+        return mark_files(file_ids, media, missing)
 
     def is_late(self) -> bool:
         """Tell whether the time for looking is up, and put it down."""

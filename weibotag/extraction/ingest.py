@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from weibotag.core import __version__
 from weibotag.core.errors import RequestError, TooManyRejectsError
@@ -59,7 +58,7 @@ def open_run(
     if folder is None and out == "-":
         # Beside no output: in the store, by what is asked for, so that two pipes don't meet and the same one goes on.
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-        folder = context.store.root / "runs" / digest[:FINGERPRINT_LENGTH]
+        folder = context.store.make("runs") / digest[:FINGERPRINT_LENGTH]
     folder = folder or Path(f"{out}.run")
     refuse_outputs(source, folder, *(() if out == "-" else (Path(out),)))
     run = Run.open(folder, request)
@@ -94,7 +93,7 @@ def link(run: Run, parts: Iterable[str], context: ExtractionContext) -> None:
         for part in parts:
             if run.done("links", part):
                 continue
-            posts = pq.read_table(run.path("posts", part), columns=["post_id", "images", "videos", "folder"])
+            posts = run.read("posts", part, ["post_id", "images", "videos", "folder"])
             links = link_files(posts, context.limits, known, context.pipeline.media_root)
             progress.advance(len(links))
             run.write("links", part, links)
@@ -102,17 +101,17 @@ def link(run: Run, parts: Iterable[str], context: ExtractionContext) -> None:
 
 def read_part_posts(run: Run, part: str) -> pa.Table:
     """Return the posts of a part, the columns that pass through set apart."""
-    return set_apart(pq.read_table(run.path("posts", part)))
+    return set_apart(run.read("posts", part))
 
 
 def read_links(run: Run, part: str) -> pa.Table:
     """Return the links of a part; where reposts are sought, they bear the id of the file whose findings they are given."""
-    return give_findings(pq.read_table(run.path("links", part)), run)
+    return give_findings(run.read("links", part), run)
 
 
 def count_posts(run: Run, parts: Iterable[str]) -> int:
     """Return how many posts some parts have."""
-    return sum(pq.read_metadata(run.path("posts", part)).num_rows for part in parts)
+    return sum(run.count_rows("posts", part) for part in parts)
 
 
 def _refuse_rejects(run: Run, count: int, most: int | None) -> None:

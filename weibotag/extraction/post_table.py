@@ -1,14 +1,15 @@
 """What the store knows of pictures, joined to the posts that show them: wordings, vectors, and which stages have looked."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from weibotag.extraction.context import ExtractionContext
+from weibotag.extraction.coverage import mark_files, mark_posts
+from weibotag.extraction.findings import read_findings
 from weibotag.extraction.ingest import read_links, read_part_posts
 from weibotag.features.post_arrays import collect_vectors
 from weibotag.features.visual_codes import Codebook, ZeroShot, open_zero_shot
@@ -17,7 +18,6 @@ from weibotag.posts.supplied_words import add_given
 from weibotag.runtime.run_folder import Run
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.vision.embed import Embed
-from weibotag.vision.face_gallery import name_faces, open_gallery
 from weibotag.vision.stage import Wording
 
 # Posts whose pictures' findings are in memory at once.
@@ -59,73 +59,24 @@ def open_vector_words(
     return None if zero_shot is None and codebook is None else VectorWords(zero_shot, codebook, learnt or {})
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """What is known of files, in the order of `file_ids`: `bits` of the stages that have seen all their frames (int64,
-    the first stage is the lowest).
-
-    `decoded` (bool): the store has their media rows; `usable` (bool): one of their frames is a picture, or may be.
-    """
-
-    file_ids: pa.Array
-    bits: np.ndarray
-    decoded: np.ndarray
-    usable: np.ndarray
-
-
-def mark_files(file_ids: pa.Array, media: pa.Table, missing: Iterable[pa.Array]) -> Coverage:
-    """Return what is known of distinct files from their media rows, and the media_ids that each stage has not seen."""
-    place = pc.index_in(media["file_id"], file_ids).to_numpy(zero_copy_only=False)
-    good = pc.is_null(media["media_error"]).to_numpy(zero_copy_only=False)
-    decoded, shown = np.zeros(len(file_ids), bool), np.zeros(len(file_ids), bool)
-    decoded[place], shown[place[good]] = True, True
-    bits = np.zeros(len(file_ids), np.int64)
-    for number, ids in enumerate(missing):
-        seen = decoded.copy()
-        lacks = pc.is_in(media["media_id"], ids).to_numpy(zero_copy_only=False)
-        seen[place[lacks & good]] = False
-        bits |= seen.astype(np.int64) << number
-    return Coverage(file_ids, bits, decoded, shown | ~decoded)
-
-
-def ask_store(file_ids: pa.Array, context: ExtractionContext) -> Coverage:
-    """Return what the store knows of distinct files; the order of the stages is that of `context.fingerprints`."""
-    media = context.store.read("media", context.media, file_ids)
-    frames = media.filter(pc.is_null(media["media_error"]))["media_id"]
-    missing = (context.store.missing(name, mark, frames) for name, mark in context.fingerprints.items())
-    return mark_files(file_ids, media, missing)
-
-
-def mark_posts(post_ids: pa.Array, links: pa.Table, coverage: Coverage, everything: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return, per post, the stages that have looked at all its pictures (int64), and whether it has any that can be used.
-
-    Posts without one have the bits 0.
-    """
-    files = pc.index_in(links["file_id"], coverage.file_ids).fill_null(-1).to_numpy(zero_copy_only=False)
-    posts = pc.index_in(links["post_id"], post_ids).to_numpy(zero_copy_only=False)
-    can = files >= 0
-    can[can] = coverage.usable[files[can]]
-    posts, files = posts[can], files[can]
-    seen = np.zeros(len(post_ids), bool)
-    seen[posts] = True
-    bits = np.where(seen, everything, 0)
-    np.bitwise_and.at(bits, posts, coverage.bits[files])
-    return bits, seen
-
-
 def add_findings(
-    posts: pa.Table, links: pa.Table, context: ExtractionContext, words: VectorWords | None, with_vectors: bool = False
+    run: Run,
+    posts: pa.Table,
+    links: pa.Table,
+    context: ExtractionContext,
+    words: VectorWords | None,
+    with_vectors: bool = False,
 ) -> pa.Table:
-    """Return a posts table with the columns `wordings` and `wordings_error`, and where a network reads them `vectors`.
+    """Return posts of a run with the columns `wordings` and `wordings_error`, and where a network reads them `vectors`.
 
     Then the column `looked` has, as bits in the order of the fingerprints, the stages that have seen all its pictures, and
     `pictured` tells whether it has any. `words` says what vectors say; nothing where it is None.
     """
-    post_ids, files = posts["post_id"].combine_chunks(), links["file_id"].drop_null()
-    media = context.store.read("media", context.media, files)
-    frames = media.filter(pc.is_null(media["media_error"]))["media_id"]
     read_vectors = with_vectors or words is not None
-    found = {name: read_found(name, frames, context) for name in context.fingerprints if name != "embed" or read_vectors}
+    names = [name for name in context.fingerprints if name != "embed" or read_vectors]
+    links, media, found = read_findings(run, links, context, names)
+    post_ids, files = posts["post_id"].combine_chunks(), links["file_id"].drop_null()
+    frames = media.filter(pc.is_null(media["media_error"]))["media_id"]
     vector_words = {} if words is None or "embed" not in found else words.find(found["embed"])
     if with_vectors:
         if "embed" in found:
@@ -134,21 +85,15 @@ def add_findings(
         missing = (frames.filter(pc.invert(pc.is_in(frames, table["media_id"]))) for table in found.values())
         bits, has = mark_posts(post_ids, links, mark_files(pc.unique(files), media, missing), context.every_bit)
         posts = posts.append_column("looked", pa.array(bits)).append_column("pictured", pa.array(has))
-    found.pop("embed", None)
+    if "embed" in found:
+        # What the vectors say is known; whether there are any is not.
+        found["embed"] = found["embed"].select(["media_id", "embed_error"])
     expected = () if context.partial or context.stats.late else ("media", *found)
     known = Findings(media, found, vector_words, context.stats.unseen, expected)
     wordings = collect_wordings(post_ids.to_pylist(), links, known)
     for name in ("wordings", "wordings_error"):
         posts = posts.append_column(wordings.schema.field(name), wordings[name])
     return posts
-
-
-def read_found(stage: str, media_ids: pa.Array | pa.ChunkedArray, context: ExtractionContext) -> pa.Table:
-    """Return what a stage found in these pictures, in the schema of the stage; faces with their names by the gallery."""
-    found = context.store.read(stage, context.fingerprints[stage], media_ids)
-    if stage != "faces" or context.pipeline.gallery is None:
-        return found
-    return name_faces(found, open_gallery(context.pipeline.gallery))
 
 
 def read_part(
@@ -165,5 +110,5 @@ def read_part(
         some = posts.slice(start, ROWS)
         if len(links):
             own = links.filter(pc.is_in(links["post_id"], some["post_id"].combine_chunks()))
-            some = add_findings(some, own, context, words, with_vectors)
+            some = add_findings(run, some, own, context, words, with_vectors)
         yield add_given(some, context.pipeline.words)

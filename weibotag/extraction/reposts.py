@@ -5,7 +5,6 @@ from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from weibotag.core.progress import bar
 from weibotag.core.schema import arrow_schema
@@ -38,7 +37,7 @@ def read_given(run: Run) -> pa.Table:
     """Return the rows of schema "same" of the files that were given another's findings; none before they were sought."""
     if not run.done("same", PART):
         return arrow_schema("same").empty_table()
-    same = pq.read_table(run.path("same", PART))
+    same = run.read("same", PART)
     return same.filter(pc.invert(same["same_checked"]))
 
 
@@ -52,6 +51,20 @@ def give_findings(links: pa.Table, run: Run) -> pa.Table:
     return links.set_column(links.column_names.index("file_id"), "file_id", ids)
 
 
+def take_back(run: Run, links: pa.Table, lost: pa.Array) -> pa.Table:
+    """Return links in which reposts of these files, whose findings are lost, bear their own ids, from now on in this run."""
+    same = run.read("same", PART)
+    run.write("same", PART, same.filter(pc.invert(pc.is_in(same["same_as"], lost))))
+    own: dict[str, str] = {}
+    for part in run.list_parts("links"):
+        raw = run.read("links", part, ["path", "file_id"])
+        raw = raw.filter(pc.is_in(raw["path"], links["path"].combine_chunks()))
+        own |= dict(zip(raw["path"].to_pylist(), raw["file_id"].to_pylist(), strict=True))
+    ids = pa.array([own.get(path) for path in links["path"].to_pylist()], pa.string())
+    ids = pc.if_else(pc.is_in(links["file_id"].combine_chunks(), lost), ids, links["file_id"].combine_chunks())
+    return links.set_column(links.column_names.index("file_id"), "file_id", ids)
+
+
 def check_reposts(run: Run, context: ExtractionContext) -> RepostCounts:
     """Return how many files were reposts, how many of them were looked at to check, and how many of those agreed.
 
@@ -60,7 +73,7 @@ def check_reposts(run: Run, context: ExtractionContext) -> RepostCounts:
     """
     if not run.done("same", PART):
         return {}
-    same = pq.read_table(run.path("same", PART))
+    same = run.read("same", PART)
     checked = same.filter(same["same_checked"])
     agreed = dict.fromkeys(checked["file_id"].to_pylist(), True)
     for stage in agreed and context.fingerprints:
@@ -109,7 +122,9 @@ def _match(file_ids: list[str], context: ExtractionContext) -> pa.Table:
     same_as: dict[str, str] = {}
     for file_id, near in candidates.items():
         # A file that was given another's findings has none of its own to give.
-        found = next((other for other in near if other not in same_as and look_same(seen[file_id], seen[other])), None)
+        # Nor has one whose print was lost since.
+        others = [other for other in near if other not in same_as and other in seen and file_id in seen]
+        found = next((other for other in others if look_same(seen[file_id], seen[other])), None)
         if found is not None:
             same_as[file_id] = found
     rows = [

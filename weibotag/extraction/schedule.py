@@ -16,9 +16,8 @@ import pyarrow.compute as pc
 
 from weibotag.core.progress import bar
 from weibotag.extraction.context import WORKER, ExtractionContext
-from weibotag.extraction.ingest import link, read_links
+from weibotag.extraction.ingest import link
 from weibotag.extraction.jobs import PictureJob, PictureReceipt, PictureTask, StageJob
-from weibotag.extraction.post_table import ask_store
 from weibotag.extraction.reposts import check_reposts, find_reposts
 from weibotag.runtime.pool import Limits, run_parts, worker_memory
 from weibotag.runtime.run_folder import Run
@@ -171,15 +170,21 @@ def look(run: Run, parts: Iterable[str], context: ExtractionContext) -> None:
     needed = _find_needed(run, parts, context)
     if not needed:
         return
-    context.store.prepare()
-    if context.pipeline.reuse == "near":
+    near = {"near": context.media} if context.pipeline.reuse == "near" else {}
+    context.store.prepare(context.tables | near)
+    if near:
         needed = find_reposts(run, needed, context)
+    look_at(run, needed, context)
+    compact(context)
+    context.stats.reposts = check_reposts(run, context)
+
+
+def look_at(run: Run, tasks: Sequence[PictureTask], context: ExtractionContext) -> None:
+    """Look at files; the context's stats add it up."""
     # One group of stages after the other, so that their models are not in memory at once.
     for names in group_stages(context.stages):
         with PictureQueue(names, run, context) as queue:
-            queue.look(needed, share_out(len(needed), context), lambda: 0.0 if context.is_late() else inf)
-    compact(context)
-    context.stats.reposts = check_reposts(run, context)
+            queue.look(tasks, share_out(len(tasks), context), lambda: 0.0 if context.is_late() else inf)
 
 
 def link_and_look(run: Run, parts: Iterable[str], context: ExtractionContext) -> None:
@@ -192,7 +197,7 @@ def link_and_look(run: Run, parts: Iterable[str], context: ExtractionContext) ->
 
 def compact(context: ExtractionContext) -> None:
     """Merge the small parts that looking has left in the store."""
-    for name, fingerprint in (("media", context.media), *context.fingerprints.items()):
+    for name, fingerprint in context.tables.items():
         context.store.compact(name, fingerprint)
 
 
@@ -201,14 +206,15 @@ def _find_needed(run: Run, parts: Iterable[str], context: ExtractionContext) -> 
     needed: list[PictureTask] = []
     seen: set[str] = set()
     for part in parts:
-        links = read_links(run, part)
+        # Those of the files themselves, also where another's findings are given to them.
+        links = run.read("links", part)
         links = links.filter(pc.is_valid(links["file_id"]))
         named = zip(links["file_id"].to_pylist(), links["path"].to_pylist(), strict=True)
         paths = {file_id: path for file_id, path in named if file_id not in seen}
         if not paths:
             continue
         seen.update(paths)
-        coverage = ask_store(pa.array(paths), context)
+        coverage = context.ask_store(pa.array(paths))
         for (file_id, path), bits, known in zip(
             paths.items(), coverage.bits.tolist(), coverage.decoded.tolist(), strict=True
         ):

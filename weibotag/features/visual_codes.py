@@ -5,8 +5,10 @@ The names are zero-shot words, by a model that puts pictures and texts into one 
 
 import hashlib
 import json
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,8 @@ from weibotag.vision.stage import FINGERPRINT_LENGTH, Wording
 
 if TYPE_CHECKING:
     from sklearn.cluster import KMeans
+
+log = logging.getLogger(__name__)
 
 SIZES = (64, 256)
 NEAREST = 3
@@ -226,14 +230,25 @@ def open_zero_shot(taxonomy: Taxonomy, fingerprint: str, encode: Encode, folder:
     path = folder / f"{KIND}-{hashlib.sha256(asked.encode()).hexdigest()[:FINGERPRINT_LENGTH]}.safetensors"
     try:
         tensors = load_file(path)
-        return ZeroShot(names, tensors["vectors"], float(tensors["scale"][0]))
-    except (FileNotFoundError, SafetensorError):
-        # Not there yet, or damaged.
-        zero_shot = encode_names(names, encode)
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as file:
-        file.write(save({"vectors": zero_shot.vectors, "scale": np.array([zero_shot.scale])}))
+        if tensors["crc32"].tolist() == _checksums(tensors):
+            return ZeroShot(names, tensors["vectors"], float(tensors["scale"][0]))
+    except (FileNotFoundError, SafetensorError, KeyError):
+        # Not there yet, damaged, or from before there were checksums.
+        pass
+    zero_shot = encode_names(names, encode)
+    tensors = {"vectors": zero_shot.vectors, "scale": np.array([zero_shot.scale])}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as file:
+            file.write(save(tensors | {"crc32": np.array(_checksums(tensors), np.int64)}))
+    except OSError as error:
+        log.warning("%s: can't be kept for the next run (%s)", path, error.strerror)
     return zero_shot
+
+
+def _checksums(tensors: Mapping[str, np.ndarray]) -> list[int]:
+    some = [tensors[name] for name in ("vectors", "scale")]
+    return [zlib.crc32(array.tobytes(), zlib.crc32(f"{array.dtype} {array.shape}".encode())) for array in some]
 
 
 def encode_names(names: tuple[str, ...], encode: Encode) -> ZeroShot:

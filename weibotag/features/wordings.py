@@ -70,8 +70,9 @@ def _read_file(
     file_id: str, frames: Sequence[Row], seen: Mapping[str, Mapping[str, Row]], findings: Findings
 ) -> tuple[list[Struct], list[str]]:
     """Return the wordings of a file, and why some are lacking."""
+    why = findings.unseen.get(file_id)
     if not frames:
-        why = findings.unseen.get(file_id, "tag again" if "media" in findings.expected else None)
+        why = why or ("tag again" if "media" in findings.expected else None)
         return [], [] if why is None else [f"not looked at: {why}"]
     together: dict[tuple[str, str, int], dict[str, Any]] = {}
     faults: list[str] = []
@@ -88,14 +89,16 @@ def _read_file(
                 faults += [] if error is None else [f"{stage}: {error}"]
                 words += stage_class(stage).words(row)
             elif stage in findings.expected:
-                faults.append(f"{stage} did not look at it")
+                faults.append(f"{stage} did not look at it{f': {why}' if why else ''}")
+            elif why is not None:
+                faults.append(f"not looked at: {why}")
         times: Counter[tuple[str, str]] = Counter()
         for wording in (*words, *findings.vector_words.get(media_id, ())):
             word = wording.kind, wording.word
             times[word] += 1
             first = together.setdefault((*word, times[word]), wording._asdict() | {"count": 0, "media_id": media_id})
             first["count"] += 1
-    return list(together.values()), faults
+    return list(together.values()), list(dict.fromkeys(faults))
 
 
 def _join(reasons: Iterable[str]) -> str | None:

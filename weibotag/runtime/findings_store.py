@@ -1,47 +1,47 @@
 """The store: what stages found in each picture, kept for every later run."""
 
-import errno
 import glob
 import logging
 import os
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from uuid import uuid4
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from weibotag.core import schema
 from weibotag.core.errors import RequestError
-from weibotag.core.files import TEMPORARY, atomic, write_parquet
+from weibotag.core.sealed_parquet import DamagedError
+from weibotag.runtime.shared_folder import ELSEWHERE, make_shared, refuse_closed
+from weibotag.runtime.store_parts import (
+    StrangePartError,
+    is_damaged,
+    list_parts,
+    list_small,
+    merge_parts,
+    open_part,
+    read_rows,
+    remove_stale,
+    set_aside,
+    write_part,
+)
 
 if TYPE_CHECKING:
     import duckdb
 
 KEYS = {"media": ("file_id", "frame"), "near": ("file_id",)}
-# Columns that parts written before there were any lack; they read as null.
-LATER = {"embed": ("embed_patches",)}
-ROW_GROUP = 1024
-# Keys and vectors do not repeat: a dictionary makes no part smaller, and reading vectors four times slower.
-DICTIONARY = False
-SMALL_BYTES = 8 << 20
 TRIES = 30
 WAIT_SECONDS = 0.01
-STALE_SECONDS = 24 * 3600
+LOCK = "lock"
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
-
-
-class BrokenPartError(Exception):
-    """A part is not readable Parquet with the columns of its stage; the one argument is its path."""
 
 
 def default_root() -> Path:
@@ -62,8 +62,13 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root).absolute()
+        # How often parts were damaged or gone that had been there: what was known of a picture may be known no more.
+        self.losses = 0
         self._database: duckdb.DuckDBPyConnection | None = None
         self._opening = threading.Lock()
+        # Columns that were checked of each part, by folder, with the size and time that it had.
+        self._checked: dict[Path, dict[Path, tuple[int, int, set[str]]]] = {}
+        self._passed_over: set[Path] = set()
 
     def missing(self, stage: str, fingerprint: str, ids: pa.Array | pa.ChunkedArray) -> pa.Array:
         """Return the distinct ids (strings; nulls are dropped) that the store does not know, in the order given."""
@@ -76,19 +81,19 @@ class Store:
             found = self._query(query, asked, parts) if parts else asked
             return found["id"].cast(pa.string()).combine_chunks()
 
-        return self._retry(stage, fingerprint, find)
+        return self._retry(stage, fingerprint, _key(stage), find)
 
     def read(self, stage: str, fingerprint: str, ids: pa.Array | pa.ChunkedArray) -> pa.Table:
         """Return the rows of these ids in the order of the ids (and frames), each once, in the schema of the stage.
 
-        An id that the store does not know has no row; nor has one whose part turned out to be broken, which is set
+        An id that the store does not know has no row; nor has one whose part turned out to be damaged, which is set
         aside on the way, so that `missing` names it again.
         """
         asked = _number(ids)
         key = _key(stage)
         # Two runs may have looked at the same picture; they found the same, so any of the rows will do.
         query = (
-            "SELECT min(struct_pack(filename := parts.filename, row := parts.file_row_number)) AS found "
+            "SELECT asked.place, min(struct_pack(filename := parts.filename, row := parts.file_row_number)) AS found "
             f"FROM asked JOIN {{parts}} parts ON parts.{key[0]} = asked.id "
             f"GROUP BY asked.place, {', '.join(f'parts.{name}' for name in key)} "
             f"ORDER BY asked.place, {', '.join(f'parts.{name}' for name in key)}"
@@ -97,10 +102,16 @@ class Store:
         def take(parts: list[Path]) -> pa.Table:
             if not parts:
                 return schema.arrow_schema(stage).empty_table()
-            found = self._query(query, asked, parts)["found"].combine_chunks()
-            return _take(stage, found.field("filename").to_pylist(), found.field("row").to_pylist())
+            answer = self._query(query, asked, parts)
+            found = answer["found"].combine_chunks()
+            names, rows = found.field("filename").to_pylist(), found.field("row").to_pylist()
+            table = _take(stage, names, rows)
+            strange = pc.index(pc.equal(table[key[0]], asked["id"].take(answer["place"])), False).as_py()
+            if strange >= 0:
+                raise DamagedError(Path(names[strange]))
+            return table
 
-        return self._retry(stage, fingerprint, take)
+        return self._retry(stage, fingerprint, key, take)
 
     def scan(self, stage: str, fingerprint: str, columns: Sequence[str]) -> pa.Table:
         """Return some columns of all rows of a stage, each row once, ordered by them."""
@@ -113,13 +124,19 @@ class Store:
                 f"SELECT DISTINCT {names} FROM {{parts}} ORDER BY ALL", _number(pa.array([], pa.string())), parts
             )
 
-        return self._retry(stage, fingerprint, take)
+        return self._retry(stage, fingerprint, columns, take)
 
-    def prepare(self) -> None:
-        """Make the store's folder; raises RequestError when it can't be made or written to."""
-        _make(self.root)
-        if not os.access(self.root, os.W_OK | os.X_OK):
-            raise RequestError(f"{self.root}: can't write to this store: choose another store by --store or WEIBOTAG_STORE")
+    def prepare(self, fingerprints: Mapping[str, str]) -> None:
+        """Make the store's folder; raises RequestError when it, or that of one of these tables, can't be written to."""
+        make_shared(self.root, self.root)
+        for folder in (self.root, *(self._folder(stage, fingerprint) for stage, fingerprint in fingerprints.items())):
+            refuse_closed(self.root, folder, os.R_OK | os.W_OK | os.X_OK)
+
+    def make(self, name: str) -> Path:
+        """Return a folder in the store for other than findings, made where this user can."""
+        with suppress(RequestError):
+            make_shared(self.root, self.root / name)
+        return self.root / name
 
     def write(self, stage: str, fingerprint: str, table: pa.Table) -> None:
         """Add rows, cast to the schema of the stage; an empty table writes nothing.
@@ -129,24 +146,25 @@ class Store:
         if not len(table):
             return
         folder = self._folder(stage, fingerprint)
-        _make(folder)
-        write_parquet(schema.cast(table, stage), _new_part(folder), row_group_size=ROW_GROUP, use_dictionary=DICTIONARY)
+        make_shared(self.root, folder)
+        write_part(stage, folder, [schema.cast(table, stage)])
 
     def compact(self, stage: str, fingerprint: str, small: int = 64) -> None:
         """Merge the parts below 8 MB into one when there are more than `small` of them; left to whoever is at it."""
         folder = self._folder(stage, fingerprint)
-        if len(_small(folder)) <= small:
+        if len(list_small(folder)) <= small:
             return
         from filelock import FileLock, Timeout
 
-        lock = FileLock(folder / "lock")
+        # Open to whoever may write to the folder.
+        lock = FileLock(folder / LOCK, mode=folder.stat().st_mode & 0o666)
         try:
             lock.acquire(timeout=0)
-        except Timeout:
+        except (Timeout, PermissionError):
             return
         try:
-            _merge(stage, folder, _small(folder))
-            _remove_stale(folder)
+            merge_parts(stage, folder, list_small(folder))
+            remove_stale(folder)
         finally:
             lock.release()
 
@@ -156,37 +174,75 @@ class Store:
         for folder in sorted(self.root.glob("*-*/")):
             stage, _, fingerprint = folder.name.partition("-")
             if stage in schema.TABLES:
-                rows, size = self._retry(stage, fingerprint, partial(_measure, stage))
-                sizes.append((stage, fingerprint, len(_list_parts(folder)), rows, size))
+                sizes.append((stage, fingerprint, *self._retry(stage, fingerprint, (), partial(_measure, stage))))
         return sizes
 
     def _folder(self, stage: str, fingerprint: str) -> Path:
         return self.root / f"{stage}-{fingerprint}"
 
-    def _retry(self, stage: str, fingerprint: str, answer: Callable[[list[Path]], Answer]) -> Answer:
-        """Ask again when parts vanished (merged into another one) or were set aside as broken."""
+    def _retry(
+        self, stage: str, fingerprint: str, columns: Collection[str], answer: Callable[[list[Path]], Answer]
+    ) -> Answer:
+        """Ask again when parts vanished (merged into another one) or were set aside as damaged.
+
+        `columns` are those that are read of every part.
+        """
         import duckdb
 
         folder = self._folder(stage, fingerprint)
         vanished = 0
         while vanished < TRIES:
-            parts = _list_parts(folder)
+            parts: list[Path] = []
             try:
+                parts = self._list_checked(stage, folder, set(columns))
                 return answer(parts)
-            except BrokenPartError as error:
-                _set_aside(error.args[0])
+            except DamagedError as error:
+                self._lose(stage, error.args[0])
                 continue
             except FileNotFoundError:
                 pass
-            except duckdb.Error:
+            except duckdb.Error as error:
                 if all(part.exists() for part in parts):
-                    if not _set_aside_broken(stage, parts):
-                        raise
+                    damaged = [part for part in parts if is_damaged(stage, part)]
+                    for part in damaged:
+                        self._lose(stage, part)
+                    if not damaged:
+                        reason = str(error).strip().splitlines()[0]
+                        raise RequestError(f"{folder}: can't be read ({reason}): check the disk, or {ELSEWHERE}") from error
                     continue
             # Merged parts are removed one after the other: wait for the last.
             vanished += 1
             time.sleep(vanished * WAIT_SECONDS)
         raise RequestError(f"{folder}: parts of the store vanish while they are read: check the disk, then try again")
+
+    def _list_checked(self, stage: str, folder: Path, columns: set[str]) -> list[Path]:
+        """Return the parts that can be used; these columns of them are as they were written."""
+        parts = [part for part in list_parts(folder) if part not in self._passed_over]
+        known = self._checked.setdefault(folder, {})
+        gone = known.keys() - set(parts)
+        for part in gone:
+            del known[part]
+        self.losses += bool(gone)
+        for part in list(parts):
+            state = part.stat()
+            size, changed, checked = known.get(part, (0, 0, set()))
+            if (size, changed) == (state.st_size, state.st_mtime_ns) and columns <= checked:
+                continue
+            try:
+                with open_part(stage, part) as file:
+                    file.check(columns=sorted(columns))
+            except StrangePartError:
+                log.warning("%s: has not the columns of this version; it is passed over", part)
+                self._passed_over.add(part)
+                parts.remove(part)
+                continue
+            known[part] = state.st_size, state.st_mtime_ns, checked | columns
+        return parts
+
+    def _lose(self, stage: str, part: Path) -> None:
+        self.losses += 1
+        if not set_aside(stage, part):
+            self._passed_over.add(part)
 
     def _query(self, query: str, asked: pa.Table, parts: list[Path]) -> pa.Table:
         names = [glob.escape(str(part)) for part in parts]
@@ -205,11 +261,17 @@ class Store:
                 config: dict[str, str | bool | int | float | list[str]] = {
                     "memory_limit": "512MB",
                     "threads": 2,
-                    "temp_directory": str(self.root / ".spill"),
+                    "temp_directory": str(_choose_spill(self.root)),
                 }
                 self._database = duckdb.connect(config=config)
             # A cursor is a connection of its own: threads don't see each other's tables.
             return self._database.cursor()
+
+
+def _choose_spill(root: Path) -> Path:
+    """Return where tables that are too large for memory go: beside the store, unless this user may only read it."""
+    place = root if os.access(root, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    return place / f".spill-{os.getuid()}"
 
 
 def _key(stage: str) -> tuple[str, ...]:
@@ -221,83 +283,13 @@ def _number(ids: pa.Array | pa.ChunkedArray) -> pa.Table:
     return pa.table({"id": distinct, "place": pa.array(range(len(distinct)), pa.int64())})
 
 
-def _new_part(folder: Path) -> Path:
-    return folder / f"part-{uuid4().hex}.parquet"
-
-
-def _list_parts(folder: Path) -> list[Path]:
-    """Return the parts by name; a listing taken while parts are merged can lack both old and new, so two must agree."""
-    listed = None
-    while listed != (listed := sorted(folder.glob("part-*.parquet"))):
-        continue
-    return listed
-
-
-def _small(folder: Path) -> list[Path]:
-    small = []
-    for part in _list_parts(folder):
-        try:
-            size = part.stat().st_size
-        except FileNotFoundError:
-            continue
-        if size < SMALL_BYTES:
-            small.append(part)
-    return small
-
-
-def _merge(stage: str, folder: Path, parts: list[Path]) -> None:
-    merged = []
-    with (
-        atomic(_new_part(folder)) as target,
-        pq.ParquetWriter(
-            target, schema.arrow_schema(stage), compression="zstd", use_dictionary=DICTIONARY, write_page_checksum=True
-        ) as writer,
-    ):
-        waiting: list[pa.Table] = []
-        for part in parts:
-            try:
-                with _open(stage, part) as file:
-                    waiting.append(schema.cast(file.read(), stage))
-            except BrokenPartError:
-                _set_aside(part)
-                continue
-            merged.append(part)
-            if sum(map(len, waiting)) >= ROW_GROUP:
-                writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP)
-                waiting = []
-        if waiting:
-            writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP)
-    # Only now: until the merged part is in its place these are the only copies.
-    for part in merged:
-        part.unlink(missing_ok=True)
-
-
-def _remove_stale(folder: Path) -> None:
-    for path in folder.glob(TEMPORARY):
-        try:
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                path.unlink()
-        except FileNotFoundError:
-            continue
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(
-            f"{folder}: can't make this folder of the store ({error.strerror}): "
-            "choose another store by --store or WEIBOTAG_STORE"
-        ) from error
-
-
-def _measure(stage: str, parts: list[Path]) -> tuple[int, int]:
+def _measure(stage: str, parts: list[Path]) -> tuple[int, int, int]:
     rows = size = 0
     for part in parts:
-        with _open(stage, part) as file:
+        with open_part(stage, part) as file:
             rows += file.metadata.num_rows
         size += part.stat().st_size
-    return rows, size
+    return len(parts), rows, size
 
 
 def _take(stage: str, names: list[str], rows: list[int]) -> pa.Table:
@@ -305,60 +297,7 @@ def _take(stage: str, names: list[str], rows: list[int]) -> pa.Table:
     wanted: dict[str, list[tuple[int, int]]] = {}
     for place, (name, row) in enumerate(zip(names, rows, strict=True)):
         wanted.setdefault(name, []).append((row, place))
-    tables = [_read_rows(stage, Path(name), [row for row, _ in pairs]) for name, pairs in wanted.items()]
+    tables = [read_rows(stage, Path(name), [row for row, _ in pairs]) for name, pairs in wanted.items()]
     places = [place for pairs in wanted.values() for _, place in pairs]
     table = pa.concat_tables([schema.arrow_schema(stage).empty_table(), *tables])
     return table.take(pc.sort_indices(pa.array(places, pa.int64()))).combine_chunks()
-
-
-def _read_rows(stage: str, part: Path, rows: list[int]) -> pa.Table:
-    """Return these rows of a part, in this order, reading only the row groups that hold them."""
-    with _open(stage, part) as file:
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-        ends = np.cumsum(sizes)
-        groups = np.searchsorted(ends, rows, side="right")
-        read = np.unique(groups)
-        skipped = np.cumsum(np.where(np.isin(np.arange(len(sizes)), read), 0, sizes))
-        found = file.read_row_groups(read.tolist()).take(pa.array(rows - skipped[groups], pa.int64()))
-        return schema.cast(found, stage)
-
-
-@contextmanager
-def _open(stage: str, part: Path) -> Iterator[pq.ParquetFile]:
-    """Open a part for reading; raises BrokenPartError where it can't be read or has not the columns of the stage."""
-    try:
-        with pq.ParquetFile(part, page_checksum_verification=True) as file:
-            declared = schema.arrow_schema(stage)
-            before = pa.schema([field for field in declared if field.name not in LATER.get(stage, ())])
-            if file.schema_arrow not in (declared, before):
-                raise BrokenPartError(part)
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        # Memory, rights and a part that was merged away are no fault of the file; Arrow's own complaints have no errno.
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, errno.EIO):
-            raise
-        raise BrokenPartError(part) from error
-
-
-def _set_aside_broken(stage: str, parts: list[Path]) -> bool:
-    """Set aside each part that can't be read to its end; return whether there was one."""
-    broken = []
-    for part in parts:
-        try:
-            with _open(stage, part) as file:
-                for group in range(file.num_row_groups):
-                    file.read_row_group(group)
-        except BrokenPartError:
-            broken.append(part)
-    for part in broken:
-        _set_aside(part)
-    return bool(broken)
-
-
-def _set_aside(part: Path) -> None:
-    aside = part.with_name(f"{part.name}.broken")
-    try:
-        part.rename(aside)
-    except FileNotFoundError:
-        return
-    log.warning("%s: not a readable part of the store; set aside as %s, its pictures are looked at again", part, aside)

@@ -4,20 +4,21 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NotRequired, Self, TypedDict
+from typing import Literal, NotRequired, Self, TypedDict, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import BaseFileLock, FileLock, Timeout
 
 from weibotag.core import __version__, schema
-from weibotag.core.errors import LockedError, RequestError
-from weibotag.core.files import TEMPORARY, atomic, remove_temporary, write_json, write_parquet
+from weibotag.core.errors import LockedError, PartialError, RequestError
+from weibotag.core.files import TEMPORARY, atomic, remove_temporary, write_json
+from weibotag.core.sealed_parquet import DamagedError, SealedParquet, write_sealed
 from weibotag.runtime.worker import Receipt
 
 MAKER = "weibotag run"
@@ -161,7 +162,30 @@ class Run:
         """Write a part, whole or not at all."""
         path = self.path(kind, part)
         path.parent.mkdir(exist_ok=True)
-        write_parquet(table, path)
+        with atomic(path, "w+b") as file:
+            write_sealed(file, [table], table.schema, _place(path))
+
+    def read(self, kind: str, part: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return a part, or some of its columns, as it was written.
+
+        Raises PartialError where it is damaged or gone; then the next run in this folder starts anew.
+        """
+        with self._open_part(kind, part) as file:
+            return file.read(columns=columns)
+
+    def count_rows(self, kind: str, part: str) -> int:
+        """Return how many rows a part has; raises PartialError as `read` does."""
+        with self._open_part(kind, part) as file:
+            return int(file.metadata.num_rows)
+
+    def schema(self, kind: str, part: str) -> pa.Schema:
+        """Return the columns of a part; raises PartialError as `read` does."""
+        with self._open_part(kind, part) as file:
+            return file.schema
+
+    def list_parts(self, kind: str) -> list[str]:
+        """Return the names of the parts of a kind that were written."""
+        return sorted(path.stem for path in (self.folder / kind).glob("*.parquet"))
 
     def receipt(self, kind: str, part: str, receipt: Mapping[str, object]) -> None:
         """Keep what came of a part, for JSON, in place of an earlier receipt; `kind` and `part` are added to it."""
@@ -183,6 +207,21 @@ class Run:
         write_json(summary, self.folder / "receipt.json")
         self._write_manifest(finished=True)
         self._remove_parts()
+
+    @contextmanager
+    def _open_part(self, kind: str, part: str) -> Iterator[SealedParquet]:
+        path = self.path(kind, part)
+        try:
+            with SealedParquet(path, _place(path)) as file:
+                yield file
+        except (DamagedError, FileNotFoundError) as error:
+            self.plan = None
+            if self.folder.is_dir():
+                self._write_manifest()
+            raise PartialError(
+                f"{path}: {'is gone' if isinstance(error, FileNotFoundError) else 'damaged'} since it was written: "
+                "give the same command again, it starts anew"
+            ) from error
 
     def _take_over(self, manifest: Manifest | None) -> None:
         remove_temporary(self.folder)
@@ -229,7 +268,7 @@ def reject_parts(run: Run, failed: dict[str, str]) -> int:
     rows = [
         ["", "", post_id, f"{PART_FAULT}{part} failed: {reason}"]
         for part, reason in failed.items()
-        for post_id in pq.read_table(run.path("posts", part), columns=["post_id"])["post_id"].to_pylist()
+        for post_id in run.read("posts", part, ["post_id"])["post_id"].to_pylist()
     ]
     with atomic(run.rejects_path, "w") as file:
         file.write("\ufeff")
@@ -308,7 +347,21 @@ def _read_manifest(folder: Path) -> Manifest | None:
 
 
 def _read_receipts(folder: Path, kind: str | None = None) -> list[KeptReceipt]:
-    return [json.loads(path.read_bytes()) for path in sorted(folder.glob(f"receipts/{kind or '*'}/*.json"))]
+    receipts: list[KeptReceipt] = []
+    for path in sorted(folder.glob(f"receipts/{kind or '*'}/*.json")):
+        try:
+            receipt = json.loads(path.read_bytes())
+        except ValueError:
+            # What came of a part that nobody can say was not done.
+            continue
+        if isinstance(receipt, dict) and receipt.keys() >= {"kind", "part", "status"}:
+            receipts.append(cast(KeptReceipt, receipt))
+    return receipts
+
+
+def _place(path: Path) -> str:
+    """Return what a part is: its kind and name, so that no other part is taken for it."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def _describe_holder(folder: Path) -> str:

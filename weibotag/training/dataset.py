@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.arrays import rank_in_runs
@@ -57,7 +56,7 @@ def draw_sides(
     """
     if not parts:
         raise RequestError("no post to train on: the input, or what --where leaves of it, has no row that can be used")
-    tables = [pq.read_table(run.path("posts", part)) for part in parts]
+    tables = [run.read("posts", part) for part in parts]
     ids = np.array([post_id for table in tables for post_id in table["post_id"].to_pylist()], object)
     strata = np.array([(tags or [""])[0] for table in tables for tags in table["tags"].to_pylist()], object)
     labelled = np.diff(gold_matrix(tables, taxonomy).indptr) > 0

@@ -10,12 +10,12 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix
 
 from weibotag.core import __version__
 from weibotag.core.errors import RequestError
 from weibotag.extraction.context import ExtractionContext, open_context
+from weibotag.extraction.findings import read_findings
 from weibotag.extraction.ingest import ingest, read_links
 from weibotag.extraction.pipeline_files import choose_pipeline
 from weibotag.extraction.post_table import VectorWords, open_vector_words, read_part
@@ -146,22 +146,24 @@ def learn_codes(
     if "embed" not in context.fingerprints:
         return None, {}
     tags_of: dict[str, np.ndarray] = {}
+    paths: dict[str, str] = {}
     for part in parts:
-        posts = pq.read_table(run.path("posts", part), columns=["post_id", "tags"])
+        posts = run.read("posts", part, ["post_id", "tags"])
         posts = posts.filter(pa.array(~is_valid[part]))
         gold = gold_matrix([posts], taxonomy)
         place = {post_id: row for row, post_id in enumerate(posts["post_id"].to_pylist())}
-        for link_row in read_links(run, part).select(["post_id", "file_id"]).to_pylist():
+        for link_row in read_links(run, part).select(["post_id", "file_id", "path"]).to_pylist():
             row = place.get(link_row["post_id"])
             if row is None or link_row["file_id"] is None or gold.indptr[row] == gold.indptr[row + 1]:
                 continue
             tags = gold.indices[gold.indptr[row] : gold.indptr[row + 1]]
+            paths.setdefault(link_row["file_id"], link_row["path"])
             tags_of[link_row["file_id"]] = np.union1d(tags_of.get(link_row["file_id"], tags), tags)
-    media = context.store.read("media", context.media, pa.array(list(tags_of), pa.string()))
+    named = pa.table({"file_id": pa.array(list(tags_of), pa.string()), "path": pa.array(list(paths.values()), pa.string())})
+    _, media, known = read_findings(run, named, context, ["embed"])
     frames = media.filter(pc.is_null(media["media_error"]))
     file_of = dict(zip(frames["media_id"].to_pylist(), frames["file_id"].to_pylist(), strict=True))
-    found = context.store.read("embed", context.fingerprints["embed"], frames["media_id"])
-    media_ids, vectors = visual_codes.stack_vectors(found)
+    media_ids, vectors = visual_codes.stack_vectors(known["embed"])
     if not media_ids:
         return None, {}
     tags = [tags_of[file_of[media_id]] for media_id in media_ids]

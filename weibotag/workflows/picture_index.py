@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from weibotag.extraction.context import ExtractionContext
 from weibotag.extraction.ingest import read_links, read_part_posts
 from weibotag.extraction.jobs import PictureTask
-from weibotag.extraction.post_table import VectorWords, add_findings, ask_store
+from weibotag.extraction.post_table import VectorWords, add_findings
 from weibotag.posts.supplied_words import add_given
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.cascade.policy import Cascade, given, translate
@@ -52,7 +52,7 @@ class PictureIndex:
             self.places[part] = np.arange(self.count, self.count + len(named))
             self.count += len(named)
         self.paths = list(paths.values())
-        self.coverage = ask_store(pa.array(list(paths), pa.string()), context)
+        self.coverage = context.stats.coverage = context.ask_store(pa.array(list(paths), pa.string()))
         files = [pc.index_in(own, self.coverage.file_ids).to_numpy(zero_copy_only=False).astype(np.int64) for own in ids]
         pairs = np.stack([np.concatenate([np.empty(0, np.int64), *some]) for some in (posts, files)])
         # A file that a post names twice is looked at once.
@@ -65,7 +65,7 @@ class PictureIndex:
         posts = read_part_posts(self._run, part)
         table = posts.take(pc.index_in(named, posts["post_id"].combine_chunks()))
         own = links.filter(pc.is_in(links["post_id"], named))
-        table = add_findings(table, own, self._context, self._words, with_vectors=True)
+        table = add_findings(self._run, table, own, self._context, self._words, with_vectors=True)
         return add_given(table, self._context.pipeline.words)
 
     def read_chosen(self, chosen: np.ndarray) -> tuple[list[pa.Table], np.ndarray]:
@@ -76,7 +76,7 @@ class PictureIndex:
 
     def refresh(self, touched: np.ndarray) -> None:
         """Ask the store again for some files."""
-        new = ask_store(self.coverage.file_ids.take(pa.array(touched)), self._context)
+        new = self._context.ask_store(self.coverage.file_ids.take(pa.array(touched)))
         for name in ("bits", "decoded", "usable"):
             getattr(self.coverage, name)[touched] = getattr(new, name)
 

@@ -148,7 +148,7 @@ class Survey:
         index = self.index
         wanted = np.isin(np.arange(index.count), self.chosen)[:, None] & np.ones(len(index.stages), bool)
         tasks = [one.task for one in index.list_tasks(wanted, np.zeros(index.count), dict.fromkeys(index.stages, 0.0))]
-        self.context.store.prepare()
+        self.context.store.prepare(self.context.tables)
         # Timed with company: as many at a time as the run will have.
         size = max(1, min(8, len(tasks) // (2 * max(1, self.context.workers))))
         with open_queues(self.run, self.context) as queues:

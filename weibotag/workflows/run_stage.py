@@ -17,8 +17,9 @@ from weibotag.core.files import sha256_of, write_json
 from weibotag.core.progress import bar
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction.context import ExtractionContext, LookSummary, open_context
+from weibotag.extraction.findings import read_findings
 from weibotag.extraction.ingest import count_posts, ingest, link, open_run, read_links
-from weibotag.extraction.post_table import VectorWords, open_vector_words, read_found, read_part
+from weibotag.extraction.post_table import VectorWords, open_vector_words, read_part
 from weibotag.extraction.requests import StageRequest
 from weibotag.extraction.schedule import look
 from weibotag.extraction.settings import Pipeline, TrainedLooks, check_looks, look_as_trained
@@ -166,9 +167,8 @@ def list_found(run: Run, part: str, context: ExtractionContext, stage: str) -> I
     links = read_links(run, part)
     for start in range(0, len(links), PICTURE_ROWS):
         some = links.slice(start, PICTURE_ROWS)
-        media = context.store.read("media", context.media, some["file_id"].drop_null())
-        found = read_found(stage, media["media_id"].drop_null(), context)
-        yield list_pictures(some, media, found, stage, context.stats.unseen)
+        some, media, found = read_findings(run, some, context, [stage])
+        yield list_pictures(some, media, found[stage], stage, context.stats.unseen)
 
 
 def list_wordings(run: Run, part: str, context: ExtractionContext, words: VectorWords | None) -> Iterator[pa.Table]:

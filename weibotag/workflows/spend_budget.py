@@ -88,7 +88,7 @@ def look_within_budget(
     posts = count_posts(run, parts)
     context.stats.files = len(index.paths)
     context.stats.reused = int((index.coverage.bits == context.every_bit).sum())
-    context.store.prepare()
+    context.store.prepare(context.tables)
     before = index.known_bits(), index.count_lacking()
     begun = perf_counter()
     with open_queues(run, context) as queues:

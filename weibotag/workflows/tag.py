@@ -10,7 +10,6 @@ from typing import TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from weibotag.core.errors import PartialError, RequestError, WeibotagError
 from weibotag.core.progress import bar
@@ -68,11 +67,11 @@ Answer = TypeVar("Answer")
 def write_output(run: Run, parts: Iterable[str], out: str, quiet: bool) -> int:
     """Join the parts that there are to the output, in order; return the number of posts."""
     done = [part for part in parts if run.done("tags", part)]
-    schema = pq.read_schema(run.path("tags", done[0])) if done else arrow_schema("tags")
+    schema = run.schema("tags", done[0]) if done else arrow_schema("tags")
     with bar(None, f"writing {out}", quiet) as progress:
 
         def tables() -> Iterator[pa.Table]:
-            for table in work_ahead(pq.read_table(run.path("tags", part)) for part in done):
+            for table in work_ahead(run.read("tags", part) for part in done):
                 yield table
                 progress.advance(len(table))
 
@@ -158,7 +157,7 @@ def _tag_parts(run: Run, parts: list[str], context: ExtractionContext, tagger: T
     receipts = [cast(TagReceipt, receipt) for receipt in run.receipts("tags")]
     settled = {kept["part"] for kept in receipts if kept["status"] == "ok" and not kept.get("unseen")}
     open_parts = [part for part in parts if part not in settled or not run.done("tags", part)]
-    rows = {part: pq.read_metadata(run.path("posts", part)).num_rows for part in parts}
+    rows = {part: run.count_rows("posts", part) for part in parts}
     words = open_vector_words(open_taxonomy(tagger), open_codebook(tagger), context)
     with_vectors = tagger.route in ("fused", "cascade") or context.stats.late
     # Reading the next part and writing the last one go on beside the tagger.
