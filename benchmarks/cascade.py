@@ -183,6 +183,27 @@ def _stack(blocks: Sequence[Any]) -> Any:
     return csr_matrix(vstack(blocks))
 
 
+def train(options: argparse.Namespace, pipeline: Pipeline, folder: Path) -> Path:
+    """Train a cascade on the posts of split train; return its folder."""
+    about = train_model(
+        TrainRequest(
+            posts=str(options.posts),
+            where="split = 'train'",
+            valid="split = 'valid'",
+            taxonomy=options.taxonomy,
+            model=folder / "model",
+            pipeline=pipeline,
+            tagger="cascade",
+            network=options.network,
+            tune_seconds=options.tune_seconds,
+            store=options.store or folder / "training",
+            quiet=True,
+        )
+    )
+    print(f"trained: {about['cascade']}\n", flush=True)
+    return folder / "model"
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -198,24 +219,7 @@ def main() -> None:
     print(f"{date.today()}, {platform.machine()}, Python {platform.python_version()}\n")
     with tempfile.TemporaryDirectory(prefix="weibotag-bench-") as name:
         folder = Path(name)
-        model = options.model or folder / "model"
-        if options.model is None:
-            about = train_model(
-                TrainRequest(
-                    posts=str(options.posts),
-                    where="split = 'train'",
-                    valid="split = 'valid'",
-                    taxonomy=options.taxonomy,
-                    model=model,
-                    pipeline=pipeline,
-                    tagger="cascade",
-                    network=options.network,
-                    tune_seconds=options.tune_seconds,
-                    store=options.store or folder / "training",
-                    quiet=True,
-                )
-            )
-            print(f"trained: {about['cascade']}\n", flush=True)
+        model = options.model or train(options, pipeline, folder)
         bench = Bench(options.posts, taxonomy, model, pipeline, folder)
         plan = plan_tagging(
             PlanRequest(

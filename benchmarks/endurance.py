@@ -101,6 +101,21 @@ def describe(name: str, series: list[float]) -> str:
     return f"| {name} | {medians} | {max(series):,.0f} |"
 
 
+def lay_out(folder: Path, asked: argparse.Namespace) -> None:
+    """Make pictures, posts that name them, and the settings that were asked for."""
+    (folder / "pictures").mkdir()
+    make = [sys.executable, "-c", MAKE, str(asked.pictures), str(folder / "pictures"), str(asked.count)]
+    subprocess.run(make, check=True)
+    with (folder / "posts.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["post_id", "images"])
+        rows.writerows([number, f"pictures/{number:06d}.jpg"] for number in range(asked.count))
+    stages = ", ".join(f'"{stage}"' for stage in asked.stages.split(","))
+    (folder / "long.toml").write_text(
+        SETTINGS.format(stages=stages, recycle=asked.recycle, silence=asked.silence, memory=asked.memory)
+    )
+
+
 def main() -> int:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -115,17 +130,7 @@ def main() -> int:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        (folder / "pictures").mkdir()
-        make = [sys.executable, "-c", MAKE, str(asked.pictures), str(folder / "pictures"), str(asked.count)]
-        subprocess.run(make, check=True)
-        with (folder / "posts.csv").open("w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["post_id", "images"])
-            rows.writerows([number, f"pictures/{number:06d}.jpg"] for number in range(asked.count))
-        stages = ", ".join(f'"{stage}"' for stage in asked.stages.split(","))
-        (folder / "long.toml").write_text(
-            SETTINGS.format(stages=stages, recycle=asked.recycle, silence=asked.silence, memory=asked.memory)
-        )
+        lay_out(folder, asked)
         out = folder / "wordings.parquet"
         command = [
             sys.executable,

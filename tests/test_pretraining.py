@@ -312,6 +312,7 @@ def test_the_command_pretrains_on_posts_of_text_alone(tmp_path: Path, monkeypatc
     assert done.exit_code == 0, done.output
     about = json.loads(done.stdout)
     assert about["posts"] == {"train": 36, "valid": 4} and about["figures"]["likelihood"] > 0
+    assert about["looked"]["pictures"]["files"] == 0
     names = {path.name for path in Path("body").iterdir()}
     assert names == {"body.json", "body.safetensors", "features.json", "features.safetensors", "losses.csv"}
     # No time at all is one epoch.

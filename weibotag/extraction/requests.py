@@ -1,5 +1,6 @@
 """What is asked for: one model per command, whose fields are its options and the keys of a pipeline file's table."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -38,17 +39,23 @@ def read_pairs(pairs: Any, info: ValidationInfo) -> Any:
     return parsed
 
 
-def read_amount(amount: Any, units: dict[str, float], expected: str, info: ValidationInfo) -> float | None:
-    """Return a number with one of `units` behind it, or none, as a number; raises RequestError for anything else."""
-    if amount is None:
-        return None
-    text = str(amount).strip()
+def split_amount(text: str, units: Mapping[str, float]) -> tuple[float, str]:
+    """Return a number and which of `units` stands behind it ("" for none); -1 where there is no such number."""
     unit = next((unit for unit in units if text.upper().endswith(unit.upper())), "")
     try:
         found = float(text[: len(text) - len(unit)]) * units.get(unit, 1.0)
     except ValueError:
         found = -1.0
-    if not 0 <= found < float("inf"):
+    return found if 0 <= found < float("inf") else -1.0, unit
+
+
+def read_amount(amount: Any, units: Mapping[str, float], expected: str, info: ValidationInfo) -> float | None:
+    """Return a number with one of `units` behind it, or none, as a number; raises RequestError for anything else."""
+    if amount is None:
+        return None
+    text = str(amount).strip()
+    found, _ = split_amount(text, units)
+    if found < 0:
         raise RequestError(f"--{info.field_name} {text!r}: expected {expected}")
     return found
 

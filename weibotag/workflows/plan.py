@@ -16,7 +16,7 @@ from weibotag.extraction.context import ExtractionContext, open_context
 from weibotag.extraction.ingest import count_posts, ingest, link, read_links, read_part_posts
 from weibotag.extraction.pipeline_files import choose_pipeline
 from weibotag.extraction.post_table import open_vector_words
-from weibotag.extraction.requests import PlanRequest
+from weibotag.extraction.requests import SECONDS, PlanRequest, split_amount
 from weibotag.extraction.schedule import open_queues
 from weibotag.posts.source import describe_input
 from weibotag.posts.supplied_words import add_given
@@ -31,6 +31,8 @@ from weibotag.workflows.spend_budget import LAST
 
 # Posts of the sample without pictures; those with pictures are as many as are asked for.
 PLAIN = 1_000
+# Milliseconds a post, times of the run that reads text alone, and times.
+UNITS = {"ms": 1.0, "x": 1.0} | SECONDS
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,12 @@ class Budget:
     @classmethod
     def parse(cls, text: str) -> "Budget":
         """Read 90s, 30m, 2h, 5ms (a post) or 3x (text alone); raises RequestError for anything else."""
-        unit = next((unit for unit in ("ms", "s", "m", "h", "x") if text.endswith(unit)), "")
-        try:
-            amount = float(text.removesuffix(unit))
-        except ValueError:
-            amount = -1.0
-        if not 0 < amount < float("inf"):
+        amount, unit = split_amount(text, UNITS)
+        if amount <= 0:
             raise RequestError(
                 f"--budget {text!r}: expected a time (90s, 30m, 2h), milliseconds a post (5ms), or times the text (3x)"
             )
-        scale = {"m": 60.0, "h": 3600.0}.get(unit, 1.0)
-        return cls(amount * scale, unit if unit in ("ms", "x") else "s")
+        return cls(amount, unit if unit in ("ms", "x") else "s")
 
     def seconds(self, posts: int, text_alone: float) -> float:
         """Return the seconds for so many posts, where a run that reads text alone takes `text_alone`."""

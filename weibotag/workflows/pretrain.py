@@ -1,7 +1,7 @@
 """The order of things for `pretrain`."""
 
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 from weibotag.core import __version__
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import replace_folder
-from weibotag.extraction.context import ExtractionContext, open_context
+from weibotag.extraction.context import ExtractionContext, LookSummary, open_context
 from weibotag.extraction.ingest import ingest
 from weibotag.extraction.post_table import read_part
 from weibotag.extraction.schedule import link_and_look
@@ -27,6 +27,13 @@ from weibotag.training.network.settings import PretrainSummary, TrainingRun
 from weibotag.workflows.run_stage import note_looks
 
 
+@dataclass(frozen=True)
+class PretrainOutcome(PretrainSummary):
+    """What came of `pretrain`: seconds of all its steps, and what looking at the pictures came to."""
+
+    looked: LookSummary
+
+
 def pretrain_posts(
     source: PostsSource,
     out: Path,
@@ -38,7 +45,7 @@ def pretrain_posts(
     device: str = "auto",
     threads: int = 1,
     quiet: bool = False,
-) -> PretrainSummary:
+) -> PretrainOutcome:
     """Look at the pictures of posts, pretrain a network on them, put its body in the place of the folder `out`.
 
     A tenth of the posts, by a hash of the id, is held out to judge by. The seconds that are returned are those of all.
@@ -63,9 +70,10 @@ def pretrain_posts(
                 if path.name != CHECKPOINT:
                     shutil.copyfile(path, fresh / path.name)
         shutil.rmtree(work)
-        summary = replace(summary, seconds=round(perf_counter() - started, 1))
-        run.finish(asdict(summary))
-    return summary
+        seconds = round(perf_counter() - started, 1)
+        outcome = PretrainOutcome(**vars(summary) | {"seconds": seconds}, looked=context.stats.summary())
+        run.finish(asdict(outcome))
+    return outcome
 
 
 def read_sides(run: Run, source: PostsSource, context: ExtractionContext) -> tuple[list[pa.Table], list[pa.Table]]:
