@@ -2,11 +2,14 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from weibotag.cli.faults import tell
+from weibotag.core.terminal import escape_json, make_visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,12 +35,12 @@ class Answer:
 def show(answer: Answer, as_json: bool, quiet: bool) -> None:
     """Print an answer as JSON, or as what it shows and its line unless quiet; raises Exit for a code that is not 0."""
     if as_json:
-        typer.echo(json.dumps(answer.found, ensure_ascii=False, indent=1, default=str))
+        typer.echo(escape_json(json.dumps(answer.found, ensure_ascii=False, indent=1, default=str)))
     else:
         draw(answer.shown)
         say(answer.line, quiet)
     if answer.fault is not None:
-        typer.echo(f"error: {answer.fault}", err=True)
+        tell(f"error: {answer.fault}")
     if answer.code:
         raise typer.Exit(answer.code)
 
@@ -45,19 +48,30 @@ def show(answer: Answer, as_json: bool, quiet: bool) -> None:
 def draw(shown: Any) -> None:
     """Print text as it is, what rich draws unbroken, and a list of tables and texts as wide as the terminal."""
     if isinstance(shown, str):
-        typer.echo(shown)
+        typer.echo(make_visible(shown))
     elif shown is not None:
         from rich.console import Console
 
         console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
         for one in shown if isinstance(shown, list) else [shown]:
-            console.print(one, soft_wrap=not isinstance(shown, list))
+            console.print(_Visible(one), soft_wrap=not isinstance(shown, list))
+
+
+@dataclass(frozen=True)
+class _Visible:
+    """Draws what rich draws, with every text in it visible."""
+
+    drawn: Any
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        for segment in console.render(self.drawn, options):
+            yield segment if segment.control else segment._replace(text=make_visible(segment.text))
 
 
 def say(line: str, quiet: bool) -> None:
     """Write a line to stderr unless quiet, or there is none."""
     if line and not quiet:
-        typer.echo(line, err=True)
+        typer.echo(make_visible(line), err=True)
 
 
 def make_table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str | None, ...]]) -> "Table":

@@ -1,7 +1,6 @@
 """The `weibotag` command: its command tree, and errors as one line with an exit code."""
 
 import logging
-import os
 import sys
 from typing import Annotated, Any
 
@@ -9,12 +8,10 @@ import typer
 from typer.core import TyperGroup
 
 from weibotag.cli.command import Later
+from weibotag.cli.faults import OneLine, prepare_streams, report
 from weibotag.core import __version__
-from weibotag.core.errors import RequestError, WeibotagError
+from weibotag.core.errors import EXIT_CODES
 
-INTERRUPTED = 130
-# What a shell shows for a program that SIGPIPE ended.
-PIPE_CLOSED = 141
 # Where each command is, and its summary.
 COMMANDS = {
     "train": ("train:train", "Train a tagger on labelled posts."),
@@ -48,32 +45,32 @@ class Commands(TyperGroup):
         for name, (place, summary) in COMMANDS.items():
             self.add_command(Later(name, f"weibotag.cli.{place}", summary))
 
+    def main(self, args: Any = None, prog_name: str | None = None, standalone_mode: bool = True, **options: Any) -> Any:
+        """Run the command line; unless told otherwise the process ends with the exit code."""
+        if not standalone_mode:
+            return super().main(args, prog_name, standalone_mode=False, **options)
+        try:
+            code = super().main(args, prog_name, standalone_mode=False, **options)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - reported, whatever it is
+            code = report(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
-        except WeibotagError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as stop:
-            typer.echo("interrupted: the same command goes on", err=True)
-            raise typer.Exit(INTERRUPTED) from stop
-        except BrokenPipeError as error:
-            # Python flushes stdout once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(PIPE_CLOSED) from error
-        except OSError as error:
-            # A full disk, lost rights: nothing of the request, but nothing that trying again at once would mend either.
-            place = f"{error.filename}: " if error.filename else ""
-            typer.echo(f"error: {place}{error.strerror or error}", err=True)
-            raise typer.Exit(RequestError.exit_code) from error
+        except (typer.Exit, typer.Abort):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            raise typer.Exit(report(error)) from error
 
 
 app = typer.Typer(
     name="weibotag",
     cls=Commands,
     help="Tag social posts (text, pictures) with hierarchical tags and keywords, in batches.",
-    epilog="Example: weibotag tag posts.csv -t taxonomy.csv -o tags.csv",
+    epilog="Example: weibotag tag posts.csv -t taxonomy.csv -o tags.csv\n\nExit codes: "
+    + "; ".join(f"{code} {meaning.partition(':')[0]}" for code, meaning in EXIT_CODES.items()),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -94,9 +91,12 @@ def start(
     ] = False,
 ) -> None:
     """Tag social posts (text, pictures) with hierarchical tags and keywords, in batches."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(OneLine())
+    logging.basicConfig(handlers=[lines], level=logging.WARNING)
 
 
 def main() -> None:
     """Run the command line."""
+    prepare_streams()
     app(prog_name="weibotag")

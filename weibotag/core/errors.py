@@ -1,5 +1,18 @@
 """The error tree: every error that a user can cause, with its exit code and one-line message."""
 
+# What the shell sees, and what it means.
+INTERRUPTED, PIPE_CLOSED, UNEXPECTED = 130, 141, 70
+EXIT_CODES = {
+    0: "done",
+    1: "done in part: the rest is written, the same command tries what failed again",
+    2: "the request is wrong: usage, settings, a missing file or library",
+    3: "more rejected rows than --max-rejects allows",
+    4: "another run holds the folder OUT.run",
+    UNEXPECTED: "an error that nobody expected: the line names a file with its traceback; please report it",
+    INTERRUPTED: "interrupted: the same command goes on",
+    PIPE_CLOSED: "stdout was closed: who read it, as in weibotag tag … -o - | head, has enough",
+}
+
 
 class WeibotagError(Exception):
     """An error that the command line prints as one line; `exit_code` is what the shell sees."""

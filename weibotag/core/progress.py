@@ -4,8 +4,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Protocol
+
+from weibotag.core.terminal import Stderr, make_visible, one_line
 
 LINE_SECONDS = 30.0
 
@@ -49,7 +51,7 @@ class _Lines:
         seconds = self._written - self._started
         whole = "" if self._total is None else f" of {self._total:,}"
         rate = f"{self._done / seconds:,.1f}/s, " if seconds else ""
-        sys.stderr.write(f"{self._label}: {self._done:,}{whole}, {rate}{format_seconds(seconds)}\n")
+        sys.stderr.write(one_line(f"{self._label}: {self._done:,}{whole}, {rate}{format_seconds(seconds)}") + "\n")
         sys.stderr.flush()
 
 
@@ -75,12 +77,21 @@ def describe_cost(what: str, size: float, seconds: float, memory: float, disk: f
 @contextmanager
 def _draw(total: int | None, label: str) -> Iterator[Bar]:
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    own = sys.stderr if isinstance(sys.stderr, Stderr) else None
+    console = Console(file=own.rich_proxied_file) if own else Console(stderr=True)
+
+    def show(text: str) -> None:
+        if text.strip():
+            console.print(text.rstrip("\n"), markup=False, highlight=False, soft_wrap=True)
+
     # Only stderr is redirected around the bar: stdout may be the data.
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as progress:
-        task = progress.add_task(label, total=total)
+    drawn = Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=own is None)
+    with drawn as progress, own.above(show) if own else nullcontext():
+        task = progress.add_task(escape(make_visible(label)), total=total)
 
         class Drawn:
             def advance(self, n: int = 1) -> None:
