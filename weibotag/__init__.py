@@ -2,10 +2,11 @@
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from weibotag.core import __version__
 
+# As typing has it; importing that takes long enough for a Ctrl-C that nobody catches yet.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from weibotag.workflows.api import Model as Model
     from weibotag.workflows.api import Taxonomy as Taxonomy
@@ -21,7 +22,7 @@ __all__ = ["Model", "Taxonomy", "__version__", "detect", "embed", "faces", "ocr"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import what `weibotag.workflows.api` has when it is first asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'weibotag' has no attribute {name!r}")

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -120,5 +121,6 @@ def _tell_unexpected(error: BaseException) -> int:
 
 def _drop_stdout() -> None:
     """Let nothing more be written to stdout: Python flushes it once more at its end."""
-    with open(os.devnull, "wb") as nowhere:
+    # A stdout that is no file needs none of it.
+    with suppress(OSError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

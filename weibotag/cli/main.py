@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from weibotag.cli.command import Later
 from weibotag.cli.faults import OneLine, prepare_streams, report
 from weibotag.core import __version__
-from weibotag.core.errors import EXIT_CODES
+from weibotag.core.errors import EXIT_CODES, INTERRUPTED
 
 # Where each command is, and its summary.
 COMMANDS = {
@@ -45,24 +45,26 @@ class Commands(TyperGroup):
         for name, (place, summary) in COMMANDS.items():
             self.add_command(Later(name, f"weibotag.cli.{place}", summary))
 
-    def main(self, args: Any = None, prog_name: str | None = None, standalone_mode: bool = True, **options: Any) -> Any:
-        """Run the command line; unless told otherwise the process ends with the exit code."""
-        if not standalone_mode:
-            return super().main(args, prog_name, standalone_mode=False, **options)
+    def main(self, *words: Any, **options: Any) -> Any:
+        """Run the command line, and end the process with the exit code."""
         try:
-            code = super().main(args, prog_name, standalone_mode=False, **options)
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - reported, whatever it is
-            code = report(error)
+            code = super().main(*words, **(options | {"standalone_mode": False}))
+            if code == INTERRUPTED:
+                code = report(KeyboardInterrupt())
+        except Exception as error:  # noqa: BLE001 - reported, whatever it is
+            code = report(error.__cause__ if isinstance(error, _StoppedError) and error.__cause__ else error)
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
-            raise
-        except (Exception, KeyboardInterrupt) as error:
-            raise typer.Exit(report(error)) from error
+        except OSError as error:
+            raise _StoppedError from error
+
+
+class _StoppedError(Exception):
+    """Brings an OSError past typer, which ends the process of some without a word."""
 
 
 app = typer.Typer(

@@ -119,7 +119,7 @@ def read_table(path: Path, schema: pa.Schema, origin: Origin) -> pa.Table:
     check_file(path, origin, MOST_TENSORS)
     batches, size = [], 0
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path.absolute(), page_checksum_verification=True) as file:
             found = file.schema_arrow
             origin.need(path, found.remove_metadata() == schema.remove_metadata(), "found other columns than it has")
             for batch in file.iter_batches(ROWS):

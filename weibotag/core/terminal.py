@@ -12,7 +12,7 @@ OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u
 # A byte that is not UTF-8 comes as one of these from the shell and from file names.
 BYTES = range(0xDC80, 0xDD00)
 # Characters of a line at most; what is cut stands in its middle, because the advice stands at the end.
-LONGEST = 2_000
+LONGEST = 1_500
 
 
 def make_visible(text: str) -> str:

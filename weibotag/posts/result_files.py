@@ -57,7 +57,7 @@ def _complete(path: Path, found: Mapping[str, pa.DataType]) -> pa.Schema:
 
 
 def _read_parquet(path: Path) -> Iterator[pa.Table]:
-    with readable(path), pq.ParquetFile(path) as file:
+    with readable(path), pq.ParquetFile(path.absolute()) as file:
         found = file.schema_arrow
         complete = _complete(path, dict(zip(found.names, found.types, strict=True)))
         batches = chain(file.iter_batches(batch_size=READ_ROWS), [pa.RecordBatch.from_pylist([], found)])
@@ -189,14 +189,14 @@ def has_column(path: Path, name: str) -> bool:
     kind = find_kind(path) if path.is_file() else None
     if kind == "parquet":
         with readable(path):
-            return name in pq.read_schema(path).names
+            return name in pq.read_schema(path.absolute()).names
     return kind in ("csv", "tsv") and name in read_sound_records(path, kind, "mend it")[0]
 
 
 def _read_columns(path: Path, kind: str) -> dict[str, pa.Array | pa.ChunkedArray]:
     if kind == "parquet":
         with readable(path):
-            table = pq.read_table(path)
+            table = pq.read_table(path.absolute())
         return dict(zip(table.column_names, table.columns, strict=True))
     names, records = read_sound_records(path, kind, "mend it")
     rows = [fields for _, fields in records]

@@ -131,7 +131,7 @@ def _json_names(file: TextFile) -> list[str]:
 
 def _parquet_types(path: Path) -> dict[str, pa.DataType]:
     with readable(path):
-        fields = list(pq.read_schema(path))
+        fields = list(pq.read_schema(path.absolute()))
     _refuse_twins(path, [field.name for field in fields])
     return {field.name: _plain(field.type) for field in fields}
 
@@ -239,7 +239,7 @@ def write_exactly(number: float) -> str | None:
 def _parquet_chunks(layout: Layout, rows: int) -> Iterator[Chunk]:
     first = 1
     # Read through a small buffer: a row group may be the whole file.
-    with readable(layout.path), pq.ParquetFile(layout.path, buffer_size=1 << 20, pre_buffer=False) as file:
+    with readable(layout.path), pq.ParquetFile(layout.path.absolute(), buffer_size=1 << 20, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=rows):
             table = pa.Table.from_batches([batch])
             lines = np.arange(first, first + len(table))

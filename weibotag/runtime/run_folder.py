@@ -149,10 +149,10 @@ class Run:
         self._write_manifest()
 
     def path(self, kind: str, part: str) -> Path:
-        """Return where a part of a kind (a name of `schema.TABLES`) lies or will lie."""
+        """Return where a part of a kind (of `schema.TABLES`) lies; absolute: `a:b` is a URI to pyarrow."""
         if kind not in schema.TABLES:
             raise ValueError(f"{kind}: no kind of parts; expected one of {', '.join(schema.TABLES)}")
-        return self.folder / kind / f"{part}.parquet"
+        return self.folder.absolute() / kind / f"{part}.parquet"
 
     def done(self, kind: str, part: str) -> bool:
         """Return whether a part was written, by this process or one before."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weibotag.core.errors import ModelError, WeibotagError
-from weibotag.core.files import replace_folder, sha256_of, write_json
+from weibotag.core.files import replace_folder, sha256_of, write_json, write_parquet
 from weibotag.features.visual_codes import Codebook
 from weibotag.scoring.decision import DECISION, Decision, Figures
 from weibotag.taggers.cascade.policy import Cascade
@@ -129,7 +129,7 @@ class Model:
             if self.codebook is not None:
                 self.codebook.save(fresh / CODES)
             save_csv(self.taxonomy, fresh / TAXONOMY)
-            pq.write_table(self.keywords, fresh / KEYWORDS)
+            write_parquet(self.keywords, fresh / KEYWORDS)
             save_taggers(self.taggers, fresh)
             if self.cascade is not None:
                 (fresh / CASCADE).mkdir()
@@ -245,7 +245,7 @@ def load_model(folder: Path, route: str | None = None) -> Model:
         reader.taxonomy,
         taggers,
         Codebook.load(reader.file(CODES)) if codes else None,
-        pq.read_table(reader.file(KEYWORDS)),
+        pq.read_table(reader.file(KEYWORDS).absolute()),
         about,
     )
     if route != CASCADE:

@@ -350,7 +350,7 @@ def _look_up_wordings(wordings: Path, asked: pa.Table) -> pa.Table:
     with duckdb.connect() as database:
         database.register("asked", asked)
         try:
-            return database.sql(query, params=[str(wordings)]).to_arrow_table()
+            return database.sql(query, params=[str(wordings.absolute())]).to_arrow_table()
         except duckdb.Error as error:
             reason = str(error).splitlines()[0]
             raise RequestError(

@@ -116,7 +116,7 @@ def open_dictionary(path: Path) -> Iterator[Dictionary]:
 
 def _read_whole(path: Path) -> pa.Table:
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path.absolute())
     except (pa.ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         # Not to be made again: its numbers are those of models that are in use.
@@ -371,7 +371,7 @@ def _find_channels(tagged: pa.Table, channels: pa.Array) -> pa.Array:
 def read_codes(path: Path) -> pa.Table:
     """Return a file of schema "codes"; raises RequestError for any other."""
     try:
-        return cast(pq.read_table(path, columns=["post_id", "codes"]), "codes")
+        return cast(pq.read_table(path.absolute(), columns=["post_id", "codes"]), "codes")
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RequestError(f"{path}: no codes ({reason}); expected what `weibotag codes apply` wrote") from error

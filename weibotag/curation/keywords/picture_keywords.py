@@ -176,7 +176,7 @@ def load_map(folder: Path) -> PictureMap:
 
     try:
         parts = load_file(folder / WEIGHTS_FILE)
-        keywords = pq.read_table(folder / KEYWORDS_FILE, schema=LEARNT)
+        keywords = pq.read_table(folder.absolute() / KEYWORDS_FILE, schema=LEARNT)
         shape = (len(parts["features"]), len(parts["prior"]))
         weights = csr_matrix((parts["data"], parts["indices"], parts["indptr"]), shape=shape)
         calibration = Calibration(parts["slope"], parts["offset"])

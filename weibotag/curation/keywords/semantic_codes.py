@@ -157,7 +157,7 @@ def read_vectors(path: Path, column: str | None = None) -> Iterator[tuple[list[s
     """
     width = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path.absolute()) as file:
             name = _find_column(path, file.schema_arrow, column)
             for batch in file.iter_batches(ROWS, columns=["post_id", name]):
                 some = batch.filter(batch[name].is_valid())
@@ -215,7 +215,7 @@ def sample_vectors(path: Path, column: str | None, most: int) -> np.ndarray:
 def cost_of_fitting(path: Path, column: str | None, size: int, levels: int) -> str:
     """Return in one line what learning codes from a file takes."""
     first = next(read_vectors(path, column), None)
-    posts, width = (pq.read_metadata(path).num_rows, first[1].shape[1]) if first is not None else (0, 0)
+    posts, width = (pq.read_metadata(path.absolute()).num_rows, first[1].shape[1]) if first is not None else (0, 0)
     used = min(posts, VECTORS_A_CODE * size)
     seconds = 2 * used * width * levels * size * USUAL_ITERATIONS / PACE
     return describe_cost(
@@ -285,7 +285,7 @@ def apply_codes(path: Path, codes: SemanticCodes, out: Path, column: str | None 
         total += len(ids)
         for post_id, numbers in zip(ids, codes.assign(vectors).tolist(), strict=True):
             found.setdefault(post_id, {}).update(dict.fromkeys(codes.words(numbers)))
-    everyone = pq.read_table(path, columns=["post_id"])["post_id"].cast(pa.string()).fill_null("")
+    everyone = pq.read_table(path.absolute(), columns=["post_id"])["post_id"].cast(pa.string()).fill_null("")
     posts = pc.unique(everyone).to_pylist()
     table = pa.table([posts, [list(found.get(post_id, ())) for post_id in posts]], schema=arrow_schema("codes"))
     write_tables([table], out, table.schema)

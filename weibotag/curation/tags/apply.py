@@ -110,7 +110,7 @@ def plan_changes(folder: Path, taxonomy: Taxonomy, accepted: Sequence[Proposal])
     splits = {}
     if names:
         try:
-            rows = pq.read_table(folder / SPLITS).to_pylist()
+            rows = pq.read_table(folder.absolute() / SPLITS).to_pylist()
         except (OSError, pa.ArrowException) as error:
             raise RequestError(f"{folder / SPLITS}: can't be read, and a split needs it; make the audit again") from error
         splits = {(row["tag"], row["post_id"]): names[row["tag"]] for row in rows if row["tag"] in names}
