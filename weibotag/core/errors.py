@@ -10,7 +10,7 @@ EXIT_CODES = {
     4: "another run holds the folder OUT.run",
     UNEXPECTED: "an error that nobody expected: the line names a file with its traceback; please report it",
     INTERRUPTED: "interrupted: the same command goes on",
-    PIPE_CLOSED: "stdout was closed: who read it, has enough",
+    PIPE_CLOSED: "stdout was closed: who read it has enough",
 }
 
 
