@@ -122,7 +122,7 @@ def test_training_again_gives_the_same_tagger_and_so_does_its_file(tmp_path: Pat
 
 def test_a_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
     (tmp_path / linear.LINEAR).write_bytes(b"no")
-    with pytest.raises(ModelError, match="not a linear model"):
+    with pytest.raises(ModelError, match="expected a linear model"):
         LinearScorer.load(tmp_path, TREE)
     TRAINED.save(tmp_path)
     with pytest.raises(ModelError, match="another number of tags"):

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from weibotag.cli.main import app
 from weibotag.core.errors import MissingExtraError, RequestError
 from weibotag.vision.weights import catalogue
-from weibotag.vision.weights.catalogue import TABLE, at_hand, cache_folder, examine, find_model, match, split_hash
+from weibotag.vision.weights.catalogue import TABLE, at_hand, cache_folder, examine, find_model, match, pin, split_hash
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", ROOT.parent / "shared"))
@@ -124,8 +124,11 @@ def test_a_hash_in_the_name_holds_for_every_file(tmp_path: Path) -> None:
     assert find_model(f"{path}#sha256={SHA256.upper()}") == path
     assert "another file" in refuse(f"{path}#sha256={'0' * 64}")
     assert "64 hexadecimal digits" in refuse(f"{path}#sha256=12")
-    # A hash that is not checked would be a false promise.
-    assert "is for files" in refuse(f"{tmp_path}#sha256={SHA256}")
+    # Of a folder, the names and hashes of its files.
+    pinned = pin(str(tmp_path))
+    assert find_model(pinned) == tmp_path
+    put(tmp_path / "more.json")
+    assert "another file" in refuse(pinned)
     assert "@commit" in refuse(f"hf:owner/net#sha256={SHA256}")
 
 

@@ -1,12 +1,8 @@
 """Small operations on arrays, lists and sparse matrices that several rooms share."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix
-
-from weibotag.core.errors import ModelError
 
 
 def list_parts(array: pa.ListArray) -> tuple[np.ndarray, pa.Array]:
@@ -42,15 +38,3 @@ def keep_highest(matrix: csr_matrix, most: int) -> csr_matrix:
     order = np.lexsort((-matrix.data, rows))
     kept = order[rank_in_runs(rows[order]) < most]
     return csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)
-
-
-def load_arrays(path: Path, kind: str) -> dict[str, np.ndarray]:
-    """Read a safetensors file of a model; raises ModelError, which says `kind` was expected, when it is none."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        arrays: dict[str, np.ndarray] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: not {kind} ({error}): train again") from error
-    return arrays

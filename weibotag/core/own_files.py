@@ -33,9 +33,12 @@ KINDS |= {"U32": "uint32", "I32": "int32", "I64": "int64"}
 
 _adapters: dict[Any, Any] = {}
 Found = TypeVar("Found")
-# A tensor's dtype, then its sizes: numbers, or names that stand for one size each in all tensors of a file, with +1 or -1.
+# A tensor's dtype (or several, with | between), then its sizes: numbers, or names that stand for one size each in all
+# tensors of a file, with +1 or -1.
 TensorType = tuple[str | int, ...]
 TensorTypes = Mapping[str, TensorType]
+# What scipy numbers the rows and places of a sparse matrix with.
+INDEX = "int32|int64"
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def read_tensors(
             for name, (dtype, *dimensions) in sorted(types.items(), key=lambda item: any(map(_is_shifted, item[1][1:]))):
                 part = file.get_slice(name)
                 shape = [int(one) for one in part.get_shape()]
-                fits = KINDS.get(part.get_dtype()) == dtype and len(shape) == len(dimensions)
+                fits = KINDS.get(part.get_dtype()) in str(dtype).split("|") and len(shape) == len(dimensions)
                 fits = fits and math.prod(filter(None, shape)) <= most
                 fits = fits and all(_fits(size, one, known) for size, one in zip(dimensions, shape, strict=True))
                 origin.need(path, fits, f"found {name} {part.get_dtype()} {shape}")

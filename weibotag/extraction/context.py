@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 
 from weibotag.extraction.coverage import Coverage, mark_files
 from weibotag.extraction.jobs import PictureReceipt, PictureTask, media_fingerprint
-from weibotag.extraction.settings import Pipeline, TrainedLooks
+from weibotag.extraction.settings import Pipeline, describe_stage
 from weibotag.runtime.findings_store import Store, default_root
 from weibotag.runtime.pool import plan_workers
 from weibotag.vision.face_gallery import open_gallery
 from weibotag.vision.faces import Faces
 from weibotag.vision.media.pictures import MediaLimits
-from weibotag.vision.stage import PictureStage, hash_weights, stage_class
+from weibotag.vision.stage import PictureStage, TrainedLooks, hash_weights, stage_class
 
 CHANGED = "it changed or vanished after it was found"
 # What the start of a process goes by, where models go by their stages.
@@ -192,7 +192,7 @@ class ExtractionContext:
     def describe(self) -> TrainedLooks:
         """Return, for JSON, how pictures are looked at, so that whoever uses a model can look as its training did."""
         return {
-            "stages": {name: stage.config.model_dump(mode="json") for name, stage in self.stages.items()},
+            "stages": {name: describe_stage(stage.config) for name, stage in self.stages.items()},
             "fingerprints": dict(self.fingerprints),
             "media": self.pipeline.media.model_dump(mode="json"),
             "words": {str(kind): column for kind, column in self.pipeline.words.items()},

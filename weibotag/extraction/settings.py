@@ -1,22 +1,38 @@
 """How pictures are looked at: a pipeline and its settings; every default is that of the embedded pipeline `lite`."""
 
+import logging
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.vision.registry import load, names
+from weibotag.vision.stage import TrainedLooks, stage_class
+from weibotag.vision.weights.catalogue import pin, refuse_unpinned
 
 if TYPE_CHECKING:
-    from weibotag.vision.stage import PictureStage
+    from weibotag.vision.stage import PictureStage, StageConfig
+
+log = logging.getLogger(__name__)
 
 # The keys of a pipeline that decide how pictures are looked at.
 LOOKS = ("stages", "stage_settings", "media")
 
 # The settings of a stage, as TOML and JSON hold them: each stage knows its own.
 StageTable = dict[str, object]
+# What may stand for the name of weights: the faces stage's choices.
+WORDS_FOR_WEIGHTS = ("auto", "none")
 # Kinds of words that a platform may have for its pictures already.
 Given = Literal["ocr", "object", "face", "clip"]
 Reuse = Literal["exact", "near"]
@@ -114,32 +130,56 @@ class Pipeline(Strict):
         return bool(self.model_fields_set.intersection(LOOKS))
 
 
-class TrainedLooks(TypedDict):
-    """How a training looked at pictures, as its JSON file says: settings by stage, fingerprints by stage, [media], words."""
-
-    stages: dict[str, StageTable]
-    fingerprints: dict[str, str]
-    media: dict[str, object]
-    words: dict[str, str]
+def describe_stage(config: "StageConfig") -> dict[str, JsonValue]:
+    """Return settings of a stage as a training's JSON file has them: no permissions, and weights by name or by hash."""
+    kept: dict[str, JsonValue] = config.model_dump(mode="json", exclude=set(config.grants))
+    return kept | {name: pin(value) for name in config.weights if isinstance(value := kept.get(name), str)}
 
 
-def look_as_trained(settings: Pipeline, about: TrainedLooks) -> Pipeline:
-    """Return a pipeline that looks at pictures as a training did, by what its model.json or match.json says.
+def look_as_trained(settings: Pipeline, about: TrainedLooks, model: Path, partial: bool = False) -> Pipeline:
+    """Return a pipeline that looks at pictures as a training did, by what model.json or match.json of `model` says.
 
-    Where `settings` say how to look they stay: see `check_looks`.
+    Where `settings` say how to look they stay: see `check_looks`. Else the model is asked, which may come from anybody: it
+    gives no permissions, and names no weights but those of the table and those that are here. Raises ModelError; where it
+    may be `partial` a stage that this concerns is left out.
     """
-    known = {**about.get("words", {}), **{str(kind): column for kind, column in settings.words.items()}}
-    settings = settings.with_words(known)
+    settings = settings.model_copy(update={"words": {**settings.with_words(about.get("words", {})).words, **settings.words}})
     if settings.says_how_to_look():
         return settings
-    looks = {"stages": tuple(about["stages"]), **about["stages"], "media": about["media"]}
-    trained = Pipeline.model_validate(looks)
+    own = {}
+    for name, kept in about["stages"].items():
+        try:
+            own[name] = _trust_settings(name, kept)
+        except RequestError as error:
+            if not partial:
+                raise ModelError(
+                    f"{model}: may not choose for you what its {name} looks with: {error}; where you trust it, give a "
+                    "pipeline of your own, the one that it was trained with: -p"
+                ) from error
+            log.warning("the model does without %s: %s", name, error)
+    try:
+        trained = Pipeline.model_validate({"stages": tuple(own), "stage_settings": own, "media": about["media"]})
+    except ValidationError as error:
+        raise ModelError(explain(error, Pipeline, f"{model}: its settings")) from error
     return settings.model_copy(update={name: getattr(trained, name) for name in LOOKS})
+
+
+def _trust_settings(stage: str, settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return settings of a model's stage without permissions; raises RequestError for weights that it may not name."""
+    known: Any = stage_class(stage)
+    config = known.Config
+    for value in map(settings.get, config.weights):
+        if isinstance(value, str) and value not in WORDS_FOR_WEIGHTS:
+            refuse_unpinned(value)
+    return {name: value for name, value in settings.items() if name not in config.grants}
 
 
 def check_looks(settings: Pipeline, about: TrainedLooks, model: Path) -> None:
     """Raise ModelError where a pipeline does not look at pictures as a model's training did."""
-    media = MediaSettings.model_validate(about["media"])
+    try:
+        media = MediaSettings.model_validate(about["media"])
+    except ValidationError as error:
+        raise ModelError(explain(error, MediaSettings, f"{model}: its [media]")) from error
     if settings.media != media:
         raise ModelError(f"{model}: was trained with {media!r}, here it is {settings.media!r}: use the same [media]")
     for name, fingerprint in about["fingerprints"].items():

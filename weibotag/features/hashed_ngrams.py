@@ -1,6 +1,7 @@
 """Posts as hashed n-grams of characters and words, and as vectors of them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.arrays import list_parts, rows_of
+from weibotag.core.own_files import Origin
 from weibotag.core.text_matching import edge_kinds, spell_out
 
 # n-grams of words are hashed to so many bits; those of one post only are not kept, and of more than so many the rarest.
@@ -107,6 +109,12 @@ def collect(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> cs
     keys = keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]
     indptr = np.searchsorted(keys, np.arange(shape[0] + 1) << 32)
     return csr_matrix((np.ones(len(keys), np.float32), (keys & 0xFFFFFFFF).astype(np.int32), indptr), shape=shape)
+
+
+def check_features(features: np.ndarray, path: Path, origin: Origin) -> None:
+    """Raise OwnFileError unless hashed features that a file knows are ascending and of `BITS` bits."""
+    holds = (np.diff(features.astype(np.int64)) > 0).all() and (not len(features) or features[-1] < 1 << BITS)
+    origin.need(path, holds, "found features out of order")
 
 
 def number(features: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Posts as padded arrays: what every network of the fused tagger reads. Needs no torch."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
+from typing_extensions import TypedDict
 
-from weibotag.core.arrays import load_arrays
 from weibotag.core.errors import MissingExtraError, ModelError, RequestError
 from weibotag.core.files import write_json
+from weibotag.core.own_files import Origin, TensorTypes, read_json, read_tensors, write_tensors
 from weibotag.core.text_matching import CODES
 from weibotag.features.post_arrays import PostArrays, Ragged, offsets_of, read_arrays
 from weibotag.features.visual_codes import standardise
@@ -37,6 +37,24 @@ VECTORS = {"pictures": "picture vectors", "patches": "patches of pictures"}
 # A batch is padded to its longest post, so posts of like length go together, out of so many batches at a time.
 BATCHES_SORTED = 32
 FEWEST_POSTS = 2
+MOST_BUCKETS = 1 << 20
+ORIGIN = Origin("features of a network", "its network was damaged or made by another version, train it again")
+STANDARDS: TensorTypes = {f"{name}.{part}": ("float32", name) for name in VECTORS for part in ("mean", "scale")}
+
+
+class LexiconAbout(TypedDict):
+    """A lexicon in features.json."""
+
+    words: list[str]
+    buckets: int
+
+
+class FeaturesAbout(TypedDict):
+    """features.json: lexicons by name, the language model whose tokens are read (or nothing), its tokenizer (JSON)."""
+
+    lexicons: dict[str, LexiconAbout]
+    encoder: str
+    tokenizer: str
 
 
 @dataclass(frozen=True)
@@ -238,25 +256,27 @@ class Features:
 
     def save(self, folder: Path) -> None:
         """Write features.json and features.safetensors."""
-        from safetensors.numpy import save_file
-
         lexicons = {name: {"words": kept.words, "buckets": kept.buckets} for name, kept in self.lexicons.items()}
         write_json({"lexicons": lexicons, "encoder": self.encoder, "tokenizer": self.tokenizer}, folder / FEATURES)
         kinds = self.standards.items()
         vectors = {f"{name}.{part}": array for name, kind in kinds for part, array in vars(kind).items()}
-        save_file(vectors, folder / STANDARD)
+        write_tensors(folder / STANDARD, vectors)
 
     @classmethod
     def load(cls, folder: Path) -> "Features":
-        """Read what `save` wrote; raises ModelError for what another version wrote."""
-        about: dict[str, Any] = json.loads((folder / FEATURES).read_text(encoding="utf-8"))
-        try:
-            lexicons = {name: Lexicon(tuple(kept["words"]), kept["buckets"]) for name, kept in about.pop("lexicons").items()}
-            vectors = load_arrays(folder / STANDARD, "standards of vectors")
-            standards = {name: Standard(vectors[f"{name}.mean"], vectors[f"{name}.scale"]) for name in VECTORS}
-        except KeyError as error:
-            raise ModelError(f"{folder}: its network was made by another version of weibotag: train it again") from error
-        return cls(lexicons, standards, **about)
+        """Read what `save` wrote; raises OwnFileError for anything else, and what another version wrote."""
+        path = folder / FEATURES
+        about = read_json(path, FeaturesAbout, ORIGIN)
+        lexicons = {name: Lexicon(tuple(kept["words"]), kept["buckets"]) for name, kept in about["lexicons"].items()}
+        ORIGIN.need(path, lexicons.keys() == LEXICONS.keys(), f"found lexicons {', '.join(lexicons)}")
+        for name, lexicon in lexicons.items():
+            ORIGIN.need(path, 0 < lexicon.buckets <= MOST_BUCKETS, f"found {lexicon.buckets:,} numbers for strange {name}")
+            ORIGIN.need(path, len(set(lexicon.words)) == len(lexicon.words), f"found {name} twice")
+        vectors = read_tensors(folder / STANDARD, STANDARDS, ORIGIN)
+        standards = {name: Standard(vectors[f"{name}.mean"], vectors[f"{name}.scale"]) for name in VECTORS}
+        for standard in standards.values():
+            ORIGIN.need(folder / STANDARD, (standard.scale > 0).all() and len(standard.mean) > 0, "found a scale of 0")
+        return cls(lexicons, standards, about["encoder"], about["tokenizer"])
 
 
 def _number_characters(codes: Ragged, lexicon: Lexicon) -> Ragged:
@@ -314,4 +334,7 @@ def _open(tokenizer: str) -> Any:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise MissingExtraError("a network over tokens", "hf") from error
-    return Tokenizer.from_str(tokenizer)
+    try:
+        return Tokenizer.from_str(tokenizer)
+    except Exception as error:
+        raise ModelError(f"{FEATURES}: its tokenizer can't be read ({first_line(error)}): train again") from error

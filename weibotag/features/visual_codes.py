@@ -7,8 +7,7 @@ import hashlib
 import json
 import logging
 import warnings
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
-from weibotag.core.arrays import load_arrays
-from weibotag.core.files import atomic
+from weibotag.core.errors import ModelError, OwnFileError
+from weibotag.core.own_files import Origin, TensorTypes, read_metadata, read_tensors, write_tensors
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.vision.stage import FINGERPRINT_LENGTH, Wording
 
@@ -40,6 +39,8 @@ SEED = 0
 # What a name stands in when its vector is made; the mean of several is surer than one (Radford et al., 2021).
 TEMPLATES = ("{}", "一张{}的照片", "一张关于{}的图片")
 KIND = "clip"
+ORIGIN = Origin("a codebook", "train again")
+NAMES: TensorTypes = {"vectors": ("float32|float64", "names", "d"), "scale": ("float64", 1)}
 MOST_WORDS = 3
 # Below it a name is a guess among a thousand others.
 LEAST_PROBABILITY = 0.1
@@ -63,6 +64,11 @@ class Codebook:
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
         """Return (n, t) float32 for vectors (n, d)."""
+        if len(vectors) and vectors.shape[1] != len(self.mean):
+            raise ModelError(
+                f"picture vectors have {vectors.shape[1]:,} numbers, the model was trained on {len(self.mean):,}: "
+                "look at the pictures with the model's own pipeline, or train again"
+            )
         return np.asarray(standardise(vectors, self.mean, self.scale) @ self.weights[:-1] + self.weights[-1], np.float32)
 
     def codes(self, vectors: np.ndarray) -> list[list[str]]:
@@ -85,18 +91,24 @@ class Codebook:
 
     def save(self, path: Path) -> None:
         """Write the codebook as safetensors."""
-        from safetensors.numpy import save_file
-
         tensors = {"mean": self.mean, "scale": self.scale, "weights": self.weights}
         tensors |= {f"centres_{number}": centres for number, centres in enumerate(self.centres)}
-        save_file({name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}, path)
+        write_tensors(path, {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()})
 
     @classmethod
     def load(cls, path: Path) -> "Codebook":
-        """Read a codebook that `save` wrote."""
-        tensors = load_arrays(path, "a codebook")
+        """Read a codebook that `save` wrote; raises OwnFileError for anything else."""
+        tensors = read_tensors(path, list_types, ORIGIN)
+        ORIGIN.need(path, (tensors["scale"] > 0).all(), "found a scale of 0")
         centres = tuple(tensors[f"centres_{number}"] for number in range(len(tensors) - 3))
         return cls(tensors["mean"], tensors["scale"], tensors["weights"], centres)
+
+
+def list_types(names: Collection[str]) -> TensorTypes:
+    """Return the arrays of a codebook with as many sizes of clusters as these names tell."""
+    sizes = max(1, len(names) - 3)
+    centres = {f"centres_{number}": ("float32", f"clusters {number}", "t") for number in range(sizes)}
+    return {"mean": ("float32", "d"), "scale": ("float32", "d"), "weights": ("float32", "d+1", "t"), **centres}
 
 
 def stack_vectors(table: pa.Table) -> tuple[list[str], np.ndarray]:
@@ -222,33 +234,23 @@ def open_zero_shot(taxonomy: Taxonomy, fingerprint: str, encode: Encode, folder:
     `fingerprint` is that of the stage whose vectors will be compared; `encode` gives texts vectors in their space, and the
     scale.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file, save
-
     names = tuple(dict.fromkeys(tag.name for tag in taxonomy.tags))
     asked = json.dumps([fingerprint, TEMPLATES, names], ensure_ascii=True)
     path = folder / f"{KIND}-{hashlib.sha256(asked.encode()).hexdigest()[:FINGERPRINT_LENGTH]}.safetensors"
     try:
-        tensors = load_file(path)
-        if tensors["crc32"].tolist() == _checksums(tensors):
-            return ZeroShot(names, tensors["vectors"], float(tensors["scale"][0]))
-    except (FileNotFoundError, SafetensorError, KeyError):
-        # Not there yet, damaged, or from before there were checksums.
-        pass
-    zero_shot = encode_names(names, encode)
-    tensors = {"vectors": zero_shot.vectors, "scale": np.array([zero_shot.scale])}
+        # Names of before there were digests are made again.
+        read_metadata(path, KIND, dict[str, str], ORIGIN)
+        tensors = read_tensors(path, NAMES, ORIGIN, {"names": len(names)})
+        return ZeroShot(names, tensors["vectors"], float(tensors["scale"][0]))
+    except OwnFileError:
+        # Not there yet, or damaged.
+        zero_shot = encode_names(names, encode)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as file:
-            file.write(save(tensors | {"crc32": np.array(_checksums(tensors), np.int64)}))
+        write_tensors(path, {"vectors": zero_shot.vectors, "scale": np.array([zero_shot.scale])}, (KIND, {}))
     except OSError as error:
         log.warning("%s: can't be kept for the next run (%s)", path, error.strerror)
     return zero_shot
-
-
-def _checksums(tensors: Mapping[str, np.ndarray]) -> list[int]:
-    some = [tensors[name] for name in ("vectors", "scale")]
-    return [zlib.crc32(array.tobytes(), zlib.crc32(f"{array.dtype} {array.shape}".encode())) for array in some]
 
 
 def encode_names(names: tuple[str, ...], encode: Encode) -> ZeroShot:

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, TypedDict
+from typing import Self
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.special import expit
+from typing_extensions import TypedDict
 
-from weibotag.core.arrays import load_arrays, rows_of
+from weibotag.core.arrays import rows_of
+from weibotag.core.own_files import Origin, TensorTypes, read_tensors, write_tensors
 from weibotag.scoring.closure import collect_highest, mark_right, raise_parents
 from weibotag.scoring.metrics import expected_calibration_error
 from weibotag.taxonomy.tree import Taxonomy
@@ -158,6 +160,11 @@ def _best_own(data: np.ndarray, right: np.ndarray, positives: int) -> float:
     return float((data[best] + below) / 2)
 
 
+ORIGIN = Origin("thresholds for the tags of the taxonomy beside them", "train again")
+THRESHOLDS: TensorTypes = {"thresholds": ("float32", "tags")}
+CALIBRATED: TensorTypes = {**THRESHOLDS, "slope": ("float32", "tags"), "offset": ("float32", "tags")}
+
+
 class Figures(TypedDict):
     """How good tags of held-out posts are: micro-F1, and the calibration error of the chosen ones."""
 
@@ -215,11 +222,12 @@ class Decision:
 
     def save(self, folder: Path) -> None:
         """Write decision.safetensors to a folder, which must exist."""
-        from safetensors.numpy import save_file
-
-        save_file(self.arrays(), folder / DECISION)
+        write_tensors(folder / DECISION, self.arrays())
 
     @classmethod
     def load(cls, folder: Path, taxonomy: Taxonomy) -> Self:
-        """Read what `save` wrote; raises ModelError when the file is none."""
-        return cls.of_arrays(load_arrays(folder / DECISION, "a decision"), taxonomy)
+        """Read what `save` wrote; raises OwnFileError when the file is none, or of another taxonomy."""
+        sizes = {"tags": len(taxonomy)}
+        path = folder / DECISION
+        arrays = read_tensors(path, lambda names: CALIBRATED if "slope" in names else THRESHOLDS, ORIGIN, sizes)
+        return cls.of_arrays(arrays, taxonomy)

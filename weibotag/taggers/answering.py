@@ -19,7 +19,7 @@ from weibotag.features.visual_codes import Codebook
 from weibotag.features.vocabulary import Vocabulary, add_attended, find_keywords
 from weibotag.posts.passing import pass_through
 from weibotag.taggers.cascade.policy import Cascade, choose_step, stages_of, translate
-from weibotag.taggers.model_folder import ABOUT, CASCADE, FUSED, RULES, TAXONOMY, Model, load_model
+from weibotag.taggers.model_folder import ABOUT, CASCADE, FUSED, RULES, Model, ModelReader, load_model, read_about
 from weibotag.taggers.rules import rules_tagger
 from weibotag.taggers.tagger import Tagger
 from weibotag.taxonomy.tree import Taxonomy
@@ -84,7 +84,8 @@ def open_taxonomy(tagger: TaggerRef) -> Taxonomy:
 
 @lru_cache(maxsize=1)
 def _read_taxonomy(place: str, digest: str) -> Taxonomy:
-    return load_taxonomy(Path(place) / TAXONOMY if (Path(place) / ABOUT).is_file() else Path(place))
+    folder = Path(place)
+    return ModelReader(folder, read_about(folder)).taxonomy if (folder / ABOUT).is_file() else load_taxonomy(folder)
 
 
 def open_codebook(tagger: TaggerRef) -> Codebook | None:

@@ -1,29 +1,37 @@
 """The fast tagger: fastText (Joulin et al., 2017), one-vs-all, on characters, wordings, author and channel."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix
+from typing_extensions import TypedDict
 
 from weibotag.core.arrays import list_parts
-from weibotag.core.errors import ModelError, RequestError
+from weibotag.core.errors import RequestError
 from weibotag.core.files import write_json
+from weibotag.core.own_files import read_json
 from weibotag.core.text_matching import CODES, LINE_BREAK, edge_kinds, spell_out
 from weibotag.features.hashed_ngrams import MOST_OCR_CHARACTERS
 from weibotag.scoring.closure import FLOOR
+from weibotag.taggers.fasttext_file import ORIGIN, check_fasttext
 from weibotag.taxonomy.tree import Taxonomy
 
 NETWORK, ABOUT = "fasttext.bin", "fasttext.json"
 LABEL = "__label__"
 BLANK = ord(" ")
 SEED = 1
+
+
+class FastAbout(TypedDict):
+    """fasttext.json: see `Settings`."""
+
+    spacing: Literal["characters", "words"]
 
 
 class DivergedError(RequestError):
@@ -132,8 +140,6 @@ class FastScorer:
         self.spacing = spacing
         self._network = network
         self._numbers = {label: int(label.removeprefix(LABEL)) for label in network.get_labels()}
-        if self._numbers and max(self._numbers.values()) >= len(taxonomy):
-            raise ModelError("the fastText model knows more tags than the taxonomy beside it: train again")
 
     def score_lines(self, lines: Sequence[str]) -> csr_matrix:
         """Return scores of prepared lines: float32 csr_matrix (posts x tags), those above 0.01."""
@@ -156,11 +162,12 @@ class FastScorer:
 
     @classmethod
     def load(cls, folder: Path, taxonomy: Taxonomy) -> "FastScorer":
-        """Read what `save` wrote; raises ModelError when it is no fastText model, or of another taxonomy."""
+        """Read what `save` wrote; raises OwnFileError when it is no fastText model, or of another taxonomy."""
         import fasttext
 
+        spacing = read_json(folder / ABOUT, FastAbout, ORIGIN)["spacing"]
+        check_fasttext(folder / NETWORK, len(taxonomy))
         try:
-            spacing = json.loads((folder / ABOUT).read_text(encoding="utf-8"))["spacing"]
             return cls(taxonomy, fasttext.load_model(str(folder / NETWORK)), spacing)
-        except (OSError, ValueError, MemoryError) as error:
-            raise ModelError(f"{folder / NETWORK}: not a fastText model ({error}): train again") from error
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+            raise ORIGIN.fault(folder / NETWORK, error) from error

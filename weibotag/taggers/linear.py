@@ -7,13 +7,22 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
-from weibotag.core.arrays import load_arrays
 from weibotag.core.errors import ModelError
-from weibotag.features.hashed_ngrams import READ, ROWS, number, read_counts, vectorise
+from weibotag.core.own_files import INDEX, Origin, as_csr, read_tensors, write_tensors
+from weibotag.features.hashed_ngrams import READ, ROWS, check_features, number, read_counts, vectorise
 from weibotag.scoring.closure import FLOOR
 from weibotag.taxonomy.tree import Taxonomy
 
 LINEAR = "linear.safetensors"
+ORIGIN = Origin("a linear model for the tags of the taxonomy beside it", "train again")
+TENSORS = {
+    "features": ("uint32", "features"),
+    "squares": ("float32", "features"),
+    "offsets": ("float32", "tags"),
+    "data": ("float32", "weights"),
+    "indices": (INDEX, "weights"),
+    "indptr": (INDEX, "features+1"),
+}
 # The SVM has a weight of each feature for each tag; without those below this nine in ten are gone and no figure changes.
 SMALL = 0.05
 # A margin of 1, which is what the SVM asks for, is as good as certain: its sigmoid is 0.95.
@@ -63,18 +72,20 @@ class LinearScorer:
 
     def save(self, folder: Path) -> None:
         """Write linear.safetensors."""
-        from safetensors.numpy import save_file
-
         weights = self.weights
         arrays = {"features": self.features, "squares": self.squares, "offsets": self.offsets}
-        save_file({**arrays, "data": weights.data, "indices": weights.indices, "indptr": weights.indptr}, folder / LINEAR)
+        write_tensors(
+            folder / LINEAR, {**arrays, "data": weights.data, "indices": weights.indices, "indptr": weights.indptr}
+        )
 
     @classmethod
     def load(cls, folder: Path, taxonomy: Taxonomy) -> "LinearScorer":
-        """Read what `save` wrote; raises ModelError when the file is none, or of another taxonomy."""
-        arrays = load_arrays(folder / LINEAR, "a linear model")
-        shape = (len(arrays["features"]), len(arrays["offsets"]))
-        weights = csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
+        """Read what `save` wrote; raises OwnFileError when the file is none, or of another taxonomy."""
+        path = folder / LINEAR
+        arrays = read_tensors(path, TENSORS, ORIGIN, {"tags": len(taxonomy)})
+        check_features(arrays["features"], path, ORIGIN)
+        ORIGIN.need(path, (arrays["squares"] >= 0).all(), "found squares below 0")
+        weights = as_csr(arrays, (len(arrays["features"]), len(taxonomy)), path, ORIGIN)
         return cls(taxonomy, arrays["features"], arrays["squares"], weights, arrays["offsets"])
 
 

@@ -8,14 +8,28 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix
 
-from weibotag.core.arrays import load_arrays, rank_in_runs
-from weibotag.core.errors import ModelError
-from weibotag.features.hashed_ngrams import number, read_counts
+from weibotag.core.arrays import rank_in_runs
+from weibotag.core.own_files import Origin, read_tensors, write_tensors
+from weibotag.features.hashed_ngrams import check_features, number, read_counts
 from weibotag.scoring.closure import FLOOR
 from weibotag.taggers.linear import STEEPNESS
 from weibotag.taxonomy.tree import Taxonomy
 
 XMC = "xmc.safetensors"
+ORIGIN = Origin("an xmc model for the tags of the taxonomy beside it", "train again")
+TENSORS = {
+    "known": ("uint32", "known"),
+    "squares": ("float32", "known"),
+    "above": ("int32", "nodes"),
+    "ends": ("int64", "forks+1"),
+    "features": ("int32|int64|uint32", "features"),
+    "indptr": ("int64", "features+1"),
+    "indices": ("uint16", "weights"),
+    "data": ("float32", "weights"),
+    "offsets": ("float32", "nodes"),
+}
+# Levels of a taxonomy with their groups; a post walks down all of them.
+MOST_LEVELS = 300
 # Branches that a post walks on at once, and tags of it that are kept from each step.
 BRANCHES = 10
 KEPT = 20
@@ -38,6 +52,27 @@ class TreeModel:
     indices: np.ndarray
     data: np.ndarray
     offsets: np.ndarray
+
+    def check(self, tags: int, known: int, path: Path) -> None:
+        """Raise OwnFileError unless all nodes of a file hang on the root and all numbers in it point inside."""
+        nodes, ends, above = len(self.above), self.ends, self.above.astype(np.int64)
+        inside = nodes >= tags and nodes > 0 and above.min() >= -1 and above.max() < nodes
+        ORIGIN.need(path, inside, f"found {nodes:,} nodes, or one above them that is none")
+        left = above
+        for _ in range(MOST_LEVELS):
+            if (left < 0).all():
+                break
+            left = np.where(left >= 0, above[left], -1)
+        ORIGIN.need(path, (left < 0).all(), f"found nodes in a ring, or more than {MOST_LEVELS} levels")
+        sizes = np.array([len(below) for below in self.below])
+        steps = np.concatenate([np.diff(ends), np.diff(self.indptr)])
+        whole = len(ends) == len(sizes) + 1 and ends[0] == 0 and ends[-1] == len(self.features) and (steps >= 0).all()
+        ORIGIN.need(path, whole and self.indptr[0] == 0 and self.indptr[-1] == len(self.data), "found forks without an end")
+        widths = np.repeat(np.repeat(sizes, np.diff(ends)), np.diff(self.indptr))
+        fit = (self.indices < widths).all() and (
+            not len(self.features) or 0 <= self.features.min() <= self.features.max() < known
+        )
+        ORIGIN.need(path, fit, "found numbers of nodes or features that there are not")
 
     @cached_property
     def below(self) -> list[np.ndarray]:
@@ -79,8 +114,6 @@ class XmcScorer:
     """
 
     def __init__(self, taxonomy: Taxonomy, features: np.ndarray, squares: np.ndarray, tree: TreeModel) -> None:
-        if len(tree.above) < len(taxonomy):
-            raise ModelError("the xmc model knows another number of tags than the taxonomy beside it: train again")
         self.taxonomy, self.features, self.squares, self.tree = taxonomy, features, squares, tree
         self._places = number(features)
         self._local = np.full(len(features), -1, np.int32)
@@ -140,17 +173,19 @@ class XmcScorer:
 
     def save(self, folder: Path) -> None:
         """Write xmc.safetensors."""
-        from safetensors.numpy import save_file
-
-        tree = {field.name: np.ascontiguousarray(getattr(self.tree, field.name)) for field in fields(TreeModel)}
-        save_file({"known": self.features, "squares": self.squares, **tree}, folder / XMC)
+        tree = {field.name: getattr(self.tree, field.name) for field in fields(TreeModel)}
+        write_tensors(folder / XMC, {"known": self.features, "squares": self.squares, **tree})
 
     @classmethod
     def load(cls, folder: Path, taxonomy: Taxonomy) -> "XmcScorer":
-        """Read what `save` wrote; raises ModelError when the file is none, or of another taxonomy."""
-        arrays = load_arrays(folder / XMC, "an xmc model")
+        """Read what `save` wrote; raises OwnFileError when the file is none, or of another taxonomy."""
+        arrays = read_tensors(folder / XMC, TENSORS, ORIGIN)
         known, squares = arrays.pop("known"), arrays.pop("squares")
-        return cls(taxonomy, known, squares, TreeModel(**arrays))
+        tree = TreeModel(**arrays)
+        check_features(known, folder / XMC, ORIGIN)
+        ORIGIN.need(folder / XMC, (squares >= 0).all(), "found squares below 0")
+        tree.check(len(taxonomy), len(known), folder / XMC)
+        return cls(taxonomy, known, squares, tree)
 
 
 def _best(most: int, posts: np.ndarray, nodes: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,19 +1,22 @@
 """A trained model in a folder: data files only, nothing pickled; a folder for each tagger, and what they share once."""
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import NotRequired, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pydantic import JsonValue
+from typing_extensions import TypedDict
 
 from weibotag.core.errors import ModelError, WeibotagError
-from weibotag.core.files import replace_folder, sha256_of, write_json, write_parquet
+from weibotag.core.files import replace_folder, write_json, write_parquet
+from weibotag.core.own_files import Origin, check_digests, list_digests, read_json, read_table
 from weibotag.features.visual_codes import Codebook
+from weibotag.features.vocabulary import LEARNT
 from weibotag.scoring.decision import DECISION, Decision, Figures
-from weibotag.taggers.cascade.policy import Cascade
+from weibotag.taggers.cascade.policy import Cascade, CascadeFigures
 from weibotag.taggers.fasttext import FastScorer
 from weibotag.taggers.linear import LinearScorer
 from weibotag.taggers.linear_tree import XmcScorer
@@ -21,11 +24,15 @@ from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.rules import RulesScorer, rules_tagger
 from weibotag.taggers.tagger import Ensemble, Scorer, Tagger
 from weibotag.taxonomy.tree import Taxonomy, load, save_csv
+from weibotag.vision.stage import TrainedLooks
 
 FORMAT = 2
 ABOUT, CODES, TAXONOMY, KEYWORDS = "model.json", "codes.safetensors", "taxonomy.csv", "keywords.parquet"
+# Where what a scorer learnt lies.
+PLACE = re.compile(r"[a-z0-9-]+(/[a-z]+)?")
 # In the folder of a tagger: the places and weights of its scorers.
 ENSEMBLE = "ensemble.json"
+ORIGIN = Origin("a part of the model that was trained", "train again")
 CASCADE, FUSED, RULES, TEXT = "cascade", "fused", "rules", "text"
 SCORERS: dict[str, type[Scorer]] = {
     "fast": FastScorer,
@@ -53,7 +60,18 @@ class TaggerAbout(TypedDict):
     microseconds: float
     seconds: float
     tried: NotRequired[dict[str, Candidate]]
-    training: dict[str, dict[str, Any]]
+    training: dict[str, dict[str, object]]
+
+
+class CascadeAbout(CascadeFigures):
+    """What model.json says of a cascade: who reads text and pictures' words, what the cheap answer weighs beside the
+    network's, milliseconds of each step, and its figures.
+    """
+
+    tagger_of_text: str
+    reader: str
+    share: float
+    prices: dict[str, float]
 
 
 class ModelLearnt(TypedDict):
@@ -64,21 +82,17 @@ class ModelLearnt(TypedDict):
     tagger: str
     valid: Figures
     taggers: dict[str, TaggerAbout]
-    cascade: NotRequired[dict[str, Any]]
+    cascade: NotRequired[CascadeAbout]
 
 
-class ModelAbout(ModelLearnt):
-    """What model.json holds: that; how pictures are looked at, by which stages (`fingerprints`), and what it took.
+class ModelAbout(ModelLearnt, TrainedLooks):
+    """What model.json holds: that; how pictures are looked at, and what it took.
 
     Besides, numbers of posts to train on and held out and of rows that were rejected; and, once a model is saved, the
     format, digests of the taxonomy and of the files by path.
     """
 
-    stages: dict[str, dict[str, Any]]
-    fingerprints: dict[str, str]
-    media: dict[str, Any]
-    words: dict[str, str]
-    pictures: dict[str, Any]
+    pictures: dict[str, int | list[str]]
     frames_per_stage: dict[str, int]
     seconds_per_stage: dict[str, float]
     format: NotRequired[int]
@@ -89,6 +103,12 @@ class ModelAbout(ModelLearnt):
     posts: dict[str, int]
     rejects: int
     seconds: float
+
+
+class Versioned(TypedDict):
+    """What every model.json begins with."""
+
+    format: NotRequired[JsonValue]
 
 
 @dataclass(frozen=True)
@@ -117,7 +137,7 @@ class Model:
     def network(self) -> NetworkScorer | None:
         """Return the network, where there is one."""
         fused = self.taggers.get(FUSED)
-        return None if fused is None else cast(NetworkScorer, fused.scorer.scorers[FUSED])
+        return None if fused is None else cast("NetworkScorer | None", fused.scorer.scorers.get(FUSED))
 
     def save(self, folder: Path) -> None:
         """Write the model beside `folder` and put it there in one step; an older model at that place goes.
@@ -134,9 +154,15 @@ class Model:
             if self.cascade is not None:
                 (fresh / CASCADE).mkdir()
                 self.cascade.save(fresh / CASCADE)
-            paths = sorted(path for path in fresh.rglob("*") if path.is_file())
-            files = {path.relative_to(fresh).as_posix(): sha256_of(path) for path in paths}
-            write_json(self.about | {"format": FORMAT, "taxonomy": self.taxonomy.digest, "files": files}, fresh / ABOUT)
+            saved = {"format": FORMAT, "taxonomy": self.taxonomy.digest, "files": list_digests(fresh)}
+            write_json(self.about | saved, fresh / ABOUT)
+
+
+class EnsembleAbout(TypedDict):
+    """ensemble.json: see `Ensemble`."""
+
+    weights: list[tuple[str, float]]
+    texts_only: bool
 
 
 def save_taggers(taggers: Mapping[str, Tagger], folder: Path) -> None:
@@ -163,13 +189,16 @@ def read_about(folder: Path) -> ModelAbout:
     path = folder / ABOUT
     if not path.is_file():
         raise ModelError(f"{folder}: no model there (no {ABOUT}); make one with: weibotag train")
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON ({error}): train again") from error
-    if about.get("format") != FORMAT:
-        raise ModelError(f"{path}: model format {about.get('format')!r}, expected {FORMAT}: train again")
-    return cast(ModelAbout, about)
+    found = read_json(path, Versioned, ORIGIN).get("format")
+    ORIGIN.need(path, found == FORMAT, f"model format {found!r}, expected {FORMAT}")
+    about = read_json(path, ModelAbout, ORIGIN)
+    names = {about["tagger"], *about["taggers"]} - {CASCADE}
+    names |= {about["cascade"]["reader"], TEXT, FUSED} if "cascade" in about else set()
+    ORIGIN.need(
+        path, names <= about["taggers"].keys() and all(map(PLACE.fullmatch, names)), "found taggers that there are not"
+    )
+    ORIGIN.need(path, about["tagger"] != CASCADE or "cascade" in about, "found no cascade")
+    return about
 
 
 def routes_of(about: ModelAbout) -> tuple[str, ...]:
@@ -198,13 +227,13 @@ class ModelReader:
             self.taxonomy = load(self.file(TAXONOMY))
         except WeibotagError as error:
             raise ModelError(str(error)) from error
+        same = self.taxonomy.digest == self.about.get("taxonomy")
+        ORIGIN.need(self.folder / TAXONOMY, same, "found another taxonomy than was trained on")
 
     def file(self, name: str) -> Path:
         """Return the path of a file; raises ModelError when it is absent, damaged or not the one that was trained."""
-        path = self.folder / name
-        if not path.is_file() or sha256_of(path) != self.about.get("files", {}).get(name):
-            raise ModelError(f"{path}: absent or not the file that was trained: train again")
-        return path
+        check_digests(self.folder, self.about.get("files", {}), [name], ORIGIN)
+        return self.folder / name
 
     def part(self, place: str) -> Path:
         """Return a folder of the model, the files in it checked."""
@@ -222,8 +251,12 @@ class ModelReader:
     def tagger(self, name: str) -> Tagger:
         """Return a tagger with its scorers."""
         self.file(f"{name}/{DECISION}")
-        ensemble = json.loads(self.file(f"{name}/{ENSEMBLE}").read_text(encoding="utf-8"))
+        path = self.file(f"{name}/{ENSEMBLE}")
+        ensemble = read_json(path, EnsembleAbout, ORIGIN)
         weights = dict(ensemble["weights"])
+        places = [place for place in weights if PLACE.fullmatch(place) and place.rpartition("/")[2] in SCORERS]
+        fits = len(places) == len(ensemble["weights"]) > 0 and all(0 <= weight <= 1 for weight in weights.values())
+        ORIGIN.need(path, fits, f"found scorers {', '.join(weights)}")
         scorers = {place: self.scorer(place) for place in weights}
         return Tagger(Ensemble(scorers, weights, ensemble["texts_only"]), Decision.load(self.folder / name, self.taxonomy))
 
@@ -238,18 +271,25 @@ def load_model(folder: Path, route: str | None = None) -> Model:
     check_route(folder, about, route)
     reader = ModelReader(folder, about)
     # Who reads pictures' words for a cascade is one of the model's own taggers.
-    names = {RULES: [], CASCADE: [TEXT, about.get("cascade", {}).get("reader", ""), FUSED]}.get(route, [route])
+    names = [] if route == RULES else [route]
+    if route == CASCADE and "cascade" in about:
+        names = [TEXT, about["cascade"]["reader"], FUSED]
     taggers = {name: reader.tagger(name) for name in names}
     codes = CODES in about.get("files", {})
+    keywords = read_table(reader.file(KEYWORDS), LEARNT, ORIGIN)
+    scores = keywords["score"].to_numpy()
+    sound = not keywords["keyword"].null_count and ((scores >= 0) & (scores <= 1)).all()
+    ORIGIN.need(folder / KEYWORDS, sound, "found words without a score from 0 to 1")
     model = Model(
         reader.taxonomy,
         taggers,
         Codebook.load(reader.file(CODES)) if codes else None,
-        pq.read_table(reader.file(KEYWORDS).absolute()),
+        keywords,
         about,
     )
     if route != CASCADE:
         return model
     text, reading, _ = taggers.values()
-    assert model.network is not None
+    if model.network is None:
+        raise ORIGIN.fault(folder / FUSED / ENSEMBLE, "found no network")
     return replace(model, cascade=Cascade.load(reader.part(CASCADE), reader.taxonomy, (text, reading.scorer, model.network)))

@@ -1,6 +1,5 @@
 """Networks over text, wordings and picture vectors, on onnxruntime: the fused tagger, and the matcher. Needs no torch."""
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,19 +10,39 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 from scipy.special import expit, softmax
+from typing_extensions import TypedDict
 
-from weibotag.core.errors import ModelError
+from weibotag.core.own_files import MOST_TENSORS, Origin, check_digests, check_file, read_json
 from weibotag.features.post_arrays import read_arrays
-from weibotag.features.post_batches import FEATURES, STANDARD, Features, Posts
+from weibotag.features.post_batches import FEATURES, INPUTS, STANDARD, Features, Posts
 from weibotag.scoring.closure import FLOOR
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.vision.backends.onnx_session import open_session
+from weibotag.vision.stage import TrainedLooks
 
 NETWORK, TASKS = "network.onnx", "tasks.json"
 # Outputs of a network with attention, and the part of `PostArrays` that tells which wording each of its tokens is of.
 SHARES = {"share_print": "print_places", "share_words": "word_places"}
 BATCH = 64
 MATCH, CALIBRATION = "match.onnx", "match.json"
+ORIGIN = Origin("a network for the tags of the taxonomy beside it", "train again")
+MATCHER = Origin("a network that matches text and pictures", "make one with weibotag pretrain --network sm-lstm")
+
+
+class Calibrated(TypedDict):
+    """What match.json says once the network is there: its AUC, and that the probability is
+    sigmoid(slope * logit + offset).
+    """
+
+    auc: float
+    slope: float
+    offset: float
+
+
+class MatchAbout(TrainedLooks, Calibrated):
+    """match.json: that, how pictures were looked at, and digests of the other files."""
+
+    files: dict[str, str]
 
 
 class PostNetwork:
@@ -33,16 +52,31 @@ class PostNetwork:
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
+        self.path = path
         self.features = Features.load(path.parent)
-        self._session: Any = open_session(path, threads)
+        check_file(path, ORIGIN, MOST_TENSORS)
+        try:
+            self._session: Any = open_session(path, threads)
+        except Exception as error:
+            # onnxruntime has a class of its own for each of its errors.
+            raise ORIGIN.fault(path, error) from error
         self._inputs = [one.name for one in self._session.get_inputs()]
-        self.widths = {one.name: one.shape[-1] for one in self._session.get_outputs()}
+        outputs = {one.name: one.shape[-1:] for one in self._session.get_outputs()}
+        self.widths = {name: width[0] if width and isinstance(width[0], int) else 0 for name, width in outputs.items()}
+        ORIGIN.need(path, set(self._inputs) <= set(INPUTS), "found other inputs than posts have")
 
     def ask(self, posts: Posts, names: Sequence[str]) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         """Give the rows of each batch of posts, and the outputs of these names."""
         for rows in posts.shelves(BATCH):
             batch = posts.batch(rows)
-            yield rows, self._session.run(names, {name: batch[name] for name in self._inputs})
+            try:
+                answers = self._session.run(names, {name: batch[name] for name in self._inputs})
+            except Exception as error:
+                raise ORIGIN.fault(self.path, error) from error
+            for name, answer in zip(names, answers, strict=True):
+                whole = answer.dtype == np.float32 and answer.shape[:1] == rows.shape and not np.isnan(answer).any()
+                ORIGIN.need(self.path, whole, f"found {name} {answer.dtype} {answer.shape} of {len(rows)} posts")
+            yield rows, answers
 
 
 class NetworkScorer:
@@ -52,13 +86,15 @@ class NetworkScorer:
         self.taxonomy, self.folder = taxonomy, folder
         self.network = PostNetwork(folder / NETWORK, threads)
         self.has_attention = self.network.widths.keys() >= set(SHARES)
-        if self.network.widths["tags"] != len(taxonomy):
-            raise ModelError(f"{folder / NETWORK}: knows another number of tags than the taxonomy beside it: train again")
-        self.tasks: dict[str, list[str]] = json.loads((folder / TASKS).read_text(encoding="utf-8"))
+        self.tasks = read_json(folder / TASKS, dict[str, list[str]], ORIGIN)
+        widths = {"tags": len(taxonomy)} | {name: len(classes) for name, classes in self.tasks.items()}
+        for name, width in widths.items():
+            found = self.network.widths.get(name, 0)
+            ORIGIN.need(folder / NETWORK, 0 < width == found, f"found {found} {name}, of {width} beside it")
 
     def raw_scores(self, table: pa.Table) -> csr_matrix:
         """Return the network's own scores, float32 csr_matrix (posts x tags), those above 0.01 (see `read_arrays`)."""
-        scores = np.exp(self._answer(table, ["tags"])["tags"])
+        scores = np.exp(np.minimum(self._answer(table, ["tags"])["tags"], 0))
         scores[scores < FLOOR] = 0
         return csr_matrix(scores)
 
@@ -116,16 +152,10 @@ class Matcher:
     """A network that was trained to match text and pictures, in a folder of `weibotag pretrain`; ModelError for another."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            self.about: dict[str, Any] = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
-            self.slope, self.offset = float(self.about["slope"]), float(self.about["offset"])
-            self.about["stages"], self.about["fingerprints"], self.about["media"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ModelError(
-                f"{folder}: has no {CALIBRATION} that can be read ({error}): "
-                "make one with weibotag pretrain --network sm-lstm"
-            ) from error
+        self.about = read_json(folder / CALIBRATION, MatchAbout, MATCHER)
+        check_digests(folder, self.about["files"], (MATCH, FEATURES, STANDARD), MATCHER)
         self.network = PostNetwork(folder / MATCH)
+        MATCHER.need(folder / MATCH, "match" in self.network.widths, "found no output match")
 
     def measure(self, table: pa.Table) -> np.ndarray:
         """Return the calibrated probability that text and pictures are of one post, at odds of one to one, float64 (posts,).
@@ -137,5 +167,5 @@ class Matcher:
         both = np.flatnonzero(is_pair)
         similarity = np.full(len(posts), np.nan)
         for rows, (logits,) in self.network.ask(posts.take(is_pair), ["match"]):
-            similarity[both[rows]] = expit(self.slope * logits.astype(np.float64) + self.offset)
+            similarity[both[rows]] = expit(self.about["slope"] * logits.astype(np.float64) + self.about["offset"])
         return similarity

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from weibotag.extraction.context import ExtractionContext
 from weibotag.scoring.closure import raise_parents
 from weibotag.taggers.cascade.policy import Cascade, Taggers, count_files
-from weibotag.taggers.model_folder import TEXT
+from weibotag.taggers.model_folder import TEXT, CascadeAbout
 from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.tagger import Ensemble, Tagger
 from weibotag.taxonomy.tree import Taxonomy
@@ -71,7 +71,7 @@ def time_each(work: Callable[[], Any], posts: int) -> float:
     return 1000 * min(spent) / max(1, posts)
 
 
-def describe_cascade(cascade: Cascade) -> dict[str, Any]:
+def describe_cascade(cascade: Cascade) -> CascadeAbout:
     """Return what model.json says of a cascade."""
     prices = {name: round(value, 4) for name, value in cascade.prices.items()}
     return {

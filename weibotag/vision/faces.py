@@ -36,6 +36,7 @@ class Faces(PictureStage[list[Face]]):
 
         # The fingerprint has the hash of the file that makes the vectors; where it lies says nothing.
         machine: ClassVar[frozenset[str]] = frozenset({"device", "vectors"})
+        weights: ClassVar[tuple[str, ...]] = ("vectors",)
 
         backend: str = AUTO
         min_score: float = Field(default=0.8, ge=0, le=1)

@@ -5,11 +5,12 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, cast
+from typing import Any, ClassVar, Generic, NamedTuple, NotRequired, cast
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
+from typing_extensions import TypedDict
 
 from weibotag.core.errors import RequestError
 from weibotag.core.files import sha256_of
@@ -48,13 +49,25 @@ class StageConfig(BaseModel):
     """Settings of a stage that looks at pictures: its backend, and what the backends take.
 
     `machine` names those that say where an answer is made and not what it is, or what the hashes of the weights say better:
-    the fingerprint leaves them out.
+    the fingerprint leaves them out. `weights` are those that name weights, `grants` those that permit something: a model
+    that was trained may say neither as it likes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     machine: ClassVar[frozenset[str]] = frozenset({"device", "engine", "model", "allow_pickle"})
+    weights: ClassVar[tuple[str, ...]] = ("model",)
+    grants: ClassVar[frozenset[str]] = frozenset({"allow_pickle"})
 
     backend: str
+
+
+class TrainedLooks(TypedDict):
+    """How a training looked at pictures, as its JSON file says: settings by stage, fingerprints by stage, [media], words."""
+
+    stages: dict[str, dict[str, JsonValue]]
+    fingerprints: dict[str, str]
+    media: dict[str, int]
+    words: NotRequired[dict[str, str]]
 
 
 class PictureStage(Generic[Answer]):

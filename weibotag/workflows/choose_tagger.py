@@ -39,7 +39,7 @@ def choose_tagger(
     tagger = TaggerRef(route, str(model), digest)
     if plan is not None:
         tagger = replace(tagger, plan=read_plan(plan, route, digest))
-    pipeline = look_as_trained(pipeline, about)
+    pipeline = look_as_trained(pipeline, about, model, partial=route == "cascade")
     if route == "rules":
         return tagger, pipeline.for_rules()
     if route == "cascade":

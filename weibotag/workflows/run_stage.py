@@ -1,12 +1,10 @@
 """Runs one stage, joins wordings, or measures similarity, without tagging: posts in, a row for each picture or post out."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +12,7 @@ import pyarrow.compute as pc
 
 from weibotag.core.errors import PartialError
 from weibotag.core.files import sha256_of, write_json
+from weibotag.core.own_files import list_digests, read_json
 from weibotag.core.progress import bar
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction.context import ExtractionContext, LookSummary, open_context
@@ -22,13 +21,14 @@ from weibotag.extraction.ingest import count_posts, ingest, link, open_run, read
 from weibotag.extraction.post_table import VectorWords, open_vector_words, read_part
 from weibotag.extraction.requests import StageRequest
 from weibotag.extraction.schedule import look
-from weibotag.extraction.settings import Pipeline, TrainedLooks, check_looks, look_as_trained
+from weibotag.extraction.settings import Pipeline, check_looks, look_as_trained
+from weibotag.features.post_batches import FEATURES, STANDARD
 from weibotag.posts.passing import pass_through
 from weibotag.posts.source import PostsSource
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.answering import TaggerRef, open_codebook, open_taxonomy
-from weibotag.taggers.network import CALIBRATION, MATCH, Matcher
+from weibotag.taggers.network import CALIBRATION, MATCH, MATCHER, Calibrated, MatchAbout, Matcher
 
 # Pictures whose findings are in memory at once; a vector has some 4 KB.
 PICTURE_ROWS = 2_000
@@ -183,8 +183,9 @@ def list_wordings(run: Run, part: str, context: ExtractionContext, words: Vector
 
 def note_looks(folder: Path, context: ExtractionContext) -> None:
     """Write into match.json how the pictures were looked at that the network was trained on."""
-    about = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
-    write_json(about | context.describe(), folder / CALIBRATION)
+    calibrated = read_json(folder / CALIBRATION, Calibrated, MATCHER)
+    about: MatchAbout = {**calibrated, **context.describe(), "files": list_digests(folder, (MATCH, FEATURES, STANDARD))}
+    write_json(about, folder / CALIBRATION)
 
 
 def measure_similarity(
@@ -196,9 +197,8 @@ def measure_similarity(
     at.
     """
     matcher = Matcher(model)
-    trained = cast(TrainedLooks, matcher.about)
-    pipeline = look_as_trained(pipeline, trained)
-    check_looks(pipeline, trained, model)
+    pipeline = look_as_trained(pipeline, matcher.about, model)
+    check_looks(pipeline, matcher.about, model)
     context = open_context(pipeline, quiet=quiet)
     asked = {"model": str(model), "digest": sha256_of(model / MATCH) + sha256_of(model / CALIBRATION)}
 

@@ -58,6 +58,11 @@ def describe(
     return np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
 
 
+def count_features(taxonomy: Taxonomy, kinds: Sequence[str], stages: int) -> int:
+    """Return how many features `describe` gives, with one for each stage."""
+    return 11 + len(kinds) + min(MOST_ROOTS, int((taxonomy.parents < 0).sum())) + stages
+
+
 def _numbers(column: Any) -> np.ndarray:
     return np.asarray(pc.cast(column, pa.float32()).to_numpy())
 
@@ -76,6 +81,17 @@ def _count_kinds(table: pa.Table, kinds: Sequence[str]) -> list[np.ndarray]:
     rows = rows_of(offsets)
     own = pc.index_in(values.field("kind"), pa.array(kinds, pa.string())).fill_null(-1).to_numpy(zero_copy_only=False)
     return [np.log1p(np.bincount(rows[own == number], minlength=len(table))) for number in range(len(kinds))]
+
+
+# Of a forest in a file, each with a name of its own before `trees` and `nodes`.
+FOREST = {
+    "roots": ("int32", "trees"),
+    "feature": ("int32", "nodes"),
+    "threshold": ("float64", "nodes"),
+    "left": ("int32", "nodes"),
+    "right": ("int32", "nodes"),
+    "value": ("float32", "nodes"),
+}
 
 
 @dataclass(frozen=True)
@@ -116,6 +132,12 @@ class Forest:
         values = np.concatenate([tree.value.ravel() for tree in trees]).astype(np.float32)
         thresholds = np.concatenate([tree.threshold for tree in trees])
         return cls(roots.astype(np.int32), np.maximum(feature, 0).astype(np.int32), thresholds, left, right, values)
+
+    def fits(self, features: int) -> bool:
+        """Tell whether the trees of a file point at each other, and at so many features."""
+        nodes = len(self.value)
+        numbers = ((self.roots, nodes), (self.left, nodes), (self.right, nodes), (self.feature, features))
+        return len(self.roots) > 0 and all(((own >= 0) & (own < most)).all() for own, most in numbers)
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Return the mean of the trees for rows (n, features), float32 (n,)."""

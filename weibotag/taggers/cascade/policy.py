@@ -3,7 +3,6 @@
 Training, plans and runs ask `choose_step` which stage looks next. A set of stages is a number of bits.
 """
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix, vstack
+from typing_extensions import TypedDict
 
 from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.files import write_json
+from weibotag.core.own_files import Origin, TensorType, read_json, read_tensors, write_tensors
 from weibotag.scoring.closure import blend
-from weibotag.scoring.decision import Decision
-from weibotag.taggers.cascade.gains import Forest, describe
+from weibotag.scoring.decision import CALIBRATED, Decision
+from weibotag.taggers.cascade.gains import FOREST, Forest, count_features, describe
 from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.tagger import Ensemble, Tagger
 from weibotag.taxonomy.tree import Taxonomy
+from weibotag.vision.registry import names
 from weibotag.vision.stage import stage_class
 
 ABOUT, ARRAYS = "cascade.json", "cascade.safetensors"
+ORIGIN = Origin("a cascade for the tags of the taxonomy beside it", "train again")
 # Who answers: for a post nobody has looked at, for one whose pictures are known, and the network.
 TEXT, FAST, LINEAR, FUSED = "text", "fast", "linear", "fused"
 # Who reads text alone, who reads what pictures say as well, and the network.
@@ -69,6 +72,27 @@ def price_looks(left: np.ndarray, prices: np.ndarray) -> np.ndarray:
     return np.asarray(np.maximum(left * prices, LEAST_MILLISECONDS))
 
 
+class CascadeFigures(TypedDict, total=False):
+    """Micro-F1 of text alone, at the knee and of everything; the knee's share of the cost of everything."""
+
+    text: float
+    knee: float
+    everything: float
+    cost_at_knee: float
+
+
+class CascadeFile(TypedDict):
+    """cascade.json: see `Cascade`."""
+
+    stages: list[str]
+    share: float
+    worth: float
+    prices: dict[str, float]
+    rate: float
+    network_rate: float
+    figures: CascadeFigures
+
+
 @dataclass(frozen=True)
 class Answer:
     """Scores and those of them that reach their thresholds, csr_matrix (posts x tags); `bits` (posts,): stages that looked;
@@ -102,7 +126,7 @@ class Cascade:
         self.forests: dict[tuple[str, str], Forest] = {}
         self.prices: dict[str, float] = {}
         self.rate = self.network_rate = 0.0
-        self.figures: dict[str, float] = {}
+        self.figures: CascadeFigures = {}
 
     @property
     def everything(self) -> int:
@@ -196,8 +220,6 @@ class Cascade:
 
     def save(self, folder: Path) -> None:
         """Write cascade.json and cascade.safetensors; the taggers are the model's own."""
-        from safetensors.numpy import save_file
-
         arrays = {
             f"state {tagger} {bits} {name}": array
             for (tagger, bits), state in self.states.items()
@@ -205,7 +227,7 @@ class Cascade:
         }
         for (tagger, step), forest in self.forests.items():
             arrays |= {f"gain {tagger} {step} {name}": array for name, array in vars(forest).items()}
-        save_file(arrays, folder / ARRAYS)
+        write_tensors(folder / ARRAYS, arrays)
         about = {
             name: getattr(self, name) for name in ("stages", "share", "worth", "prices", "rate", "network_rate", "figures")
         }
@@ -213,23 +235,48 @@ class Cascade:
 
     @classmethod
     def load(cls, folder: Path, taxonomy: Taxonomy, taggers: Taggers) -> "Cascade":
-        """Read what `save` wrote."""
-        from safetensors.numpy import load_file
-
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        cascade = cls(taxonomy, taggers, about["stages"], about["share"], about["worth"])
-        cascade.prices, cascade.figures = about["prices"], about["figures"]
+        """Read what `save` wrote; raises OwnFileError for anything else, and for another taxonomy."""
+        path = folder / ABOUT
+        about = read_json(path, CascadeFile, ORIGIN)
+        stages = about["stages"]
+        sound = set(stages) <= set(names("stage")) and len(set(stages)) == len(stages) and 0 <= about["share"] <= 1
+        ORIGIN.need(path, sound, f"found stages {', '.join(stages)}, share {about['share']}")
+        prices = about["prices"]
+        priced = prices.keys() >= {*stages, TEXT, FAST, FUSED} and min(prices.values()) >= 0
+        ORIGIN.need(path, priced, f"found prices of {', '.join(prices)}")
+        cascade = cls(taxonomy, taggers, stages, about["share"], about["worth"])
+        cascade.prices, cascade.figures = prices, about["figures"]
         cascade.rate, cascade.network_rate = about["rate"], about["network_rate"]
-        kept: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
-        for name, array in load_file(folder / ARRAYS).items():
-            kind, tagger, of, field = name.split()
-            kept.setdefault((kind, tagger, of), {})[field] = array
-        for (kind, tagger, of), arrays in kept.items():
-            if kind == "state":
-                cascade.states[tagger, int(of)] = Decision.of_arrays(arrays, taxonomy)
-            else:
-                cascade.forests[tagger, of] = Forest(**arrays)
+        cascade._read_arrays(folder / ARRAYS)
         return cascade
+
+    def _read_arrays(self, path: Path) -> None:
+        """Read states, those of looked at pictures where training saw any, and forests."""
+        steps = [(tagger, step) for tagger in (TEXT, FAST, FUSED) for step in (*self.stages, FUSED)]
+
+        def list_states(named: Collection[str]) -> list[tuple[str, int]]:
+            sets = range(self.everything + 1) if f"state {FUSED} {self.everything} slope" in named else range(1)
+            return [(tagger, bits) for bits in sets for tagger in (self.cheap(bits), FUSED)]
+
+        def list_types(named: Collection[str]) -> dict[str, TensorType]:
+            types: dict[str, TensorType] = {
+                f"state {tagger} {bits} {name}": kind
+                for tagger, bits in list_states(named)
+                for name, kind in CALIBRATED.items()
+            }
+            for tagger, step in steps:
+                own = f"gain {tagger} {step} "
+                types |= {own + name: (kind, own + size) for name, (kind, size) in FOREST.items()}
+            return types
+
+        arrays = read_tensors(path, list_types, ORIGIN, {"tags": len(self.taxonomy)})
+        for tagger, bits in list_states(arrays):
+            own = {name: arrays[f"state {tagger} {bits} {name}"] for name in CALIBRATED}
+            self.states[tagger, bits] = Decision.of_arrays(own, self.taxonomy)
+        width = count_features(self.taxonomy, self.kinds, len(self.stages))
+        for tagger, step in steps:
+            forest = self.forests[tagger, step] = Forest(**{name: arrays[f"gain {tagger} {step} {name}"] for name in FOREST})
+            ORIGIN.need(path, forest.fits(width), f"found a forest {tagger} {step} that points outside")
 
 
 def add_bits(features: np.ndarray, bits: int, stages: int) -> np.ndarray:

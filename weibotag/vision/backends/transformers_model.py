@@ -7,9 +7,8 @@ from typing import Any
 from weibotag.core.errors import RequestError
 from weibotag.vision.backend import Answer
 from weibotag.vision.backends.torch_device import TorchBackend
-from weibotag.vision.weights.catalogue import find_model
+from weibotag.vision.weights.catalogue import TIMM, find_model
 
-TIMM = "timm:"
 CONFIG = "config.json"
 # Of a model's folder: settings, vocabularies, weights.
 FILE_KINDS = frozenset({".json", ".txt", ".model", ".safetensors"})

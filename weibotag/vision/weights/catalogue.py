@@ -1,6 +1,7 @@
 """Weights by name: at hand in a folder, in the cache or in a package, else fetched now; and whether they are undamaged."""
 
 import csv
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from weibotag.core.errors import RequestError
 from weibotag.core.files import sha256_of
 from weibotag.vision.weights.fetch import download, fetch_snapshot, find_snapshot
 
-HUB = "hf:"
+HUB, TIMM = "hf:", "timm:"
 PACKAGE = "package:"
 VARIABLE = "WEIBOTAG_MODELS"
 # What unpickles when it is loaded, or carries code (TorchScript, TensorRT).
@@ -131,20 +132,70 @@ def fetch(name: str, allow_pickle: bool = False) -> Path:
 def check_trust(path: Path, name: str, allow_pickle: bool) -> None:
     """Raise RequestError for a pickle that is not allowed, one of unknown hash, or a file of another hash than is known."""
     plain, given = split_hash(name)
-    if path.is_dir():
-        if given is not None:
-            raise RequestError(f"{path} is a folder, and #sha256= is for files: leave it out")
-        return
-    if is_pickle(path.name):
+    if is_pickle(path.name) and not path.is_dir():
         if not allow_pickle:
             raise RequestError(f"{path} {REFUSED}")
     elif given is None:
         return
-    found, expected = sha256_of(path), given or known_hash(path.name)
+    found, expected = hash_of(path), given or known_hash(path.name)
     if expected is None:
         raise RequestError(f"{path} is a pickle of unknown sha256: if you trust it, name it {plain}#sha256={found}")
     if found != expected:
         raise RequestError(f"{path} has sha256 {found}, expected {expected}: it is damaged, or another file")
+
+
+def pin(name: str) -> str:
+    """Return weights as others can ask for them: by a name of the table or the hub, else by path with #sha256=HEX.
+
+    `name` may be several, with commas between. A name that nothing here has stays as it is.
+    """
+    if len(several := split_names(name)) > 1:
+        return ",".join(map(pin, several))
+    plain, given = split_hash(name)
+    path = None if given is not None or plain.startswith((HUB, TIMM)) or is_public(plain) else at_hand(plain)
+    if path is None or not (path.is_dir() or path.is_file()):
+        return name
+    found = hash_of(path)
+    known = path.is_file() and known_hash(path.name) == found
+    return path.name if known else f"{path.absolute()}#sha256={found}"
+
+
+def refuse_unpinned(name: str) -> None:
+    """Raise RequestError for weights that a stranger may not ask for: what `pin` returns, and no pickles, is allowed.
+
+    What is neither in the table nor has a hash must be here already: it is not fetched.
+    """
+    for one in split_names(name):
+        plain, given = split_hash(one)
+        if is_pickle(plain):
+            raise RequestError(f"{plain} is a pickle, which can run code when it is loaded")
+        if is_public(plain):
+            continue
+        if not plain.startswith((HUB, TIMM)) and given is None:
+            raise RequestError(f"{plain} is neither in the table of weights nor has it a #sha256=")
+        # On Windows a name of another machine would be asked for with the user's password.
+        path = None if plain.startswith(("//", "\\\\")) else at_hand(plain.replace(TIMM, f"{HUB}timm/"))
+        if path is None or not (path.is_file() or path.is_dir()):
+            raise RequestError(f"{plain} is not here")
+
+
+def split_names(name: str) -> list[str]:
+    """Return the names of weights in a setting, several of which have commas between."""
+    return [name] if os.path.exists(name.partition("#")[0]) else [one.strip() for one in name.split(",")]
+
+
+def is_public(plain: str) -> bool:
+    """Tell whether a name without a hash is one of the table, not one of a file that lies about."""
+    return any(model.name == plain for model in TABLE) and not os.path.exists(plain)
+
+
+def hash_of(path: Path) -> str:
+    """Return the sha256 of a file of weights; of a folder, that of the names and hashes of the files below it."""
+    if path.is_file():
+        return sha256_of(path)
+    names = sorted(one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file())
+    listed = "".join(f"{sha256_of(path / name)} {name}\n" for name in names if not name.startswith("."))
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def is_pickle(name: str) -> bool:
