@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NotRequired, Self
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +42,7 @@ class Calibrated(TypedDict):
 class MatchAbout(TrainedLooks, Calibrated):
     """match.json: that, how pictures were looked at, and digests of the other files."""
 
-    files: dict[str, str]
+    files: NotRequired[dict[str, str]]
 
 
 class PostNetwork:
@@ -153,7 +153,8 @@ class Matcher:
 
     def __init__(self, folder: Path) -> None:
         self.about = read_json(folder / CALIBRATION, MatchAbout, MATCHER)
-        check_digests(folder, self.about["files"], (MATCH, FEATURES, STANDARD), MATCHER)
+        if "files" in self.about:
+            check_digests(folder, self.about["files"], (MATCH, FEATURES, STANDARD), MATCHER)
         self.network = PostNetwork(folder / MATCH)
         MATCHER.need(folder / MATCH, "match" in self.network.widths, "found no output match")
 
