@@ -132,23 +132,11 @@ def main() -> int:
         folder = Path(made)
         lay_out(folder, asked)
         out = folder / "wordings.parquet"
-        command = [
-            sys.executable,
-            "-m",
-            "weibotag",
-            "wordings",
-            "posts.csv",
-            "-o",
-            str(out),
-            "-p",
-            "long.toml",
-            "--quiet",
-            "--json",
-        ]
+        wordings = ["wordings", "posts.csv", "-o", str(out), "-p", "long.toml", "--quiet", "--json"]
         start = time.perf_counter()
         with (folder / "summary.json").open("wb") as summary_file:
             process = subprocess.Popen(
-                command,
+                [sys.executable, "-m", "weibotag", *wordings],
                 cwd=folder,
                 stdout=summary_file,
                 env={**os.environ, "WEIBOTAG_STORE": str(folder / "store"), "PYTHONPATH": str(ROOT)},

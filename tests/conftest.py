@@ -57,6 +57,18 @@ def example_model(example_store: Path, tmp_path_factory: pytest.TempPathFactory)
     return out
 
 
+@pytest.fixture(scope="session")
+def store(example_store: Path) -> Path:
+    """That store, where a file of tests has none of its own."""
+    return example_store
+
+
+@pytest.fixture(scope="session")
+def model(example_model: Path) -> Path:
+    """That model, where a file of tests has none of its own."""
+    return example_model
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     """A server that gives a small file of weights."""

@@ -44,16 +44,6 @@ def look_at_files(job):
 """
 
 
-@pytest.fixture(scope="module")
-def store(example_store: Path) -> Path:
-    return example_store
-
-
-@pytest.fixture(scope="module")
-def model(example_model: Path) -> Path:
-    return example_model
-
-
 def tag(posts: PostsSource | Path, out: Path, store: Path, model: Path | None = None, **options: Any) -> dict[str, Any]:
     source = posts if isinstance(posts, PostsSource) else PostsSource(str(posts))
     options |= {"columns": dict(source.columns), "where": source.where, "limit": source.limit, "store": store}

@@ -16,16 +16,6 @@ POSTS = ROOT / "examples" / "posts.csv"
 TAXONOMY = ROOT / "taxonomies" / "weibo.csv"
 
 
-@pytest.fixture(scope="module")
-def store(example_store: Path) -> Path:
-    return example_store
-
-
-@pytest.fixture(scope="module")
-def model(example_model: Path) -> Path:
-    return example_model
-
-
 def train(source: PostsSource, out: Path, store: Path, valid: str | None = None) -> dict[str, Any]:
     posts: dict[str, Any] = {"posts": source.path, "columns": dict(source.columns), "where": source.where}
     order = TrainRequest(
