@@ -95,6 +95,10 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("near_ratio", pa.float32(), "near", "width over height"),
         Column("near_thumbnail", pa.binary(), "near", "64 x 64 bytes of grey"),
     ),
+    "setbacks": (
+        Column("file_id", pa.string(), "media", "sha256 of the bytes of a file that stopped a worker, hex"),
+        Column("setback", pa.string(), "setbacks", "how: the time or memory that it took, or the signal"),
+    ),
     "same": (
         Column("file_id", pa.string(), "near", "sha256 of a file that was not looked at, hex"),
         Column("same_as", pa.string(), "near", "sha256 of the file whose findings it was given, hex"),

@@ -1,5 +1,7 @@
 """How pictures are looked at: stages, store, workers, limits, fixed before a run begins; and what it took and came to."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,16 +11,18 @@ from typing import Any, TypedDict
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from weibotag.core.schema import arrow_schema
 from weibotag.extraction.coverage import Coverage, mark_files
 from weibotag.extraction.jobs import PictureReceipt, PictureTask, media_fingerprint
 from weibotag.extraction.settings import Pipeline, describe_stage
 from weibotag.runtime.findings_store import Store, default_root
-from weibotag.runtime.pool import plan_workers
+from weibotag.runtime.machine import WORKER_BYTES, plan_workers, worker_memory
 from weibotag.vision.face_gallery import open_gallery
 from weibotag.vision.faces import Faces
 from weibotag.vision.media.pictures import MediaLimits
-from weibotag.vision.stage import PictureStage, TrainedLooks, hash_weights, stage_class
+from weibotag.vision.stage import FINGERPRINT_LENGTH, PictureStage, TrainedLooks, hash_weights, stage_class
 
+NOT_AGAIN = "it is not tried again within these limits"
 CHANGED = "it changed or vanished after it was found"
 # What the start of a process goes by, where models go by their stages.
 WORKER = "worker"
@@ -156,6 +160,31 @@ class ExtractionContext:
         return media_fingerprint(self.limits)
 
     @property
+    def worker_memory(self) -> int:
+        """Return the bytes that a worker may take."""
+        given = self.pipeline.workers.memory_mb
+        return worker_memory(self.workers) if given is None else given * 2**20
+
+    @property
+    def limited(self) -> str:
+        """Return the fingerprint of how much a picture may take, under which those are kept that take more."""
+        limits = [self.media, self.pipeline.workers.picture_seconds, self.worker_memory, dict(self.fingerprints)]
+        return hashlib.sha256(json.dumps(limits, sort_keys=True).encode()).hexdigest()[:FINGERPRINT_LENGTH]
+
+    def remember_setback(self, task: PictureTask, reason: str) -> None:
+        """Keep in the store that a file stopped a worker, so that it is not tried again within the same limits."""
+        self.stats.unseen[task.file_id] = f"{reason}; {NOT_AGAIN}"
+        row = {"file_id": task.file_id, "setback": reason}
+        self.store.write("setbacks", self.limited, pa.Table.from_pylist([row], arrow_schema("setbacks")))
+
+    def leave_setbacks(self, tasks: Sequence[PictureTask]) -> list[PictureTask]:
+        """Return the files to look at without those that stopped a worker before, whose reason the stats get."""
+        rows = self.store.scan("setbacks", self.limited, ["file_id", "setback"]).to_pylist()
+        known = {row["file_id"]: f"{row['setback']}; {NOT_AGAIN}" for row in rows}
+        self.stats.unseen |= {task.file_id: known[task.file_id] for task in tasks if task.file_id in known}
+        return [task for task in tasks if task.file_id not in known]
+
+    @property
     def every_bit(self) -> int:
         """Return the bits of all stages, the first the lowest."""
         return (1 << len(self.fingerprints)) - 1
@@ -213,12 +242,13 @@ def open_context(
     faces = stages.get("faces")
     if pipeline.gallery is not None and isinstance(faces, Faces):
         open_gallery(pipeline.gallery).check_model(faces.face_model())
+    needed = WORKER_BYTES * (2 if any(stage.by_torch for stage in stages.values()) else 1)
     return ExtractionContext(
         pipeline,
         Store(store or pipeline.store or default_root()),
         MediaLimits(**pipeline.media.model_dump()),
         stages,
-        *plan_workers(pipeline.workers.count if workers is None else workers),
+        *plan_workers(pipeline.workers.count if workers is None else workers, needed),
         quiet,
         deadline,
         partial,

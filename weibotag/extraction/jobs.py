@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from weibotag.core.schema import arrow_schema
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.findings_store import Store
-from weibotag.runtime.worker import Job, Receipt, alive
+from weibotag.runtime.worker import WORKING, Job, Receipt, alive
 from weibotag.vision.media.near_duplicates import take_print
 from weibotag.vision.media.pictures import Frame, MediaLimits, MediaRoot, MediaRow, frames_table, hash_file, read_file
 from weibotag.vision.stage import PictureStage, stage_class
@@ -137,6 +137,7 @@ class _Work:
         for stage in self.job.stages:
             if stage.name in self.job.preload:
                 self._open(stage)
+        alive(WORKING)
         decoded = (decode(task, self.job.limits) for task in self.job.tasks)
         for batch in take_together(work_ahead(decoded, AHEAD)):
             self._note_files(batch)

@@ -97,7 +97,7 @@ def _take_prints(needed: list[PictureTask], context: ExtractionContext) -> None:
         asdict(PictureJob(f"{number:06d}", str(context.store.root), context.limits, some))
         for number, some in enumerate(parts)
     )
-    limits = Limits(silence=context.pipeline.workers.picture_seconds, lives=1)
+    limits = Limits(silence=context.pipeline.workers.picture_seconds, memory=context.worker_memory, lives=1)
     with bar(len(tasks), "seeking reposts", context.quiet) as progress:
         # Files of a part that fails have no prints and are looked at.
         for receipt in run_parts("weibotag.extraction.jobs:take_prints", jobs, min(context.workers, len(parts)), limits):

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from weibotag.core.progress import bar
-from weibotag.extraction.context import WORKER, ExtractionContext
+from weibotag.extraction.context import NOT_AGAIN, WORKER, ExtractionContext
 from weibotag.extraction.ingest import link
 from weibotag.extraction.jobs import PictureJob, PictureReceipt, PictureTask, StageJob
 from weibotag.extraction.reposts import check_reposts, find_reposts
-from weibotag.runtime.pool import Limits, run_parts, worker_memory
+from weibotag.runtime.pool import Limits, run_parts
 from weibotag.runtime.run_folder import Run
 from weibotag.runtime.worker import Job, Receipt
 from weibotag.vision.stage import PictureStage
@@ -59,9 +59,8 @@ class PictureQueue:
         self._expected = self._taken = 1.0
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         given = context.pipeline.workers
-        memory = worker_memory(context.workers) if given.memory_mb is None else given.memory_mb * 2**20
         # One life: what fails here is looked at again by itself.
-        limits = Limits(given.recycle, given.picture_seconds, memory, lives=1, threads=context.threads)
+        limits = Limits(given.recycle, given.picture_seconds, context.worker_memory, lives=1, threads=context.threads)
         jobs = cast(Iterator[Job], iter(self._jobs.get, None))
         self._receipts: Generator[Receipt, None, None] = run_parts(
             "weibotag.extraction.jobs:look_at_files", jobs, context.workers, limits
@@ -77,7 +76,7 @@ class PictureQueue:
         one by one, so that a bad one costs only itself.
         """
         own = [replace(task, stages=[name for name in task.stages if name in self._names]) for task in tasks]
-        waiting = deque(task for task in own if task.stages or not self._names)
+        waiting = deque(self._context.leave_setbacks([task for task in own if task.stages or not self._names]))
         failed: deque[PictureTask] = deque()
         models = [name for name in self._names if name in preload]
         if not waiting:
@@ -89,8 +88,12 @@ class PictureQueue:
                 if receipt["status"] != "ok":
                     failed += some
                     self._stats.setbacks.append(f"{len(some)} pictures from {some[0].path}: {receipt['error']}")
-            for receipt, (task,) in self._work(failed, 1, left, SECOND_LOOKS, models):
-                if receipt["status"] != "ok":
+            # All models are loaded first, so that it is the picture's fault if anything happens then.
+            for receipt, (task,) in self._work(failed, 1, left, SECOND_LOOKS, self._names):
+                if receipt.get("blamed"):
+                    self._context.remember_setback(task, receipt["error"])
+                    log.warning("%s: not looked at: %s; %s", task.path, receipt["error"], NOT_AGAIN)
+                elif receipt["status"] != "ok":
                     self._stats.fail(task, receipt["error"])
         return len(tasks) - len(waiting)
 
@@ -173,7 +176,7 @@ def look(run: Run, parts: Iterable[str], context: ExtractionContext) -> None:
     near = {"near": context.media} if context.pipeline.reuse == "near" else {}
     context.store.prepare(context.tables | near)
     if near:
-        needed = find_reposts(run, needed, context)
+        needed = find_reposts(run, context.leave_setbacks(needed), context)
     look_at(run, needed, context)
     compact(context)
     context.stats.reposts = check_reposts(run, context)
@@ -197,7 +200,7 @@ def link_and_look(run: Run, parts: Iterable[str], context: ExtractionContext) ->
 
 def compact(context: ExtractionContext) -> None:
     """Merge the small parts that looking has left in the store."""
-    for name, fingerprint in context.tables.items():
+    for name, fingerprint in (context.tables | {"setbacks": context.limited}).items():
         context.store.compact(name, fingerprint)
 
 

@@ -35,7 +35,7 @@ from weibotag.runtime.store_parts import (
 if TYPE_CHECKING:
     import duckdb
 
-KEYS = {"media": ("file_id", "frame"), "near": ("file_id",)}
+KEYS = {"media": ("file_id", "frame"), "near": ("file_id",), "setbacks": ("file_id",)}
 TRIES = 30
 WAIT_SECONDS = 0.01
 LOCK = "lock"

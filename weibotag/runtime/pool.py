@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,18 +15,15 @@ from queue import SimpleQueue
 
 import psutil
 
-from weibotag.runtime.worker import Job, Receipt, perform
+from weibotag.runtime.worker import ALIVE, FOR_PEOPLE, WORKING, Job, Receipt, perform, took_too_much
 
 EXIT_SECONDS = 10.0
 # What a process may take to start, at least: on a busy machine that is long.
 START_SECONDS = 60.0
 WATCH_SECONDS = 0.25
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-# What a process that looks at pictures takes with the default stages; networks of torch take about twice as much.
-WORKER_BYTES = 1_500 * 2**20
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-# A worker that takes more than its share of the memory by so much runs away.
-GENEROUS = 2.0
+# Signals by which a process ends itself. What others send says nothing of the job.
+OWN_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,10 @@ def run_parts(function: str, jobs: Iterable[Job], workers: int, limits: Limits =
 
     A job and what the function returns are objects that JSON can hold; `job["part"]` names the job. A receipt is what the
     function returned with `part`, `status` ok and `seconds`, or it is `part`, `status` failed (the function raised) or
-    set_aside (its worker died, was silent or took memory beyond the limits, as often as a job has lives) and `error`.
-    Functions give signs of life by `worker.alive`. With no workers the jobs run in this process, without limits. `jobs` is
-    read as workers become free, from other threads. Closing the generator, or an error in it, kills the workers.
+    set_aside (its worker died, was silent or took memory beyond the limits, as often as a job has lives) and `error`, and
+    `blamed` where that came of the job itself. Functions give signs of life by `worker.alive`. With no workers the jobs run
+    in this process, without limits. `jobs` is read as workers become free, from other threads. Closing the generator, or an
+    error in it, kills the workers.
     """
     if not workers:
         for job in jobs:
@@ -60,32 +59,6 @@ def run_parts(function: str, jobs: Iterable[Job], workers: int, limits: Limits =
         yield from crew.work(workers)
     finally:
         crew.close()
-
-
-def plan_workers(count: int | None = None) -> tuple[int, int]:
-    """Return (processes, threads of each): one thread per core, and fewer processes where memory is short.
-
-    Many processes of one thread do more than one of many threads: what is between the networks runs in parallel too.
-    """
-    cores = len(os.sched_getaffinity(0))
-    if count is None:
-        count = max(1, min(cores, read_memory() // WORKER_BYTES))
-    return count, max(1, cores // max(1, count))
-
-
-def worker_memory(count: int) -> int:
-    """Return how many bytes one of `count` workers may take before it is stopped."""
-    return int(min(0.9, GENEROUS / max(1, count)) * read_memory())
-
-
-def read_memory() -> int:
-    """Return the bytes of memory that this machine, or the container around this process, has."""
-    total = psutil.virtual_memory().total
-    try:
-        limit = CGROUP_LIMIT.read_text().strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdigit() else total
 
 
 class _Child:
@@ -100,9 +73,11 @@ class _Child:
         self._heard: float | None = None
         # Whether it has given its first sign of life: it is up, and has the function.
         self._up = False
+        # Whether it was at the work of its job, all that the work needs loaded.
+        self.working = False
         # -P: a json.py in the user's folder must not take the place of Python's own.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "weibotag.runtime.worker", function],
+            [sys.executable, "-P", "-m", "weibotag.runtime.worker", function, str(limits.memory or 0)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -119,13 +94,14 @@ class _Child:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.asked += 1
+        self.working = False
         self._heard = time.monotonic()
         try:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
-            # An empty line is a sign of life.
-            while (answer := self.process.stdout.readline()) == "\n":
+            while (answer := self.process.stdout.readline()) in (ALIVE, WORKING):
                 self._heard, self._up = time.monotonic(), True
+                self.working |= answer == WORKING
         except OSError:
             answer = ""
         finally:
@@ -154,6 +130,10 @@ class _Child:
         code = self.process.returncode
         return self.killed or (f"killed by signal {-code}" if code < 0 else f"exited with {code}")
 
+    def blames_job(self) -> bool:
+        """Tell whether the child ended over the work of its job, and not by what others did or while it started."""
+        return self.working and (self.killed is not None or -self.process.returncode in OWN_SIGNALS)
+
     def _watch(self) -> None:
         """Kill the child when it goes beyond its limits."""
         try:
@@ -175,15 +155,16 @@ class _Child:
         if silence and heard is not None and time.monotonic() - heard > silence:
             return f"gave no sign of life for {silence:g} s"
         if limits.memory and seen.memory_info().rss > limits.memory:
-            return f"took more than {limits.memory / 2**20:,.0f} MB of memory"
+            return took_too_much(limits.memory)
         return None
 
     def _pass_on(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.last_words.append(line.strip())
-            # Through sys.stderr, so that a progress bar can make room for it.
-            sys.stderr.write(line)
+            self.last_words.append(line.strip().removeprefix(FOR_PEOPLE))
+            if line.startswith(FOR_PEOPLE):
+                # Through sys.stderr, so that a progress bar can make room for it.
+                sys.stderr.write(line.removeprefix(FOR_PEOPLE))
 
 
 class _Crew:
@@ -242,15 +223,18 @@ class _Crew:
             if child is None:
                 return
             answer = child.ask(json.dumps(job))
-            used, fresh = child, answer is not None and not child.killed and child.asked < self._limits.recycle
+            receipt: Receipt | None = None if answer is None else json.loads(answer)
+            # What ran out of memory may have left some of it taken.
+            sound = receipt is not None and receipt["status"] != "set_aside" and not child.killed
+            used, fresh = child, sound and child.asked < self._limits.recycle
             if not fresh:
                 self._dismiss(child)
                 child = None
-            if answer is None:
+            if receipt is None:
                 deaths.append(used.describe_death())
                 if len(deaths) < self._limits.lives:
                     continue
-            self._results.put(_set_aside(job, deaths, used.last_words) if answer is None else json.loads(answer))
+            self._results.put(_set_aside(job, deaths, used) if receipt is None else receipt)
             deaths = []
             job = self._take()
         if child:
@@ -274,12 +258,15 @@ class _Crew:
             self._children.discard(child)
 
 
-def _set_aside(job: Job, deaths: list[str], last_words: Iterable[str]) -> Receipt:
-    lines = [word for word in last_words if word]
+def _set_aside(job: Job, deaths: list[str], child: _Child) -> Receipt:
+    lines = [word for word in child.last_words if word]
     same = len(deaths) > 1 and len(set(deaths)) == 1
     how = f"{deaths[0]}, {len(deaths)} times" if same else ", then ".join(deaths)
     error = f"worker {how}" + (f"; it last said: {lines[-1]}" if lines else "")
-    return {"part": str(job["part"]), "status": "set_aside", "error": error}
+    receipt: Receipt = {"part": str(job["part"]), "status": "set_aside", "error": error}
+    if child.blames_job():
+        receipt["blamed"] = True
+    return receipt
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -114,6 +114,12 @@ class PictureStage(Generic[Answer]):
         """Tell whether the backend's library must have a process to itself."""
         return bool(getattr(self._backend_class(), "alone", False))
 
+    @property
+    def by_torch(self) -> bool:
+        """Tell whether the backend's networks run on torch."""
+        entry = REGISTRY.get((self.name, self.config.backend))
+        return entry is not None and "torch" in entry.libraries
+
     def fingerprint(self) -> str:
         """Return the name of this stage's answers; no model is loaded.
 
@@ -121,7 +127,7 @@ class PictureStage(Generic[Answer]):
         """
         backend = self._make_backend()
         if getattr(self.config, "device", "auto").startswith("cuda"):
-            refuse_absent_gpu(f"[{self.name}] device", "torch" in REGISTRY[self.name, self.config.backend].libraries)
+            refuse_absent_gpu(f"[{self.name}] device", self.by_torch)
         used = self.own | set(self._settings())
         settings = self.config.model_dump(mode="json", include=used - self.config.machine)
         return fingerprint(self.name, self.version, settings, backend.weights())

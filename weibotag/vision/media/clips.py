@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from weibotag.vision.media.formats import NotAPictureError, check_pixels
+from weibotag.vision.media.movie_tables import choose_options
 from weibotag.vision.media.scenes import THUMBNAIL, Sample, pick_samples
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def read_clip(path: Path, kind: str, max_frames: int, max_pixels: int) -> list[S
 
     # The demuxer is named because a file that chooses it could make FFmpeg open other files and addresses.
     demuxer = DEMUXERS.get(kind, kind.lower())
-    options = {"max_pixels": str(max_pixels)}
+    options = {"max_pixels": str(max_pixels)} | (choose_options(path) if demuxer == "mov" else {})
     container = av.open(f"file:{path}", "r", format=demuxer, metadata_errors="ignore", options=options)
     with container:
         clip = open_stream(container, kind, max_pixels)

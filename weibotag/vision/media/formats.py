@@ -37,6 +37,14 @@ HTML = re.compile(rb"<(!doctype html|html|head|body|script|meta|title)\b", re.IG
 HEAD_BYTES = 4096
 
 
+# Scans of a JPEG: encoders make 10 to 20, and each may take as long as the whole picture: 3 ns a pixel.
+MOST_SCANS, USUAL_SCANS = 100, 20
+SCANNED_PIXELS = 1_000_000_000
+SCAN = b"\xff\xda"
+# A marker within the data of a scan, where FF00 stands for FF and FFD0 to FFD7 are no ends.
+MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+
+
 class NotAPictureError(Exception):
     """Why bytes give no picture, in one line; the rooms that read media never let it out."""
 
@@ -45,6 +53,25 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     """Raise NotAPictureError for a size (width, height) of `max_pixels` or more."""
     if size[0] * size[1] >= max_pixels:
         raise NotAPictureError(f"too many pixels: {size[0]} x {size[1]}, the limit is {max_pixels:,}")
+
+
+def check_scans(data: bytes, size: tuple[int, int]) -> None:
+    """Raise NotAPictureError for a JPEG of too many scans for its size; what comes after its end does not count."""
+    most = min(MOST_SCANS, max(USUAL_SCANS, SCANNED_PIXELS // max(1, size[0] * size[1])))
+    # Thumbnails, and clips behind the picture, have these bytes too, but most files have too few to look nearer.
+    if data.count(SCAN) <= most:
+        return
+    place, scans = 2, 0
+    while found := MARKER.search(data, place):
+        marker = data[found.end() - 1]
+        if marker == 0xD9:
+            return
+        scans += marker == SCAN[1]
+        if scans > most:
+            raise NotAPictureError(f"too many scans: of so large a picture the limit is {most}")
+        # A marker's length counts itself; those without one are followed by the next marker.
+        alone = marker in (0x01, 0xD8)
+        place = found.end() + (0 if alone else int.from_bytes(data[found.end() : found.end() + 2]))
 
 
 def find_clip(head: bytes) -> str | None:

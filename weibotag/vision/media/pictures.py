@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
+import logging
 import os
 import re
 import stat
@@ -11,6 +13,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
@@ -20,7 +23,7 @@ import pyarrow as pa
 
 from weibotag.core.schema import arrow_schema
 from weibotag.vision.media.clips import LONGEST_MS, Still, read_clip
-from weibotag.vision.media.formats import HEAD_BYTES, NotAPictureError, check_pixels, find_clip, find_picture
+from weibotag.vision.media.formats import HEAD_BYTES, NotAPictureError, check_pixels, check_scans, find_clip, find_picture
 from weibotag.vision.media.scenes import THUMBNAIL, Sample, pick_samples
 
 if TYPE_CHECKING:
@@ -240,6 +243,8 @@ def open_image(data: bytes, kind: str, limits: MediaLimits) -> ImageFile:
     """Return a Pillow image whose header says that it is small enough; nothing is decoded yet."""
     from PIL import Image, ImageFile, UnidentifiedImageError
 
+    if kind == "TIFF":
+        silence_libtiff()
     # Other libraries of the same process switch this on, and pictures that are half grey pass for whole ones.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
@@ -249,7 +254,25 @@ def open_image(data: bytes, kind: str, limits: MediaLimits) -> ImageFile:
     except UnidentifiedImageError as error:
         raise ValueError("its header can't be read") from error
     check_pixels(image.size, limits.max_pixels)
+    if kind == "JPEG":
+        check_scans(data, image.size)
     return image
+
+
+@cache
+def silence_libtiff() -> None:
+    """Have Pillow's libtiff (on Linux) and log keep to themselves what they say of damaged files: Pillow raises it, too."""
+    from PIL import _imaging  # noqa: F401 - the library is there once this is
+
+    logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
+    try:
+        loaded = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return
+    for path in {line.split(maxsplit=5)[5] for line in loaded.splitlines() if "/libtiff" in line}:
+        library = ctypes.CDLL(path)
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
 
 
 def ends_grey(image: Image) -> bool:
