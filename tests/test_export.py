@@ -57,7 +57,7 @@ def test_flatten_writes_lists_as_text() -> None:
         "evidence": "食品:ocr:吃%3A喝",
         "error": None,
         "text": ROW["text"],
-        "n": 3,
+        "n": "3",
         "images": "a.jpg;b.jpg",
     }
     assert [flat[name][1].as_py() for name in ("tags", "keywords", "evidence", "images")] == [""] * 4
@@ -83,7 +83,7 @@ def test_csv_opens_in_a_spreadsheet_and_is_lossless(tmp_path: Path) -> None:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["post_id"] for row in rows] == ["4512345678901234567", "2"]
-    assert [row["text"] for row in rows] == [ROW["text"], ""]
+    assert [row["text"] for row in rows] == ["'" + ROW["text"], ""]
     found = read(path).to_pylist()[0]
     assert found["tags"] == [{"id": "食品/水果", "score": pytest.approx(0.8765)}, {"id": "a:b;c%3B", "score": 1.0}]
     assert found["keywords"] == ROW["keywords"]

@@ -12,13 +12,14 @@ import sys
 import tempfile
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from weibotag.core.errors import RequestError
+from weibotag.core.spreadsheet import unguard
 
 STDIN = Path("-")
 KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -190,9 +191,10 @@ def read_records(file: TextFile, delimiter: str) -> Iterator[tuple[int, list[str
 
 
 def read_sound_records(path: Path, kind: str, advice: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """Return the names in the header of a CSV or TSV file, and give (line, fields) of each record below it.
+    """Return the names in the header of a CSV or TSV file for people, and give (line, fields) of each record below it.
 
-    Raises RequestError, which ends in `advice`, with the line of the first record that can't be used.
+    Cells are as they were before `guard` made them harmless. Raises RequestError, which ends in `advice`, with the line of
+    the first record that can't be used.
     """
     file = open_file(path, kind)
     records = read_records(file, find_delimiter(file))
@@ -203,9 +205,18 @@ def read_sound_records(path: Path, kind: str, advice: str) -> tuple[list[str], I
             if problem or len(fields) != len(names):
                 problem = problem or f"{len(fields)} fields; expected {len(names)}"
                 raise RequestError(f"{path}, line {line}: {problem}; {advice}")
-            yield line, fields
+            yield line, [unguard(cell) if cell[:1] == "'" else cell for cell in fields]
 
-    return [name.strip() for name in names], check()
+    names = [unguard(name.strip()) or f"column_{place}" for place, name in enumerate(names, 1)]
+    refuse_twins(path, names)
+    return names, check()
+
+
+def refuse_twins(path: Path, names: Sequence[str]) -> None:
+    """Raise RequestError where two columns have one name."""
+    twins = sorted({name for name in names if names.count(name) > 1})
+    if twins:
+        raise RequestError(f"{path}: column {', '.join(twins)} is there twice; expected each name once, rename one")
 
 
 def parse_object(line: str) -> dict[str, Any] | str:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from weibotag.core.arrays import list_parts
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import STRINGS
+from weibotag.posts.cells import BLANKS, as_texts
 from weibotag.posts.encodings import NUL, STDIN, as_text
 from weibotag.posts.rejects import Rejects, SeenIds
 from weibotag.posts.source import PostsSource, resolve_files
@@ -20,7 +21,6 @@ from weibotag.posts.table_files import INEXACT_ID, POSTS, Bad, Chunk, Layout, la
 ROUNDED_ID, FLOAT_ID = r"^\d(\.\d+)?[eE]\+\d+$", r"[.ein]"
 LISTS = ("images", "videos", "tags", "keywords")
 # Cells that splitting at `;` does not do justice: JSON arrays, other marks, and blanks, or nothing, beside a mark.
-BLANKS = r"\x09-\x0d\x1c-\x20\x85\pZ"
 ODD_LIST = rf"^\[|；|;[{BLANKS};]|[{BLANKS}];|^;|;$"
 
 
@@ -188,10 +188,8 @@ def _ids(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _passed(cells: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """Return cells of a column that passes through; lists, objects and bytes are JSON where others of it are text."""
-    if pa.types.is_string(kind) and (pa.types.is_nested(cells.type) or pa.types.is_binary(cells.type)):
-        return pa.chunked_array([pa.array(map(as_text, cells.to_pylist()), pa.string())])
-    return cells.cast(kind)
+    """Return cells of a column that passes through; text where files disagree about what they are."""
+    return as_texts(cells) if kind == pa.string() and cells.type != kind else cells.cast(kind)
 
 
 def _lists(cells: pa.ChunkedArray) -> pa.Array:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from weibotag.core import schema
+from weibotag.core.spreadsheet import guard_row
 
 ID_LENGTH = 100
 
@@ -25,7 +26,7 @@ class Rejects(AbstractContextManager["Rejects"]):
         """Count one rejected row; `line` is None where a whole file or part is meant."""
         self.count += 1
         if self._writer:
-            self._writer.writerow((file, line, post_id and post_id[:ID_LENGTH], reason))
+            self._writer.writerow(guard_row((file, line, post_id and post_id[:ID_LENGTH], reason)))
 
     def close(self) -> None:
         """Close the file, if there is one."""

@@ -2,20 +2,26 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import arrow_schema
+from weibotag.core.spreadsheet import BEFORE, SIGNS, percent
+from weibotag.posts.cells import as_words, find_broken, plain_types, simplify
 from weibotag.posts.encodings import as_text, find_kind, open_file, open_lines, parse_object, read_sound_records, readable
 from weibotag.posts.writer import FORMATS, find_format, write_tables
 
 TAGS = arrow_schema("tags")
 READ_ROWS = 20_000
+# The first sign of a tag or keyword, as it is written where it would begin a formula.
+FIRST = re.compile("|".join(map(percent, BEFORE + SIGNS)))
 NUMBER = re.compile(r"(\d+(\.\d+)?(e[+-]?\d+)?)?")
 # What a JSON value is as a column; a column of anything else, or of several of these, is text.
 JSON_TYPES: dict[frozenset[type], pa.DataType] = {
@@ -58,22 +64,39 @@ def _complete(path: Path, found: Mapping[str, pa.DataType]) -> pa.Schema:
 
 def _read_parquet(path: Path) -> Iterator[pa.Table]:
     with readable(path), pq.ParquetFile(path.absolute()) as file:
-        found = file.schema_arrow
-        complete = _complete(path, dict(zip(found.names, found.types, strict=True)))
-        batches = chain(file.iter_batches(batch_size=READ_ROWS), [pa.RecordBatch.from_pylist([], found)])
-        for place, batch in enumerate(batches):
-            if len(batch) or not place:
-                columns = [_read_column(batch, field) for field in complete]
-                yield pa.table(columns, schema=complete)
+        complete = _complete(path, plain_types(path, file.schema_arrow))
+        first = 1
+        for batch in file.iter_batches(batch_size=READ_ROWS):
+            raw = pa.Table.from_batches([batch])
+            names = raw.column_names
+            whole = pa.table({name: (as_words if name in TAGS.names else simplify)(raw[name]) for name in names})
+            for row, reason in find_broken(whole).items():
+                raise RequestError(f"{path}, row {first + row}: {reason}; make the file again")
+            yield pa.table([_read_column(path, whole, field) for field in complete], schema=complete)
+            first += len(raw)
+        if first == 1:
+            yield complete.empty_table()
 
 
-def _read_column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
-    if field.name not in batch.schema.names:
-        return pa.nulls(len(batch), field.type)
-    cells = batch[field.name]
-    if field.name in ("tags", "keywords") and not pa.types.is_struct(cells.type.value_type):
-        return pa.array([_items(field.name, cell) for cell in cells.to_pylist()], field.type)
-    return cells.cast(field.type)
+def _read_column(path: Path, table: pa.Table, field: pa.Field) -> pa.Array | pa.ChunkedArray:
+    if field.name not in table.column_names:
+        return pa.nulls(len(table), field.type)
+    cells = table[field.name]
+    own = field.name in TAGS.names and pa.types.is_list(field.type)
+    with _expecting(path, field):
+        if own and not (pa.types.is_list(cells.type) and pa.types.is_struct(cells.type.value_type)):
+            return pa.array([_items(field.name, cell) for cell in cells.to_pylist()], field.type)
+        return cells.cast(field.type)
+
+
+@contextmanager
+def _expecting(path: Path, field: pa.Field) -> Iterator[None]:
+    """Turn what Arrow says of values that a column can't hold into a RequestError."""
+    try:
+        yield
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(f"{path}: column {field.name} can't be read as {field.type} ({reason}); mend it") from error
 
 
 def _read_csv(path: Path) -> Iterator[pa.Table]:
@@ -81,7 +104,7 @@ def _read_csv(path: Path) -> Iterator[pa.Table]:
     complete = _complete(path, dict.fromkeys(names, pa.string()))
     yielded = False
     while part := [fields for _, fields in islice(records, READ_ROWS)]:
-        yield _from_cells(dict(zip(names, zip(*part, strict=True), strict=True)), complete, len(part))
+        yield _from_cells(path, dict(zip(names, zip(*part, strict=True), strict=True)), complete, len(part))
         yielded = True
     if not yielded:
         yield complete.empty_table()
@@ -98,7 +121,7 @@ def _read_json(path: Path) -> Iterator[pa.Table]:
     complete = _complete(path, {name: JSON_TYPES.get(frozenset(found), pa.string()) for name, found in kinds.items()})
     rows = _read_objects(path)
     while part := list(islice(rows, READ_ROWS)):
-        yield _from_cells({name: [row.get(name) for row in part] for name in kinds}, complete, len(part))
+        yield _from_cells(path, {name: [row.get(name) for row in part] for name in kinds}, complete, len(part))
 
 
 def _read_objects(path: Path) -> Iterator[dict[str, Any]]:
@@ -117,28 +140,31 @@ def _kind(value: Any) -> set[type]:
     return {object} if isinstance(value, int) and abs(value) >= 2**63 else {type(value)}
 
 
-def _from_cells(columns: Mapping[str, Sequence[Any]], complete: pa.Schema, rows: int) -> pa.Table:
+def _from_cells(path: Path, columns: Mapping[str, Sequence[Any]], complete: pa.Schema, rows: int) -> pa.Table:
     """Return a table of cells that are text (CSV) or what JSON makes of them."""
     arrays = []
     for field in complete:
         cells: Sequence[Any] = columns.get(field.name, [None] * rows)
-        if field.name in TAGS.names and pa.types.is_list(field.type):
-            cells = [_items(field.name, cell) for cell in cells]
-        elif field.name in TAGS.names and field.name != "post_id":
-            cells = [cell or None for cell in cells]
-        elif pa.types.is_string(field.type):
-            cells = list(map(as_text, cells))
-        arrays.append(pa.array(cells, field.type))
+        own = field.name in TAGS.names and field.name != "post_id"
+        with _expecting(path, field):
+            if own and pa.types.is_list(field.type):
+                cells = [_items(field.name, cell) for cell in cells]
+            elif own or pa.types.is_string(field.type):
+                cells = [text or None if own else text for text in map(as_text, cells)]
+                if not pa.types.is_string(field.type):
+                    cells = _cast(pa.array(cells, pa.string()), field.type)
+            arrays.append(cells if isinstance(cells, pa.Array) else pa.array(cells, field.type))
     return pa.table(arrays, schema=complete)
 
 
 def _items(name: str, cell: Any) -> list[dict[str, Any]] | None:
     if cell is None:
         return None
-    return [_item(name, part) for part in (cell.split(";") if isinstance(cell, str) else cell) if part]
+    parts = cell.split(";") if isinstance(cell, str) else cell if isinstance(cell, list) else [cell]
+    return [_item(name, part if isinstance(part, dict) else as_text(part) or "") for part in parts if part]
 
 
-def _item(name: str, item: Any) -> dict[str, Any]:
+def _item(name: str, item: str | dict[str, Any]) -> dict[str, Any]:
     """Return one tag, keyword or piece of evidence from its text or its JSON object."""
     if isinstance(item, dict):
         return item if name == "evidence" or item.get("score") is not None else {**item, "score": 1.0}
@@ -156,7 +182,12 @@ def _item(name: str, item: Any) -> dict[str, Any]:
 
 
 def _unescape(text: str) -> str:
-    return text.replace("%3B", ";").replace("%3A", ":").replace("%25", "%")
+    """Return what `flatten` wrote so: the first sign may be one that begins a formula, or stands before such."""
+    if "%" not in text:
+        return text
+    first = FIRST.match(text)
+    start, rest = (unquote(first[0]), text[first.end() :]) if first else ("", text)
+    return start + rest.replace("%3B", ";").replace("%3A", ":").replace("%25", "%")
 
 
 def read_listing(path: Path, table: str, needed: Sequence[str]) -> pa.Table:
@@ -177,10 +208,8 @@ def read_listing(path: Path, table: str, needed: Sequence[str]) -> pa.Table:
     arrays = []
     for field in arrow_schema(table):
         cells = columns.get(field.name, pa.nulls(rows))
-        try:
+        with _expecting(path, field):
             arrays.append(_cast(cells, field.type))
-        except pa.ArrowException as error:
-            raise RequestError(f"{path}: column {field.name} can't be read as {field.type} ({error}); mend it") from error
     return pa.table(arrays, schema=arrow_schema(table))
 
 
@@ -196,6 +225,7 @@ def has_column(path: Path, name: str) -> bool:
 def _read_columns(path: Path, kind: str) -> dict[str, pa.Array | pa.ChunkedArray]:
     if kind == "parquet":
         with readable(path):
+            plain_types(path, pq.read_schema(path.absolute()))
             table = pq.read_table(path.absolute())
         return dict(zip(table.column_names, table.columns, strict=True))
     names, records = read_sound_records(path, kind, "mend it")

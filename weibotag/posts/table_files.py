@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from weibotag.core import schema
 from weibotag.core.errors import RequestError
+from weibotag.posts.cells import as_words, find_broken, plain_types, simplify
 from weibotag.posts.encodings import (
     MARK,
     STDIN,
-    UNDECODABLE,
     TextFile,
     as_text,
     find_delimiter,
@@ -29,6 +29,7 @@ from weibotag.posts.encodings import (
     parse_object,
     read_records,
     readable,
+    refuse_twins,
 )
 from weibotag.posts.passing import free_name
 
@@ -104,14 +105,8 @@ def _header(file: TextFile, delimiter: str) -> list[str]:
     if delimiter != "," and file.kind == "csv":
         logger.warning("%s has no comma in its header: read with the delimiter %r", file.path, delimiter)
     names = [field.strip() or f"column_{place}" for place, field in enumerate(fields, 1)]
-    _refuse_twins(file.path, names)
+    refuse_twins(file.path, names)
     return names
-
-
-def _refuse_twins(path: Path, names: list[str]) -> None:
-    twins = sorted({name for name in names if names.count(name) > 1})
-    if twins:
-        raise RequestError(f"{path}: column {', '.join(twins)} is there twice; expected each name once, rename one")
 
 
 def _json_names(file: TextFile) -> list[str]:
@@ -131,16 +126,7 @@ def _json_names(file: TextFile) -> list[str]:
 
 def _parquet_types(path: Path) -> dict[str, pa.DataType]:
     with readable(path):
-        fields = list(pq.read_schema(path.absolute()))
-    _refuse_twins(path, [field.name for field in fields])
-    return {field.name: _plain(field.type) for field in fields}
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return the type without its storage tricks: dictionaries and the large and view forms of strings."""
-    if pa.types.is_dictionary(kind):
-        return _plain(kind.value_type)
-    return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
+        return plain_types(path, pq.read_schema(path.absolute()))
 
 
 def _take(path: Path, names: list[str], columns: tuple[tuple[str, str], ...]) -> dict[str, str]:
@@ -237,27 +223,16 @@ def write_exactly(number: float) -> str | None:
 
 
 def _parquet_chunks(layout: Layout, rows: int) -> Iterator[Chunk]:
-    first = 1
+    first, taken = 1, set(layout.taken.values())
     # Read through a small buffer: a row group may be the whole file.
     with readable(layout.path), pq.ParquetFile(layout.path.absolute(), buffer_size=1 << 20, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=rows):
-            table = pa.Table.from_batches([batch])
-            lines = np.arange(first, first + len(table))
-            first += len(table)
-            broken = _undecodable(table)
-            bad: list[Bad] = [(int(line), None, UNDECODABLE.format(encoding="UTF-8")) for line in lines[broken]]
-            yield Chunk(table.filter(pa.array(~broken)) if bad else table, lines[~broken], bad)
-
-
-def _undecodable(table: pa.Table) -> np.ndarray:
-    """Return a bool per row: a string in it is not UTF-8, which Parquet readers don't look at."""
-    broken = np.zeros(len(table), dtype=bool)
-    for column in table.columns:
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-            continue
-        try:
-            column.validate(full=True)
-        except pa.ArrowInvalid:
-            cells = column.cast(pa.large_binary()).to_pylist()
-            broken |= [cell is not None and cell.decode(errors="replace").encode() != cell for cell in cells]
-    return broken
+            raw = pa.Table.from_batches([batch])
+            lines = np.arange(first, first + len(raw))
+            first += len(raw)
+            columns = {name: as_words(raw[name]) if name in taken else simplify(raw[name]) for name in layout.types}
+            table, whole = pa.table(columns), np.ones(len(raw), dtype=bool)
+            broken = find_broken(table)
+            whole[list(broken)] = False
+            bad: list[Bad] = [(int(lines[row]), None, reason) for row, reason in sorted(broken.items())]
+            yield Chunk(table.filter(pa.array(whole)) if bad else table, lines[whole], bad)

@@ -13,14 +13,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from weibotag.core import schema
-from weibotag.core.arrays import list_parts
+from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.errors import RequestError
 from weibotag.core.files import atomic, remove_orphans
+from weibotag.core.spreadsheet import BOM, guard_row, is_formula, may_run, percent
+from weibotag.posts.cells import BLANKS, as_json, as_texts
 from weibotag.posts.encodings import STDIN, as_text
 
 TAGS = schema.arrow_schema("tags")
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl"}
 STDOUT = STDIN
+# Items of a list that would not come back from a cell in which they are joined by `;`.
+ODD_ITEM = rf"[;；]|^\[|^[{BLANKS}]|[{BLANKS}]$|^$"
 
 
 def find_format(path: Path) -> str:
@@ -37,9 +41,19 @@ def find_format(path: Path) -> str:
 def write_tables(tables: Iterable[pa.Table], out: str | Path, schema: pa.Schema) -> int:
     """Write tables of one schema to a file, or as JSONL to stdout ("-"), and return the number of rows.
 
-    The file is written beside its place, synced and renamed, so nobody sees half of it. Raises RequestError, before the
-    first table is asked for, when the suffix or the folder is wrong.
+    A CSV is made for people: with a BOM, and no cell of it is a formula (see `core.spreadsheet`). The file is written
+    beside its place, synced and renamed, so nobody sees half of it. Raises RequestError, before the first table is asked
+    for, when the suffix or the folder is wrong.
     """
+    return _write(tables, out, schema, for_people=True)
+
+
+def write_posts(tables: Iterable[pa.Table], out: str | Path, schema: pa.Schema) -> int:
+    """Write posts that are read as posts again, as `write_tables` does, but every cell of a CSV as it is, without a BOM."""
+    return _write(tables, out, schema, for_people=False)
+
+
+def _write(tables: Iterable[pa.Table], out: str | Path, schema: pa.Schema, for_people: bool) -> int:
     path = Path(out)
     form = find_format(path)
     if path == STDOUT:
@@ -55,37 +69,55 @@ def write_tables(tables: Iterable[pa.Table], out: str | Path, schema: pa.Schema)
                 return sum(_write_parquet(table.select(schema.names).cast(schema), writer) for table in tables)
         if form == "jsonl":
             return sum(_write_json(table.select(schema.names), file) for table in tables)
-        file.write("\ufeff")
         lines = csv.writer(file)
-        lines.writerow(schema.names)
-        return sum(_write_csv(table.select(schema.names), lines.writerows) for table in tables)
+        if for_people:
+            file.write(BOM)
+        lines.writerow(guard_row(schema.names) if for_people else schema.names)
+        return sum(_write_csv(table.select(schema.names), lines.writerows, for_people) for table in tables)
 
 
 def flatten(table: pa.Table) -> pa.Table:
-    """Return the table with lists as text: tags `id:score;…`, keywords `word:score:source;…`, others joined by `;`.
+    """Return the table as text: tags `id:score;…`, keywords `word:score:source;…`, other lists joined by `;`.
 
-    Scores have four decimals; `%`, `:` and `;` inside tags, keywords and evidence are written %25, %3A and %3B. A null
-    is an empty text, as is an empty list.
+    Scores have four decimals; `%`, `:` and `;` inside tags, keywords and evidence are written %25, %3A and %3B, and so is
+    the first sign of what would be a formula: a `;` may end a cell elsewhere. A list whose items would not come back from
+    that is JSON. A null is an empty text, as is an empty list.
     """
     columns = [_flat(name, table[name]) for name in table.column_names]
     return pa.table(columns, names=table.column_names)
 
 
 def _flat(name: str, cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    if not pa.types.is_nested(cells.type):
-        return cells
-    own = name in TAGS.names and cells.type == TAGS.field(name).type
-    if not pa.types.is_list(cells.type) or (pa.types.is_nested(cells.type.value_type) and not own):
-        return pa.chunked_array([pa.array(map(as_text, cells.to_pylist()), pa.string())])
-    lists = cells.combine_chunks()
-    offsets, values = list_parts(lists)
-    if own:
+    if name in TAGS.names and cells.type == TAGS.field(name).type and pa.types.is_list(cells.type):
+        lists = cells.combine_chunks()
         names = [field.name for field in cells.type.value_type if field.name not in ("media_id", "box")]
-        texts = pc.binary_join_element_wise(*(_piece(values.field(name)) for name in names), ":")
-    else:
-        texts = pc.fill_null(values.cast(pa.string()), "")
-    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), texts), ";")
+        pieces = [_piece(list_parts(lists)[1].field(name)) for name in names]
+        return _join(lists, pc.binary_join_element_wise(_escape_formulas(pieces[0]), *pieces[1:], ":"))
+    plain = as_json(cells) if pa.types.is_nested(cells.type) else cells
+    if not pa.types.is_list(plain.type) or pa.types.is_nested(plain.type.value_type):
+        return as_texts(cells)
+    lists = plain.combine_chunks()
+    offsets, values = list_parts(lists)
+    texts = values.cast(pa.string())
+    joined = _join(lists, pc.fill_null(texts, ""))
+    odd = pc.fill_null(pc.match_substring_regex(texts, ODD_ITEM), True).to_numpy(zero_copy_only=False)
+    if not odd.any():
+        return joined
+    rows = np.unique(rows_of(offsets)[odd])
+    exact = np.full(len(lists), None, object)
+    exact[rows] = list(map(as_text, lists.take(pa.array(rows)).to_pylist()))
+    return pc.coalesce(pa.array(exact, pa.string()), joined)
+
+
+def _join(lists: pa.ListArray, texts: pa.Array) -> pa.ChunkedArray:
+    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(list_parts(lists)[0]), texts), ";")
     return pa.chunked_array([pc.if_else(lists.is_null(), "", joined)])
+
+
+def _escape_formulas(texts: pa.Array) -> pa.Array:
+    if not may_run(texts):
+        return texts
+    return pa.array([percent(text[0]) + text[1:] if is_formula(text) else text for text in texts.to_pylist()], pa.string())
 
 
 def _piece(values: pa.Array) -> pa.Array:
@@ -102,29 +134,15 @@ def _write_parquet(table: pa.Table, writer: pq.ParquetWriter) -> int:
     return len(table)
 
 
-def _write_csv(table: pa.Table, write_rows: Callable[[Iterable[tuple[Any, ...]]], object]) -> int:
-    texts = [column.cast(pa.string()).to_pylist() for column in flatten(table).columns]
+def _write_csv(table: pa.Table, write_rows: Callable[[Iterable[tuple[Any, ...]]], object], for_people: bool) -> int:
+    columns = flatten(table).columns
+    texts = [guard_row(column.to_pylist()) if for_people and may_run(column) else column.to_pylist() for column in columns]
     write_rows(zip(*texts, strict=True))
     return len(table)
 
 
 def _write_json(table: pa.Table, file: IO[str]) -> int:
     names = table.column_names
-    columns = [_short(column.combine_chunks()).to_pylist() for column in table.columns]
+    columns = [as_json(column).to_pylist() for column in table.columns]
     file.writelines(f"{as_text(dict(zip(names, row, strict=True)))}\n" for row in zip(*columns, strict=True))
     return len(table)
-
-
-def _short(cells: pa.Array) -> pa.Array:
-    """Return floats as the shortest double that reads back as the same one, and as null where JSON has no number."""
-    kind = cells.type
-    if pa.types.is_floating(kind):
-        numbers = cells.cast(pa.string()).cast(pa.float64())
-        return pc.if_else(pc.is_finite(numbers), numbers, None)
-    if pa.types.is_list(kind):
-        offsets, values = list_parts(cells)
-        return pa.ListArray.from_arrays(pa.array(offsets), _short(values), mask=cells.is_null())
-    if pa.types.is_struct(kind):
-        fields = [_short(field) for field in cells.flatten()]
-        return pa.StructArray.from_arrays(fields, [field.name for field in kind], mask=cells.is_null())
-    return cells

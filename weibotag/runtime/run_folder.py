@@ -19,6 +19,7 @@ from weibotag.core import __version__, schema
 from weibotag.core.errors import LockedError, PartialError, RequestError
 from weibotag.core.files import TEMPORARY, atomic, remove_temporary, write_json
 from weibotag.core.sealed_parquet import DamagedError, SealedParquet, write_sealed
+from weibotag.core.spreadsheet import BOM, guard_row
 from weibotag.runtime.worker import Receipt
 
 MAKER = "weibotag run"
@@ -271,8 +272,8 @@ def reject_parts(run: Run, failed: dict[str, str]) -> int:
         for post_id in run.read("posts", part, ["post_id"])["post_id"].to_pylist()
     ]
     with atomic(run.rejects_path, "w") as file:
-        file.write("\ufeff")
-        csv.writer(file).writerows([*kept, *rows])
+        file.write(BOM)
+        csv.writer(file).writerows([*kept, *map(guard_row, rows)])
     return len(rows)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from weibotag.core.errors import TaxonomyError
+from weibotag.core.spreadsheet import unguard
 
 COLUMNS = ("id", "parent_id", "name", "aliases", "keywords")
 KEYS = ("id", "name", "aliases", "keywords", "children")
@@ -97,7 +98,7 @@ def _read_csv(path: Path, text: str) -> list[Row]:
                 surplus = tuple(cells[len(header) :])
                 if len(cells) < len(header):
                     cells += [""] * (len(header) - len(cells))
-                tag_id, parent_id, name, aliases, keywords = (cells[at] if at >= 0 else "" for at in places)
+                tag_id, parent_id, name, aliases, keywords = (unguard(cells[at]) if at >= 0 else "" for at in places)
                 rows.append(Row(line, tag_id, parent_id, name, split_list(aliases), split_list(keywords), surplus))
             line = reader.line_num + 1
     except csv.Error as error:

@@ -5,7 +5,7 @@ import hashlib
 import io
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.errors import TaxonomyError
+from weibotag.core.spreadsheet import guard
 from weibotag.taxonomy.check import find_errors
 from weibotag.taxonomy.reader import COLUMNS, Row, join_list, read_rows
 
@@ -132,16 +133,17 @@ def _tag_of(row: Row) -> Tag:
 
 
 def save_csv(taxonomy: Taxonomy, path: Path) -> None:
-    """Write the canonical CSV, which `load` reads back to the same tags and digest."""
-    path.write_text(_write(taxonomy), encoding="utf-8", newline="")
+    """Write the canonical CSV, without formulas, which `load` reads back to the same tags and digest."""
+    path.write_text(_write(taxonomy, guard), encoding="utf-8", newline="")
 
 
-def _write(taxonomy: Taxonomy) -> str:
+def _write(taxonomy: Taxonomy, finish: Callable[[str], str] = str) -> str:
     out = io.StringIO()
     writer = csv.writer(out)  # Ends lines with CR LF, so that a CR inside a cell is quoted too.
     writer.writerow(COLUMNS)
     for tag in taxonomy.tags:
-        writer.writerow((tag.id, tag.parent_id or "", tag.name, join_list(tag.aliases), join_list(tag.keywords)))
+        cells = (tag.id, tag.parent_id or "", tag.name, join_list(tag.aliases), join_list(tag.keywords))
+        writer.writerow(map(finish, cells))
     return out.getvalue()
 
 

@@ -23,7 +23,7 @@ from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource, refuse_outputs, resolve_files
 from weibotag.posts.table_files import lay_out
-from weibotag.posts.writer import write_tables
+from weibotag.posts.writer import write_posts
 from weibotag.scoring.closure import collect_highest, raise_parents
 from weibotag.scoring.decision import Decision
 from weibotag.taggers.linear import train_linear
@@ -78,7 +78,7 @@ def apply(folder: Path, source: PostsSource, taxonomy: Taxonomy, out: Path, acce
         first = next(tables, None)
         if first is None:
             raise RequestError(f"{source.path}: no post can be used; {out / 'rejects.csv'} says why")
-        write_tables(chain([first], tables), place, first.schema)
+        write_posts(chain([first], tables), place, first.schema)
     if not rejects.count:
         (out / "rejects.csv").unlink()
     save_csv(new, out / "taxonomy.csv")
