@@ -207,19 +207,19 @@ def test_what_is_no_gallery_is_said_in_one_line(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     path = tmp_path / "some.gallery"
-    with pytest.raises(RequestError, match="no gallery there"):
+    with pytest.raises(RequestError, match="expected a gallery: make one"):
         read_gallery(path)
-    with pytest.raises(RequestError, match="no gallery there"):
+    with pytest.raises(RequestError, match="expected a gallery: make one"):
         open_gallery(path)
     path.write_bytes(b"nothing of the kind")
-    with pytest.raises(RequestError, match="damaged"):
+    with pytest.raises(RequestError, match="no safetensors that can be read"):
         read_gallery(path)
     save_file({"vectors": np.zeros((1, 4), np.float32)}, path)
-    with pytest.raises(RequestError, match="format 1"):
+    with pytest.raises(RequestError, match="nothing says that it is a gallery"):
         read_gallery(path)
     gather(2)[0].save(path)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(RequestError, match="damaged"):
+    with pytest.raises(RequestError, match="no safetensors that can be read"):
         read_gallery(path)
 
 

@@ -211,7 +211,7 @@ def test_a_map_is_read_as_it_was_written(taught: PictureMap, tmp_path: Path) -> 
 def test_a_damaged_map_is_one_line(taught: PictureMap, tmp_path: Path, damage: str) -> None:
     taught.save(tmp_path / "map")
     (tmp_path / "map" / damage).write_bytes(b"{]")
-    with pytest.raises(ModelError, match=r"not a map of pictures to keywords .*: weibotag keywords map train"):
+    with pytest.raises(ModelError, match="expected a map of pictures to keywords: weibotag keywords map train"):
         load_map(tmp_path / "map")
 
 
@@ -262,7 +262,7 @@ def test_words_of_columns_are_pictures_too(folder: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "line"), [
     (("train", "posts.parquet", "-o", "map"), "posts.parquet: no column wordings, so nothing is known of the pictures"),
-    (("posts.parquet", "-m", "none", "-o", "o.csv"), "none: not a map of pictures to keywords (No such file"),
+    (("posts.parquet", "-m", "none", "-o", "o.csv"), "none/weights.safetensors: can't be read (No such file"),
     (("train", "pictured.parquet", "-o", "."), ".: exists and is no map"),
     (("train", "posts.parquet", "--wordings", "none.parquet", "-o", "map"), "--wordings none.parquet:"),
     (("train", "posts.csv", "-o", "map"), "posts.csv: column wordings is string"),

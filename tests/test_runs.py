@@ -14,7 +14,7 @@ import pytest
 
 from weibotag.core.errors import LockedError, RequestError
 from weibotag.core.files import atomic, write_json, write_parquet
-from weibotag.runtime.run_folder import Plan, Run, status
+from weibotag.runtime.run_folder import KeptReceipt, Plan, Run, status
 
 REQUEST = {"input": ["a.csv"], "settings": {"tagger": "rules", "名": 1}}
 PARTS = [f"part-{n:05}" for n in range(40)]
@@ -45,13 +45,13 @@ def test_an_unfinished_run_of_the_same_request_goes_on(tmp_path: Path) -> None:
         assert [run.done("tags", part) for part in PARTS[:2]] == [True, False]
         assert run.done("posts", PARTS[1])
         assert pq.read_table(run.path("tags", PARTS[0])).equals(TABLE)
-        assert [receipt["status"] for receipt in run.receipts("tags")] == ["ok", "failed"]
+        assert [receipt["status"] for receipt in run.receipts(KeptReceipt, "tags")] == ["ok", "failed"]
         assert run.rejects_path.exists()
 
 
 def test_a_new_run_is_empty(tmp_path: Path) -> None:
     with Run.open(tmp_path / "a" / "out.run", REQUEST) as run:
-        assert (run.resumed, run.plan, run.receipts(), run.done("posts", PARTS[0])) == (False, None, [], False)
+        assert (run.resumed, run.plan, run.receipts(KeptReceipt), run.done("posts", PARTS[0])) == (False, None, [], False)
         assert (run.folder, run.request) == (tmp_path / "a" / "out.run", REQUEST)
 
 
@@ -70,7 +70,7 @@ def test_other_runs_are_started_anew(tmp_path: Path, why: str, caplog: pytest.Lo
         caplog.at_level(logging.INFO),
         Run.open(tmp_path, {"other": 1} if why == "another request" else REQUEST) as run,
     ):
-        assert (run.resumed, run.plan, run.receipts()) == (False, None, [])
+        assert (run.resumed, run.plan, run.receipts(KeptReceipt)) == (False, None, [])
         assert names(tmp_path) == ["lock", "manifest.json"]
     assert len(caplog.records) == 1
 
@@ -101,12 +101,12 @@ def test_a_later_receipt_takes_the_place_of_an_earlier_one(tmp_path: Path) -> No
     with Run.open(tmp_path, REQUEST) as run:
         run.receipt("tags", PARTS[1], {"status": "ok", "rows": 3})
         run.receipt("ocr", PARTS[0], {"status": "ok"})
-        assert [(receipt["kind"], receipt["part"]) for receipt in run.receipts()] == [
+        assert [(receipt["kind"], receipt["part"]) for receipt in run.receipts(KeptReceipt)] == [
             ("ocr", PARTS[0]),
             ("tags", PARTS[0]),
             ("tags", PARTS[1]),
         ]
-        assert run.receipts("tags")[1] == {"kind": "tags", "part": PARTS[1], "status": "ok", "rows": 3}
+        assert run.receipts(KeptReceipt, "tags")[1] == {"kind": "tags", "part": PARTS[1], "status": "ok", "rows": 3}
 
 
 @pytest.mark.parametrize("stranger", ["diary.txt", "manifest.json", "posts"])

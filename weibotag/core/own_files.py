@@ -154,11 +154,11 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], about: tuple[st
 
 def read_tensors(
     path: Path,
-    expected: TensorTypes | Callable[[Collection[str]], TensorTypes],
+    expected: TensorTypes | Callable[[Collection[str]], TensorTypes] | None,
     origin: Origin,
     sizes: Mapping[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of a safetensors file, which are those expected (for the names there) and finite.
+    """Return the finite arrays of a safetensors file: those expected, or expected for the names there; None: any.
 
     `sizes` are named sizes that are known already.
     """
@@ -169,8 +169,8 @@ def read_tensors(
     try:
         with safe_open(path, "numpy") as file:
             names = sorted(file.keys())
-            types = expected if isinstance(expected, Mapping) else expected(names)
-            origin.need(path, names == sorted(types), f"found arrays {', '.join(names)}")
+            types = expected(names) if callable(expected) else expected or {}
+            origin.need(path, expected is None or names == sorted(types), f"found arrays {', '.join(names)}")
             # Names of sizes first, so that one with +1 finds its own.
             for name, (dtype, *dimensions) in sorted(types.items(), key=lambda item: any(map(_is_shifted, item[1][1:]))):
                 part = file.get_slice(name)

@@ -20,7 +20,7 @@ from weibotag.extraction.ingest import link
 from weibotag.extraction.jobs import PictureJob, PictureReceipt, PictureTask, StageJob
 from weibotag.extraction.reposts import check_reposts, find_reposts
 from weibotag.runtime.pool import Limits, run_parts
-from weibotag.runtime.run_folder import Run
+from weibotag.runtime.run_folder import KeptReceipt, Run
 from weibotag.runtime.worker import Job, Receipt
 from weibotag.vision.stage import PictureStage
 
@@ -53,7 +53,7 @@ class PictureQueue:
         configs = {name: context.stages[name].config.model_dump_json() for name in names}
         self._stages = [StageJob(name, config, context.fingerprints[name]) for name, config in configs.items()]
         # After those of a run that was stopped.
-        self._parts = len(run.receipts(FIRST_LOOKS)) + len(run.receipts(SECOND_LOOKS))
+        self._parts = sum(len(run.receipts(KeptReceipt, kind)) for kind in (FIRST_LOOKS, SECOND_LOOKS))
         self._begun: float | None = None
         # Seconds of workers, as expected and as they were; the first of each is a guess.
         self._expected = self._taken = 1.0

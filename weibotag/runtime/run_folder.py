@@ -4,20 +4,24 @@ import csv
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NotRequired, Self, TypedDict, cast
+from typing import Literal, NotRequired, Self, TypeVar
 
 import pyarrow as pa
 from filelock import BaseFileLock, FileLock, Timeout
+from typing_extensions import TypedDict
 
 from weibotag.core import __version__, schema
-from weibotag.core.errors import LockedError, PartialError, RequestError
+from weibotag.core.errors import LockedError, OwnFileError, PartialError, RequestError
 from weibotag.core.files import TEMPORARY, atomic, remove_temporary, write_json
+from weibotag.core.own_files import Origin, read_json
 from weibotag.core.sealed_parquet import DamagedError, SealedParquet, write_sealed
 from weibotag.core.spreadsheet import BOM, guard_row
 from weibotag.runtime.worker import Receipt
@@ -26,6 +30,9 @@ MAKER = "weibotag run"
 FORMAT = 2
 # Long enough for a look at the state, which holds the lock for a moment, to pass by.
 LOCK_SECONDS = 0.2
+# Names of kinds and parts.
+PART = re.compile(r"[A-Za-z0-9_-]+")
+ORIGIN = Origin("a run folder's own file", "remove the folder, or choose another by --run")
 PART_FAULT = "part "
 
 log = logging.getLogger(__name__)
@@ -58,6 +65,9 @@ class KeptReceipt(Receipt):
 
     kind: str
     rows: NotRequired[int]
+
+
+Kept = TypeVar("Kept", bound=KeptReceipt)
 
 
 class KindState(TypedDict):
@@ -194,9 +204,9 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json({**receipt, "kind": kind, "part": part}, path)
 
-    def receipts(self, kind: str | None = None) -> list[KeptReceipt]:
-        """Return the receipts of a kind, or all, ordered by kind and part."""
-        return _read_receipts(self.folder, kind)
+    def receipts(self, shape: type[Kept], kind: str | None = None) -> list[Kept]:
+        """Return the receipts of a kind, or all, ordered by kind and part, with what their `shape` knows."""
+        return _read_receipts(self.folder, kind, shape)
 
     def forget(self, kind: str) -> None:
         """Remove the receipts of a kind, whose parts are numbered anew."""
@@ -285,7 +295,7 @@ def status(folder: Path) -> RunState:
     if manifest is None:
         return {"folder": str(folder), "state": "none"}
     summary = folder / "receipt.json"
-    receipts = _read_receipts(folder)
+    receipts = _read_receipts(folder, None, KeptReceipt)
     planned = {} if manifest.plan is None else manifest.plan.parts
     kinds = dict.fromkeys([*planned, *(receipt["kind"] for receipt in receipts)])
     return {
@@ -295,7 +305,7 @@ def status(folder: Path) -> RunState:
         "kinds": {kind: _count(folder, kind, planned.get(kind), receipts) for kind in kinds},
         "rejects": _count_rejects(folder),
         "seconds": round(sum(receipt.get("seconds", 0) for receipt in receipts), 1),
-        "summary": json.loads(summary.read_text("utf-8")) if manifest.finished and summary.exists() else None,
+        "summary": read_json(summary, dict[str, object], ORIGIN) if manifest.finished and summary.exists() else None,
     }
 
 
@@ -338,26 +348,21 @@ def _check_folder(folder: Path) -> None:
 def _read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest of a run, or None where there is none or it is something else's."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        if manifest["made_by"] != MAKER:
-            return None
-        plan = manifest.pop("plan")
-        return Manifest(**manifest, plan=None if plan is None else Plan(**plan))
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        manifest = read_json(folder / "manifest.json", Manifest, ORIGIN)
+    except OwnFileError:
         return None
+    parts = () if manifest.plan is None else [*manifest.plan.parts, *chain.from_iterable(manifest.plan.parts.values())]
+    # Names of files in the folder, and none beside it.
+    return manifest if manifest.made_by == MAKER and all(map(PART.fullmatch, parts)) else None
 
 
-def _read_receipts(folder: Path, kind: str | None = None) -> list[KeptReceipt]:
-    receipts: list[KeptReceipt] = []
+def _read_receipts(folder: Path, kind: str | None, shape: type[Kept]) -> list[Kept]:
+    receipts = []
     for path in sorted(folder.glob(f"receipts/{kind or '*'}/*.json")):
-        try:
-            receipt = json.loads(path.read_bytes())
-        except ValueError:
-            # What came of a part that nobody can say was not done.
-            continue
-        if isinstance(receipt, dict) and receipt.keys() >= {"kind", "part", "status"}:
-            receipts.append(cast(KeptReceipt, receipt))
-    return receipts
+        # What came of a part that nobody can say was not done.
+        with suppress(OwnFileError):
+            receipts.append(read_json(path, shape, ORIGIN))
+    return [receipt for receipt in receipts if "status" in receipt]
 
 
 def _place(path: Path) -> str:

@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Literal, NotRequired, TextIO, TypedDict
+from typing import Literal, NotRequired, TextIO
+
+from typing_extensions import TypedDict
 
 from weibotag.core.errors import WeibotagError
 from weibotag.runtime.machine import limit_memory

@@ -1,6 +1,5 @@
 """Names for faces: galleries of known faces, the threshold that keeps strangers nameless, and who a face is."""
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +14,11 @@ from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
+from typing_extensions import TypedDict
 
 from weibotag.core.arrays import list_parts
 from weibotag.core.errors import RequestError
-from weibotag.core.files import atomic
+from weibotag.core.own_files import Origin, read_metadata, read_tensors, write_tensors
 from weibotag.core.progress import bar
 from weibotag.core.schema import FACE
 from weibotag.vision.faces import Faces
@@ -27,6 +27,8 @@ from weibotag.vision.stage import hash_weights
 
 FORMAT = 1
 ABOUT = "gallery"
+ORIGIN = Origin("a gallery", "make one with weibotag faces gallery build")
+TENSORS = {"vectors": ("float16", "faces", "d"), "owners": ("int32", "faces")}
 # The share of strangers' faces that may get a name, of a gallery of any size.
 FALSE_NAMES = 0.001
 # How much nearer than the second name the first must be.
@@ -94,29 +96,30 @@ class Gallery:
 
     def save(self, path: Path) -> None:
         """Write the gallery to one file of safetensors, whole or not at all."""
-        from safetensors.numpy import save
-
         about = {name: getattr(self, name) for name in ("names", "threshold", "model", "digest")} | {"format": FORMAT}
         tensors: dict[str, np.ndarray] = {"vectors": self.vectors.astype(np.float16), "owners": self.owners.astype(np.int32)}
-        with atomic(path) as file:
-            file.write(save(tensors, {ABOUT: json.dumps(about, ensure_ascii=False)}))
+        write_tensors(path, tensors, (ABOUT, about))
+
+
+class GalleryAbout(TypedDict):
+    """What a gallery's file says of its faces: see `Gallery`."""
+
+    format: int
+    names: list[str]
+    threshold: float
+    model: str
+    digest: str
 
 
 def read_gallery(path: Path) -> Gallery:
-    """Read a gallery; raises RequestError when the file is absent, or is none of this format."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "numpy") as file:
-            about = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
-            if about.pop("format", None) != FORMAT:
-                raise RequestError(f"{path}: no gallery of format {FORMAT}: make one with weibotag faces gallery build")
-            vectors, owners = (file.get_tensor(name) for name in ("vectors", "owners"))
-    except OSError as error:
-        raise RequestError(f"{path}: no gallery there: make one with weibotag faces gallery build DIR -o {path}") from error
-    except (SafetensorError, ValueError) as error:
-        raise RequestError(f"{path}: no gallery, or damaged ({error}): build it again") from error
-    return Gallery(**(about | {"names": tuple(about["names"])}), vectors=unit(vectors), owners=owners.astype(np.int64))
+    """Read a gallery; raises OwnFileError when the file is absent, damaged or none of this format."""
+    about = read_metadata(path, ABOUT, GalleryAbout, ORIGIN)
+    ORIGIN.need(path, about["format"] == FORMAT, f"found a gallery of format {about['format']}, not {FORMAT}")
+    tensors, names = read_tensors(path, TENSORS, ORIGIN), tuple(about["names"])
+    owners = tensors["owners"].astype(np.int64)
+    ORIGIN.need(path, len(set(names)) == len(names) and -1 <= about["threshold"] <= 1, "found a name twice, or no threshold")
+    ORIGIN.need(path, ((owners >= 0) & (owners < len(names))).all(), "found faces of nobody")
+    return Gallery(names, unit(tensors["vectors"]), owners, about["threshold"], about["model"], about["digest"])
 
 
 def open_gallery(path: Path) -> Gallery:

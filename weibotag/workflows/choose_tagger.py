@@ -1,18 +1,21 @@
 """Which tagger answers a request, and how pictures are looked at for it."""
 
 import hashlib
-import json
 import logging
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from weibotag.core.errors import RequestError
+from weibotag.core.own_files import Origin, read_json
 from weibotag.extraction.settings import Pipeline, check_looks, look_as_trained
 from weibotag.taggers.answering import BudgetPlan, TaggerRef
 from weibotag.taggers.model_folder import ABOUT, check_route, read_about
 from weibotag.taxonomy.tree import load
 
 PLAN_FORMAT = 1
+ORIGIN = Origin("a plan", "make one with: weibotag plan")
 
 log = logging.getLogger(__name__)
 
@@ -63,17 +66,26 @@ def leave_out_what_can_not_run(pipeline: Pipeline) -> Pipeline:
     return pipeline.model_copy(update={"stages": tuple(able)})
 
 
+class PlanLimits(TypedDict):
+    """What `tag` takes from a plan file (see `BudgetPlan`), and which model the plan is for."""
+
+    format: int
+    model: str
+    rate: float
+    network_rate: float
+    floor: float
+    prices: dict[str, float]
+    loading: dict[str, float]
+    budget: float | None
+
+
 def read_plan(path: Path, route: str, digest: str) -> BudgetPlan:
     """Return what `tag` takes from a plan; raises RequestError for a file that is none, or one of another model or route."""
     if route != "cascade":
         raise RequestError(f"--plan is for route cascade, this is {route}: leave one of them out")
-    try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        kept = BudgetPlan(**{field.name: plan[field.name] for field in fields(BudgetPlan)})
-    except OSError as error:
-        raise RequestError(f"{path}: can't be read ({error.strerror}); make a plan with: weibotag plan") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path}: not a plan; make one with: weibotag plan") from error
-    if plan.get("format") != PLAN_FORMAT or plan.get("model") != digest:
+    plan = read_json(path, PlanLimits, ORIGIN)
+    if plan["format"] != PLAN_FORMAT or plan["model"] != digest:
         raise RequestError(f"{path}: was made for another model; make one for this model with: weibotag plan")
-    return kept
+    numbers = [*plan["prices"].values(), *plan["loading"].values(), plan["budget"] or 0.0]
+    ORIGIN.need(path, min(numbers) >= 0, "found a price or a time below 0")
+    return BudgetPlan(plan["rate"], plan["network_rate"], plan["floor"], plan["prices"], plan["loading"], plan["budget"])

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import TypedDict
 
 from weibotag.core import __version__
 from weibotag.core.errors import RequestError
@@ -25,7 +25,7 @@ from weibotag.taggers.answering import open_cascade, open_codebook, open_taxonom
 from weibotag.taggers.cascade.policy import Cascade
 from weibotag.taggers.cascade.simulation import CascadeSimulation, Curve, trace_curve
 from weibotag.training.cascade_tagger import UNAFFORDABLE, price_taggers
-from weibotag.workflows.choose_tagger import PLAN_FORMAT, choose_tagger
+from weibotag.workflows.choose_tagger import PLAN_FORMAT, PlanLimits, choose_tagger
 from weibotag.workflows.picture_index import PictureIndex
 from weibotag.workflows.spend_budget import LAST
 
@@ -70,15 +70,9 @@ class CurvePoint(Point):
     rate: float
 
 
-class Plan(TypedDict):
+class Plan(PlanLimits):
     """What a plan file holds: what `tag` takes from it (see `BudgetPlan`), and the curve that it was chosen from."""
 
-    format: int
-    rate: float
-    network_rate: float
-    floor: float
-    prices: dict[str, float]
-    budget: float | None
     chosen: int
     expected: Point
     knee: int
@@ -88,8 +82,6 @@ class Plan(TypedDict):
     text_alone_quality: float
     everything_quality: float
     curve: list[CurvePoint]
-    loading: dict[str, float]
-    model: str
     posts_with_pictures: int
     sample: int
 

@@ -13,7 +13,7 @@ from weibotag.extraction.context import WORKER, ExtractionContext
 from weibotag.extraction.ingest import count_posts
 from weibotag.extraction.post_table import ROWS, VectorWords
 from weibotag.extraction.schedule import FIRST_LOOKS, SECOND_LOOKS, PictureQueue, compact, open_queues, share_out
-from weibotag.runtime.run_folder import Run
+from weibotag.runtime.run_folder import KeptReceipt, Run
 from weibotag.taggers.cascade.policy import Cascade, choose_step, translate
 from weibotag.taggers.cascade.simulation import CascadeSimulation
 from weibotag.workflows.picture_index import PictureIndex, RankedTask
@@ -82,7 +82,7 @@ def look_within_budget(
     brings at least the cascade's rate, those with the most first, and with what they found the posts are answered again.
     """
     # What a run that was stopped has spent counts.
-    receipts = [receipt for kind in (FIRST_LOOKS, SECOND_LOOKS) for receipt in run.receipts(kind)]
+    receipts = [receipt for kind in (FIRST_LOOKS, SECOND_LOOKS) for receipt in run.receipts(KeptReceipt, kind)]
     budget.started -= sum(receipt.get("seconds", 0.0) for receipt in receipts) / max(1, context.workers)
     index = PictureIndex(run, parts, context, words)
     posts = count_posts(run, parts)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from time import perf_counter
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -134,7 +134,7 @@ def _look(run: Run, parts: list[str], context: ExtractionContext, tagger: Tagger
 
 def _sum_up(run: Run, stats: ExtractionStats, spent: BudgetSummary | None) -> TagSummary:
     """Return what looking came to, and the counts of all parts."""
-    receipts, looked = [cast(TagReceipt, receipt) for receipt in run.receipts("tags")], stats.summary()
+    receipts, looked = run.receipts(TagReceipt, "tags"), stats.summary()
     summary: TagSummary = {
         "tagged": sum(receipt.get("tagged", 0) for receipt in receipts),
         "tags": sum(receipt.get("tags", 0) for receipt in receipts),
@@ -154,7 +154,7 @@ def _tag_parts(run: Run, parts: list[str], context: ExtractionContext, tagger: T
     """Tag the parts that are not done yet; return the parts that failed, with reasons."""
     failed: dict[str, str] = {}
     # A part whose pictures could not all be looked at is tagged again, because by now they may have been.
-    receipts = [cast(TagReceipt, receipt) for receipt in run.receipts("tags")]
+    receipts = run.receipts(TagReceipt, "tags")
     settled = {kept["part"] for kept in receipts if kept["status"] == "ok" and not kept.get("unseen")}
     open_parts = [part for part in parts if part not in settled or not run.done("tags", part)]
     rows = {part: run.count_rows("posts", part) for part in parts}

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.errors import LockedError, RequestError
 from weibotag.core.files import atomic, write_parquet
+from weibotag.core.own_files import Origin, read_json
+from weibotag.core.own_files import read_table as read_own
 from weibotag.core.schema import arrow_schema, cast
 from weibotag.core.text_matching import fold
 from weibotag.posts.result_files import read_listing, read_table
@@ -30,6 +32,8 @@ Clusters = Callable[[pa.Table], pa.Array]
 COLUMNS = arrow_schema("dictionary")
 DIGEST = b"weibotag.sha256"
 # A sign between kind and name; no text of Arrow's readers has it.
+# Not to be made again: its numbers are those of models that are in use.
+ORIGIN = Origin("a feature dictionary as `weibotag keywords export` wrote it", "put a copy back")
 SEAM = "\0"
 LOCK_SECONDS = 600.0
 
@@ -96,7 +100,7 @@ def open_dictionary(path: Path) -> Iterator[Dictionary]:
         raise LockedError(f"{path}: another export has held this dictionary for {LOCK_SECONDS:.0f} s; try later") from error
     try:
         dictionary = Dictionary(_read_whole(path) if path.exists() else COLUMNS.empty_table())
-        size = int(remembered.read_text()) if remembered.exists() else 0
+        size = read_json(remembered, int, ORIGIN) if remembered.exists() else 0
         known = len(dictionary)
         if known < size:
             raise RequestError(
@@ -115,16 +119,13 @@ def open_dictionary(path: Path) -> Iterator[Dictionary]:
 
 
 def _read_whole(path: Path) -> pa.Table:
-    try:
-        table = pq.read_table(path.absolute())
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        # Not to be made again: its numbers are those of models that are in use.
-        raise RequestError(f"{path}: not a feature dictionary that can be read ({reason}); put a copy back") from error
-    if table.schema.remove_metadata() != COLUMNS or (table.schema.metadata or {}).get(DIGEST) != _digest(table):
-        raise RequestError(
-            f"{path}: not as `weibotag keywords export` wrote it: features were changed or taken out; put a copy back"
-        )
+    table = read_own(path, COLUMNS, ORIGIN)
+    same = (table.schema.metadata or {}).get(DIGEST) == _digest(table)
+    ORIGIN.need(path, same, "features were changed or taken out")
+    numbers, kinds, names = (table[name].to_pylist() for name in ("number", "kind", "name"))
+    whole = numbers == list(range(1, len(table) + 1)) and not any(column.null_count for column in table.columns)
+    twice = len(set(zip(kinds, names, strict=True))) < len(names)
+    ORIGIN.need(path, whole and not twice, "found features twice, or not numbered from 1")
     return table
 
 

@@ -8,18 +8,29 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix, vstack
 from scipy.special import expit
+from typing_extensions import TypedDict
 
 from weibotag.core.arrays import first_of_each, keep_highest, list_parts, rank_in_runs, rows_of
-from weibotag.core.errors import ModelError, RequestError
+from weibotag.core.errors import RequestError
 from weibotag.core.files import replace_folder, write_parquet
+from weibotag.core.own_files import (
+    INDEX,
+    Origin,
+    as_csr,
+    check_digests,
+    list_digests,
+    read_metadata,
+    read_table,
+    read_tensors,
+    write_tensors,
+)
 from weibotag.core.schema import EVIDENCE, KEYWORD, arrow_schema, cast
 from weibotag.core.text_matching import fold
 from weibotag.curation.keywords.extract import read_pictured
 from weibotag.extraction.requests import WordingsRequest
-from weibotag.features.hashed_ngrams import number, read_counts
+from weibotag.features.hashed_ngrams import check_features, number, read_counts
 from weibotag.features.vocabulary import MOST_KEYWORDS
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import refuse_outputs
@@ -30,6 +41,17 @@ from weibotag.vision.faces import FACE_WORD
 
 KEYWORDS_FILE, WEIGHTS_FILE = "keywords.parquet", "weights.safetensors"
 LEARNT, TAGS = arrow_schema("picture_keywords"), arrow_schema("tags")
+ABOUT = "map"
+ORIGIN = Origin("a map of pictures to keywords", "weibotag keywords map train")
+TENSORS = {
+    "features": ("uint32|int64|int32", "features"),
+    "prior": ("float32|float64", "keywords"),
+    "slope": ("float32", "keywords"),
+    "offset": ("float32", "keywords"),
+    "data": ("float32|float64", "weights"),
+    "indices": (INDEX, "weights"),
+    "indptr": (INDEX, "features+1"),
+}
 ROUTE = "pictures"
 # Posts that are read, and that are scored over all keywords, at once.
 TABLE_ROWS, ROWS = 5_000, 1_000
@@ -153,8 +175,6 @@ class PictureMap:
 
     def save(self, folder: Path) -> None:
         """Write the map as a folder of data files, whole or not at all; an older one at that place is replaced."""
-        from safetensors.numpy import save_file
-
         parts = {
             "features": self.features,
             "prior": self.prior,
@@ -166,24 +186,28 @@ class PictureMap:
         }
         with replace_folder(folder) as fresh:
             write_parquet(self.keywords, fresh / KEYWORDS_FILE)
-            save_file({name: np.ascontiguousarray(part) for name, part in parts.items()}, fresh / WEIGHTS_FILE)
+            write_tensors(fresh / WEIGHTS_FILE, parts, (ABOUT, {"files": list_digests(fresh)}))
 
 
 def load_map(folder: Path) -> PictureMap:
-    """Read what `PictureMap.save` wrote; raises ModelError when the folder is none, or not whole."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    """Read what `PictureMap.save` wrote; raises OwnFileError when the folder is none, or not whole."""
+    path = folder / WEIGHTS_FILE
+    about = read_metadata(path, ABOUT, MapAbout, ORIGIN)
+    check_digests(folder, about["files"], [KEYWORDS_FILE], ORIGIN)
+    keywords = read_table(folder / KEYWORDS_FILE, LEARNT, ORIGIN)
+    shown = keywords.filter(keywords["threshold"].is_valid())
+    unnamed = shown["keyword"].null_count + shown["channel"].null_count
+    ORIGIN.need(folder / KEYWORDS_FILE, not unnamed, "found keywords without a name")
+    parts = read_tensors(path, TENSORS, ORIGIN, {"keywords": len(shown)})
+    check_features(parts["features"], path, ORIGIN)
+    weights = as_csr(parts, (len(parts["features"]), len(shown)), path, ORIGIN)
+    return PictureMap(keywords, parts["features"], weights, parts["prior"], Calibration(parts["slope"], parts["offset"]))
 
-    try:
-        parts = load_file(folder / WEIGHTS_FILE)
-        keywords = pq.read_table(folder.absolute() / KEYWORDS_FILE, schema=LEARNT)
-        shape = (len(parts["features"]), len(parts["prior"]))
-        weights = csr_matrix((parts["data"], parts["indices"], parts["indptr"]), shape=shape)
-        calibration = Calibration(parts["slope"], parts["offset"])
-        return PictureMap(keywords, parts["features"], weights, parts["prior"], calibration)
-    except (OSError, ValueError, KeyError, pa.ArrowException, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{folder}: not a map of pictures to keywords ({reason}): weibotag keywords map train") from error
+
+class MapAbout(TypedDict):
+    """What the weights say of the file beside them: its digest by its name."""
+
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)

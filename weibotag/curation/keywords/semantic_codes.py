@@ -1,6 +1,5 @@
 """Semantic codes: vectors as words, by levels of clusters, each level of what the coarser ones left over."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -11,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix
+from typing_extensions import TypedDict
 
-from weibotag.core.errors import ModelError, RequestError
-from weibotag.core.files import atomic
+from weibotag.core.errors import RequestError
+from weibotag.core.own_files import Origin, TensorType, read_metadata, read_tensors, write_tensors
 from weibotag.core.progress import describe_cost
 from weibotag.core.schema import arrow_schema
 from weibotag.features.visual_codes import learn_centres
@@ -29,6 +29,7 @@ STEP = 0.5
 VECTOR_BYTES, USUAL_ITERATIONS, PACE = 16, 30, 1e10
 FORMAT = "weibotag semantic codes 1"
 EMBED = "embed_vector"
+ORIGIN = Origin("semantic codes", "make them with `codes fit`")
 
 
 @dataclass(frozen=True)
@@ -73,30 +74,32 @@ class SemanticCodes:
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all."""
-        from safetensors.numpy import save
-
-        tensors = {f"centres_{level}": np.ascontiguousarray(centres) for level, centres in enumerate(self.centres)}
+        tensors = {f"centres_{level}": centres for level, centres in enumerate(self.centres)}
         tensors |= {f"numbers_{level}": numbers for level, numbers in enumerate(self.numbers)}
-        # One key: the order of several is another each time.
-        metadata = {FORMAT: json.dumps({"name": self.name, "given": self.given})}
-        with atomic(path) as file:
-            file.write(save(tensors, metadata))
+        write_tensors(path, tensors, (FORMAT, {"name": self.name, "given": self.given}))
 
     @classmethod
     def load(cls, path: Path) -> "SemanticCodes":
-        """Read what `save` wrote; raises ModelError for anything else."""
-        from safetensors import SafetensorError, safe_open
+        """Read what `save` wrote; raises OwnFileError for anything else."""
+        about = read_metadata(path, FORMAT, CodesAbout, ORIGIN)
+        levels = range(len(about["given"]))
+        types: dict[str, TensorType] = {}
+        for level in levels:
+            types |= {f"centres_{level}": ("float32", f"size {level}", "d"), f"numbers_{level}": ("int64", f"size {level}")}
+        tensors = read_tensors(path, types, ORIGIN)
+        centres, numbers = (tuple(tensors[f"{kind}_{level}"] for level in levels) for kind in ("centres", "numbers"))
+        sound = len(levels) > 0 and all(
+            len(own) > 0 and own.min() >= 0 and own.max() < given for own, given in zip(numbers, about["given"], strict=True)
+        )
+        ORIGIN.need(path, sound, "found clusters with numbers that were never given")
+        return cls(about["name"], centres, numbers, tuple(about["given"]))
 
-        try:
-            with safe_open(path, "numpy") as file:
-                metadata = json.loads((file.metadata() or {})[FORMAT])
-                levels = range(len(metadata["given"]))
-                centres, numbers = (
-                    tuple(file.get_tensor(f"{kind}_{level}") for level in levels) for kind in ("centres", "numbers")
-                )
-                return cls(metadata["name"], centres, numbers, tuple(metadata["given"]))
-        except (SafetensorError, OSError, KeyError) as error:
-            raise ModelError(f"{path}: no semantic codes that can be read ({error}); make them with `codes fit`") from error
+
+class CodesAbout(TypedDict):
+    """What a file of codes says of them: see `SemanticCodes`."""
+
+    name: str
+    given: list[int]
 
 
 def find_nearest(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:

@@ -1,22 +1,22 @@
 """A trained network in files: as ONNX, and as a BODY folder, where it learnt without tags, for others to begin from."""
 
-import json
 import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NotRequired
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.files import atomic, write_json
-from weibotag.features.post_batches import INPUTS, Features, Lexicon, Posts
+from weibotag.core.own_files import Origin, check_digests, list_digests, read_json, read_tensors, write_tensors
+from weibotag.features.post_batches import FEATURES, INPUTS, STANDARD, Features, Lexicon, Posts
 from weibotag.training.network.architectures.fusions import build
 from weibotag.training.network.architectures.network import Network, Shape
-from weibotag.training.network.loop import to_tensors
+from weibotag.training.network.loop import BUCKETS, to_tensors
 from weibotag.training.network.settings import PretrainSummary
 from weibotag.vision.backends.onnx_session import open_session
 
@@ -29,6 +29,23 @@ FORMAT = 2
 # Not characters: all n-grams of strange ones are hashed by their numbers.
 GROWING = {"words": "words.words.weight", "authors": "author.weight", "channels": "channel.weight"}
 HEADS = "heads."
+ORIGIN = Origin("a body", "make one with `weibotag pretrain`")
+
+
+class BodyShape(TypedDict):
+    """Sizes of a body: see `Shape`."""
+
+    width: int
+    buckets: int
+
+
+class BodyAbout(TypedDict):
+    """What body.json says: the network, its sizes, and digests of the other files."""
+
+    format: int
+    network: str
+    shape: BodyShape
+    files: NotRequired[dict[str, str]]
 
 
 class _Exported(nn.Module):
@@ -95,18 +112,20 @@ class PretrainedNetwork:
     @classmethod
     def load(cls, folder: Path, network: str, width: int) -> "PretrainedNetwork":
         """Read a folder that `save_body` wrote; raises ModelError where it is none, or of another network, width, format."""
-        try:
-            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-            found = about["format"], about["network"], about["shape"]["width"]
-            expected = FORMAT, network, width
-            if found != expected:
-                named = (f"format {one}, network {two}, width {three}" for one, two, three in (found, expected))
-                raise ModelError(
-                    f"{folder}: has {', asked for is '.join(named)}: pretrain that one with `weibotag pretrain`"
-                )
-            return cls(folder, network, about["shape"]["buckets"], Features.load(folder), load_file(folder / WEIGHTS))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise ModelError(f"{folder}: is no body ({error}): expected a folder that `weibotag pretrain` wrote") from error
+        about = read_json(folder / ABOUT, BodyAbout, ORIGIN)
+        found = about["format"], about["network"], about["shape"]["width"]
+        expected = FORMAT, network, width
+        if found != expected:
+            named = (f"format {one}, network {two}, width {three}" for one, two, three in (found, expected))
+            raise ModelError(f"{folder}: has {', asked for is '.join(named)}: pretrain that one with `weibotag pretrain`")
+        if "files" in about:
+            check_digests(folder, about["files"], (FEATURES, STANDARD, WEIGHTS), ORIGIN)
+        features, buckets = Features.load(folder), about["shape"]["buckets"]
+        # The name of a language model would be looked up, and what it names loaded.
+        ORIGIN.need(folder / FEATURES, not features.encoder and not features.tokenizer, "found a language model")
+        ORIGIN.need(folder / ABOUT, 0 < buckets <= BUCKETS[1], f"found {buckets:,} n-gram buckets")
+        weights = read_tensors(folder / WEIGHTS, None, ORIGIN)
+        return cls(folder, network, buckets, features, {name: torch.from_numpy(part) for name, part in weights.items()})
 
     def widen(self, learnt: Features) -> Features:
         """Return the body's features with those words, authors and channels of `learnt` that it does not know."""
@@ -124,15 +143,15 @@ class PretrainedNetwork:
         """
         network = build(self.network, replace(shape, buckets=self.buckets))
         own, fitted = network.state_dict(), dict(self.weights)
-        for name, table in GROWING.items():
-            known = 1 + len(self.features.lexicons[name].words)
-            old = fitted[table]
-            rest = len(own[table]) - (len(old) - known)
-            fitted[table] = torch.cat([old[:known], own[table][known:rest], old[known:]])
         try:
+            for name, table in GROWING.items():
+                known = 1 + len(self.features.lexicons[name].words)
+                old = fitted[table]
+                rest = len(own[table]) - (len(old) - known)
+                fitted[table] = torch.cat([old[:known], own[table][known:rest], old[known:]])
             wrong = network.load_state_dict(fitted, strict=False)
-        except RuntimeError as error:
-            raise ModelError(f"{self.folder}: its weights do not fit ({str(error).splitlines()[-1].strip()})") from error
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise ORIGIN.fault(self.folder / WEIGHTS, f"do not fit ({str(error).splitlines()[-1].strip()})") from error
         strange = [*wrong.unexpected_keys, *(name for name in wrong.missing_keys if not name.startswith(HEADS))]
         if strange:
             raise ModelError(f"{self.folder}: was written by another version ({strange[0]}): pretrain again")
@@ -143,6 +162,7 @@ def save_body(network: Network, shape: Shape, features: Features, summary: Pretr
     """Write the body of a network that was trained: all but its heads."""
     features.save(folder)
     kept = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items() if not name.startswith(HEADS)}
-    save_file(kept, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, {name: tensor.numpy() for name, tensor in kept.items()})
     sizes = {"width": shape.width, "buckets": shape.buckets}
-    write_json({"format": FORMAT, "shape": sizes, **asdict(summary)}, folder / ABOUT)
+    files = list_digests(folder, (FEATURES, STANDARD, WEIGHTS))
+    write_json({"format": FORMAT, "shape": sizes, "files": files, **asdict(summary)}, folder / ABOUT)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from weibotag.core.files import atomic
+from weibotag.core.own_files import Origin
 from weibotag.core.progress import bar
 from weibotag.features.post_batches import Features, Posts
 from weibotag.training.network.architectures.network import Shape, TextEncoder
@@ -23,6 +24,7 @@ from weibotag.training.network.settings import Settings, TrainingRun
 from weibotag.vision.backends.torch_device import choose_device, limit_threads
 
 CHECKPOINT, LOSSES = "checkpoint.pt", "losses.csv"
+ORIGIN = Origin("the checkpoint of this training", "remove it, and the training begins anew")
 WARM_UP = 0.05
 # Of the n-grams: a post has about a hundred new ones, but a network makes do with fewer numbers for them than fastText.
 BUCKETS_PER_POST, BUCKETS = 8, (2**12, 2**18)
@@ -157,9 +159,19 @@ class TrainingLoop:
         """Go on from a file that `save` wrote for the same `digest`; of another training it is left alone."""
         if not path.is_file():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["digest"] != digest:
-            return
+        try:
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
+            if state["digest"] == digest:
+                self._take(state)
+        except Exception as error:
+            # Whatever torch and its unpickler of tensors make of a file that is damaged.
+            raise ORIGIN.fault(path, f"{type(error).__name__} {error}") from error
+
+    def _take(self, state: Any) -> None:
+        """Go on from a state that `save` made; raises where it does not fit."""
+        best, own = state["best"], self.network.state_dict()
+        if {name: part.shape for name, part in best.items()} != {name: part.shape for name, part in own.items()}:
+            raise ValueError("weights of another network")
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.balance.norms, self.balance.steps = state["balance"]["norms"], state["balance"]["steps"]
         self.network.load_state_dict(state["network"])
@@ -167,6 +179,10 @@ class TrainingLoop:
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"][0])
         torch.cuda.set_rng_state_all(state["random"][1:])
+        for part, kept in self.optimizer.state.items():
+            if any(moment.dim() and moment.shape != part.shape for moment in kept.values()):
+                raise ValueError("moments of another network")
+        _ = self.figures[self.objective.aim] + self.seconds
 
     def _write_losses(self) -> None:
         """Write the history as CSV."""
