@@ -111,7 +111,7 @@ def test_codes_are_saved_and_read(tmp_path: Path) -> None:
     assert np.array_equal(read.assign(vectors), codes.assign(vectors))
     for spoilt in (b"", (tmp_path / "c.safetensors").read_bytes()[:-9]):
         (tmp_path / "bad").write_bytes(spoilt)
-        with pytest.raises(ModelError, match="bad: .*expected semantic codes"):
+        with pytest.raises(ModelError, match=r"bad: .*expected semantic codes"):
             SemanticCodes.load(tmp_path / "bad")
     with pytest.raises(ModelError, match="expected semantic codes"):
         SemanticCodes.load(tmp_path / "none")
