@@ -13,7 +13,7 @@ from reading import read, rejected, write
 from weibotag.core import schema
 from weibotag.core.arrays import list_parts
 from weibotag.core.errors import RequestError
-from weibotag.posts.reader import matches, read_posts
+from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource, resolve_files
 
@@ -188,39 +188,6 @@ def test_limit_counts_rows_that_where_keeps(tmp_path: Path) -> None:
     path = write(tmp_path / "p.csv", "post_id,text\n" + "".join(f"{n},t\n" for n in range(100)))
     kept = read(path, batch_rows=3, where="post_id::INT % 10 = 0", limit=4)
     assert kept["post_id"].to_pylist() == ["0", "10", "20", "30"]
-
-
-def test_matches_takes_null_for_false() -> None:
-    table = pa.table({"n": [1, None, 3], "#": [1, 2, 3]})
-    assert matches(table, "n > 1 -- more than one").tolist() == [False, False, True]
-    assert matches(table.slice(0, 0), "n > 1").tolist() == []
-
-
-@pytest.mark.parametrize("expression", ["spli = 'x'", "n =", "count(*) > 1", "n); DROP TABLE posts; --", "words", ""])
-def test_a_wrong_expression_is_one_line_that_names_the_columns(expression: str) -> None:
-    table = pa.table({"n": [1, 2], "words": ["a", "b"]})
-    with pytest.raises(RequestError, match=r"columns: n, words|one condition") as caught:
-        matches(table, expression)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_expression_on_a_column_that_duckdb_cannot_read_is_one_line() -> None:
-    table = pa.table({"n": [1], "wide": pa.array([1], pa.decimal256(50, 2))})
-    with pytest.raises(RequestError, match=r"Unsupported.*columns: n, wide"):
-        matches(table, "n = 1")
-
-
-def test_names_that_differ_in_case_alone_are_not_guessed() -> None:
-    table = pa.table({"Split": ["a"], "split": ["b"], "n": [1]})
-    assert matches(table, "n = 1").tolist() == [True]
-    with pytest.raises(RequestError, match="columns Split, split differ in case alone"):
-        matches(table, "split = 'b'")
-
-
-def test_an_expression_reads_no_files(tmp_path: Path) -> None:
-    secret = write(tmp_path / "secret.csv", "a\n1\n")
-    with pytest.raises(RequestError):
-        matches(pa.table({"n": [1]}), f"n IN (SELECT a FROM read_csv('{secret}'))")
 
 
 def test_files_of_a_folder_have_one_schema(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from weibotag.core.arrays import list_parts
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import STRINGS
 from weibotag.posts.cells import BLANKS, as_texts
+from weibotag.posts.condition import check_condition, matches
 from weibotag.posts.encodings import NUL, STDIN, as_text
 from weibotag.posts.rejects import Rejects, SeenIds
 from weibotag.posts.source import PostsSource, resolve_files
@@ -31,6 +32,8 @@ def read_posts(source: PostsSource, rejects: Rejects, batch_rows: int = 20_000) 
     Columns that are the same in name only pass through with `_in` added. Raises RequestError before the first table
     when a header, a column or a file is wrong.
     """
+    if source.where is not None:
+        check_condition(source.where)
     paths = resolve_files(source.path)
     layouts = [layout for path in paths if (layout := lay_out(path, source.columns, alone=len(paths) == 1))]
     if not layouts:
@@ -61,34 +64,6 @@ def _accepted(source: PostsSource, layouts: list[Layout], rejects: Rejects, batc
                 left -= len(table)
                 if left == 0:
                     return
-
-
-def matches(table: pa.Table, expression: str) -> np.ndarray:
-    """Return a bool per row: where a DuckDB expression on the table's columns is true (null counts as false)."""
-    import duckdb
-
-    names = [name.lower() for name in table.column_names]
-    twins = [name for name in table.column_names if names.count(name.lower()) > 1 and name.lower() in expression.lower()]
-    if twins:
-        raise RequestError(f"expression {expression!r}: columns {', '.join(twins)} differ in case alone; rename one")
-    # Longer than every name, so that it hides none of them.
-    place = "#" * (max(map(len, table.column_names), default=0) + 1)
-    settings: dict[str, str | bool | int | float | list[str]] = {
-        "enable_external_access": "false",
-        "python_enable_replacements": "false",
-        "threads": "1",
-    }
-    with duckdb.connect(config=settings) as database:
-        try:
-            database.register("posts", table.append_column(place, pa.array(np.arange(len(table)))))
-            query = f'SELECT "{place}" FROM posts WHERE (\n{expression}\n)'
-            if len(database.extract_statements(query)) != 1:
-                raise RequestError(f"expression {expression!r}: more than one statement; expected one condition")
-            rows = database.execute(query).fetchnumpy()[place]
-        except duckdb.Error as error:
-            reason, columns = str(error).splitlines()[0], ", ".join(table.column_names)
-            raise RequestError(f"expression {expression!r}: {reason}; columns: {columns}") from error
-    return np.isin(np.arange(len(table)), rows)
 
 
 def _sort_out(table: pa.Table, chunk: Chunk, layout: Layout, seen: SeenIds) -> tuple[pa.Table, np.ndarray, list[Bad]]:

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.arrays import rank_in_runs
 from weibotag.core.errors import RequestError
-from weibotag.posts.reader import matches
+from weibotag.posts.condition import matches
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring.closure import raise_parents
 from weibotag.taggers.fasttext import Settings, write_documents
