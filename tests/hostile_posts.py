@@ -36,7 +36,7 @@ KINDS: dict[str, Kind] = {
     "broken bytes": (b"%s,cut \xe4\xbb,,train\n", None, "bytes that are not UTF-8", True),
     "NUL": (b"%s,nul \0,,train\n", None, "NUL byte", True),
     "unclosed": (b'%s,"never closed,,train\n', None, "not closed", True),
-    "giant": (b"%s," + b"x" * 1_000_001 + b",,train\n", None, "longer than 1,000,000", True),
+    "giant": (b"%s," + b"x" * 16_000_001 + b",,train\n", None, "more than 16,000,000", True),
 }
 REPEATED: dict[str, int] = {"giant": 1, "unclosed": 2}
 

@@ -11,10 +11,12 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -24,12 +26,22 @@ from weibotag.core.spreadsheet import unguard
 STDIN = Path("-")
 KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 HEAD_BYTES = 1_000_000
-FIELD_LIMIT = 1_000_000
+# The longest record of posts, in characters (bytes in Parquet). What is written of one may be longer: quotes, escapes, tags.
+RECORD_LIMIT = 16_000_000
+WRITTEN_LIMIT = 8 * RECORD_LIMIT
 ENOUGH_LINES = 100
+MOST_LEVELS = 100
+# Characters of a record that can't be used in which its id is sought, and of a key that are shown.
+SALVAGED, SHOWN = 10_000, 60
+# The line on which a record starts, from 1; its fields; why it can't be used (its fields are then what could be read);
+# its characters.
+Record = tuple[int, list[str], str | None, int]
 # Stands for bytes that could not be decoded: no decoder gives half a surrogate pair, so it can't be the file's own.
 MARK = "\udcff"
+UNCLOSED = "a quote that opens on this line is not closed; the lines after it are read as rows"
 UNDECODABLE = "bytes that are not {encoding}"
 NUL = "NUL byte"
+TOO_LONG = "a record of more than {1:,} {0}"
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
@@ -43,11 +55,15 @@ codecs.register_error("weibotag_mark", _mark)
 
 @dataclass(frozen=True)
 class TextFile:
-    """A text file and how to read it; `spool` holds the bytes of stdin, which can be read only once."""
+    """A text file and how to read it: no record may have more characters than `limit`.
+
+    `spool` holds the bytes of stdin, which can be read only once.
+    """
 
     path: Path
     kind: str
     encoding: str
+    limit: int = RECORD_LIMIT
     spool: BinaryIO | None = field(default=None, repr=False, compare=False)
 
 
@@ -73,10 +89,10 @@ def readable(path: Path) -> Iterator[None]:
         raise RequestError(f"{path}: can't be read ({why}); check the file, or make it again") from error
 
 
-def open_file(path: Path, kind: str) -> TextFile:
+def open_file(path: Path, kind: str, limit: int = RECORD_LIMIT) -> TextFile:
     """Look into a text file and say how to read it; raises RequestError when it can't be read."""
     with readable(path), _open_bytes(path, None) as stream:
-        return TextFile(path, kind, find_encoding(stream))
+        return TextFile(path, kind, find_encoding(stream), limit)
 
 
 def open_stdin() -> TextFile:
@@ -90,7 +106,7 @@ def open_stdin() -> TextFile:
     if head.startswith(b"PAR1"):
         raise RequestError("stdin is a Parquet file, CSV or JSONL is expected; give the path of the file instead of -")
     start = head.decode(encoding, errors="ignore").lstrip()
-    return TextFile(STDIN, "jsonl" if start.startswith("{") else "csv", encoding, spool)
+    return TextFile(STDIN, "jsonl" if start.startswith("{") else "csv", encoding, spool=spool)
 
 
 def _open_bytes(path: Path, spool: BinaryIO | None) -> BinaryIO:
@@ -104,13 +120,23 @@ def _open_bytes(path: Path, spool: BinaryIO | None) -> BinaryIO:
 
 @contextmanager
 def open_lines(file: TextFile) -> Iterator[Iterator[str]]:
-    """Give the physical lines of a file with their line ends; undecodable bytes are `MARK`."""
+    """Give the physical lines of a file with their line ends; undecodable bytes are `MARK`.
+
+    Of a line of more than `file.limit` characters only one more than that is given, and no more is ever held.
+    """
     with (
         readable(file.path),
         _open_bytes(file.path, file.spool) as stream,
         io.TextIOWrapper(stream, file.encoding, errors="weibotag_mark", newline="") as lines,
     ):
-        yield lines
+        yield _cut(lines, file.limit + 1)
+
+
+def _cut(lines: io.TextIOWrapper, most: int) -> Iterator[str]:
+    for line in iter(partial(lines.readline, most), ""):
+        yield line
+        while len(line) == most and line[-1] not in "\r\n":
+            line = lines.readline(most)
 
 
 def find_encoding(stream: BinaryIO) -> str:
@@ -127,7 +153,7 @@ def find_encoding(stream: BinaryIO) -> str:
         return "utf-8"
     asked = in_utf8 = in_gb18030 = 0
     while head and asked < ENOUGH_LINES:
-        lines = [line for line in re.split(rb"[\r\n]+", head) if not line.isascii()]
+        lines = [] if head.isascii() else [line for line in re.split(rb"[\r\n]+", head) if not line.isascii()]
         asked += len(lines)
         in_utf8 += sum(_decodes(line, "utf-8") for line in lines)
         in_gb18030 += sum(_decodes(line, "gb18030") for line in lines)
@@ -144,11 +170,11 @@ def _decodes(data: bytes, encoding: str) -> bool:
     return True
 
 
-def find_problem(text: str, encoding: str) -> str | None:
-    """Return why the lines of a record can't be used (undecodable bytes, a NUL byte), None when they can."""
-    if MARK in text:
-        return UNDECODABLE.format(encoding=encoding.upper().removesuffix("-SIG"))
-    return NUL if "\0" in text else None
+def find_problem(text: str, file: TextFile) -> str | None:
+    """Return why the lines of a record can't be used (their length, undecodable bytes), None when they can."""
+    if len(text) > file.limit:
+        return TOO_LONG.format("characters", file.limit)
+    return UNDECODABLE.format(encoding=file.encoding.upper().removesuffix("-SIG")) if MARK in text else None
 
 
 def find_delimiter(file: TextFile) -> str:
@@ -161,32 +187,38 @@ def find_delimiter(file: TextFile) -> str:
     return best if "," not in header and best in header else ","
 
 
-def read_records(file: TextFile, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
-    """Give (line, fields, problem) of every record that is not blank, the header first.
+def read_records(file: TextFile, delimiter: str) -> Iterator[Record]:
+    """Give every record that is not blank, the header first.
 
-    `line` is the physical line on which the record starts, from 1; `problem` says why it can't be used, its fields are
-    then what could be read of it. A record whose quotes go wrong costs one line: those it had swallowed are read again.
+    A record whose quotes go wrong, or that has more than `file.limit` characters, costs one line: those it had swallowed
+    are read again. Each line is read at most three times.
     """
-    csv.field_size_limit(FIELD_LIMIT)
+    csv.field_size_limit(WRITTEN_LIMIT)
     number = 1
-    again: deque[str] = deque()
+    again: list[str] = []
     taken: list[str] = []
     with open_lines(file) as lines:
         while True:
             try:
                 # Strict, because the lenient reader takes the next row's opening quote for the end of an unclosed one.
-                for fields in csv.reader(_feed(lines, again, taken), delimiter=delimiter, strict=True):
+                for fields in csv.reader(_feed(again, lines, file.limit, taken), delimiter=delimiter, strict=True):
                     if fields:
                         text = taken[0] if len(taken) == 1 else "".join(taken)
-                        yield number, fields, find_problem(text, file.encoding)
+                        yield number, fields, find_problem(text, file), len(text)
                     number += len(taken)
                     taken.clear()
                 return
             except csv.Error as error:
-                fields, problem = _salvage(taken, delimiter, str(error))
-                yield number, fields, find_problem(taken[0], file.encoding) or problem
-                number += 1
-                again.extendleft(reversed(taken[1:]))
+                yield number, *_salvage(taken, delimiter, str(error), file), len(taken[0])
+                # A quote that any of the lines between opens would go on as this one did, to the same bad end: each of
+                # them is a record by itself or none.
+                alone = len(taken) - (len(taken) > 1 and "end of data" not in str(error))
+                for place, line in enumerate(taken[1:alone], number + 1):
+                    fields, problem = _read_alone(line, delimiter, file)
+                    if fields:
+                        yield place, fields, problem, len(line)
+                number += alone
+                again = taken[alone:]
                 taken.clear()
 
 
@@ -196,12 +228,12 @@ def read_sound_records(path: Path, kind: str, advice: str) -> tuple[list[str], I
     Cells are as they were before `guard` made them harmless. Raises RequestError, which ends in `advice`, with the line of
     the first record that can't be used.
     """
-    file = open_file(path, kind)
+    file = open_file(path, kind, WRITTEN_LIMIT)
     records = read_records(file, find_delimiter(file))
-    _, names, _ = next(records, (0, [], None))
+    _, names, _, _ = next(records, (0, [], None, 0))
 
     def check() -> Iterator[tuple[int, list[str]]]:
-        for line, fields, problem in records:
+        for line, fields, problem, _ in records:
             if problem or len(fields) != len(names):
                 problem = problem or f"{len(fields)} fields; expected {len(names)}"
                 raise RequestError(f"{path}, line {line}: {problem}; {advice}")
@@ -214,22 +246,54 @@ def read_sound_records(path: Path, kind: str, advice: str) -> tuple[list[str], I
 
 def refuse_twins(path: Path, names: Sequence[str]) -> None:
     """Raise RequestError where two columns have one name."""
-    twins = sorted({name for name in names if names.count(name) > 1})
+    twins = sorted(name for name, times in Counter(names).items() if times > 1)
     if twins:
         raise RequestError(f"{path}: column {', '.join(twins)} is there twice; expected each name once, rename one")
+
+
+class _DoubledKeyError(ValueError):
+    """An object has a key twice."""
+
+
+def _refuse_doubled(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dict; raises _DoubledKeyError where a key comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise _DoubledKeyError(f"key {key[:SHOWN]!r} given twice; expected each key once")
+    return found
+
+
+ONE_OF_EACH = json.JSONDecoder(object_pairs_hook=_refuse_doubled)
 
 
 def parse_object(line: str) -> dict[str, Any] | str:
     """Return the object of a JSONL line, or why there is none."""
     try:
-        value = json.loads(line)
+        value = ONE_OF_EACH.decode(line)
+        if (
+            len(line) > 2 * MOST_LEVELS
+            and line.count("[") + line.count("{") > MOST_LEVELS
+            and _is_deeper(value, MOST_LEVELS)
+        ):
+            return f"nested more than {MOST_LEVELS} levels deep"
         if "\\ud" in line or "\\uD" in line:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return "half a character (a lone surrogate)"
+    except _DoubledKeyError as error:
+        return str(error)
     except (ValueError, RecursionError):
         return "not JSON; expected one object a line"
     return value if isinstance(value, dict) else "not a JSON object"
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    row = [value]
+    while row and levels >= 0:
+        nested = [one.values() if isinstance(one, dict) else one for one in row if isinstance(one, dict | list)]
+        row, levels = list(chain.from_iterable(nested)), levels - 1
+    return bool(row)
 
 
 def as_text(value: Any) -> str | None:
@@ -237,20 +301,28 @@ def as_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _feed(lines: Iterable[str], again: deque[str], taken: list[str]) -> Iterator[str]:
-    while again:
-        taken.append(again.popleft())
-        yield taken[-1]
-    for line in lines:
+def _feed(again: list[str], lines: Iterator[str], limit: int, taken: list[str]) -> Iterator[str]:
+    """Give the lines and note them in `taken`; raises csv.Error once those of a record have more characters than `limit`."""
+    size = 0
+    for line in chain(again, lines):
+        size = size + len(line) if taken else len(line)
         taken.append(line)
+        if size > limit:
+            raise csv.Error("too long")
         yield line
 
 
-def _salvage(taken: list[str], delimiter: str, message: str) -> tuple[list[str], str | None]:
+def _read_alone(line: str, delimiter: str, file: TextFile) -> tuple[list[str], str | None]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter, strict=True)), find_problem(line, file)
+    except csv.Error as error:
+        return _salvage([line], delimiter, str(error), file)
+
+
+def _salvage(taken: list[str], delimiter: str, message: str, file: TextFile) -> tuple[list[str], str | None]:
     """Return what the lenient reader makes of the first line, and why it is not good enough."""
+    problem = find_problem(taken[0], file)
     if len(taken) == 1 and "expected after" in message:
-        return next(csv.reader(taken, delimiter=delimiter)), None
-    fields = next(csv.reader([taken[0][:10_000]], delimiter=delimiter), [])
-    if len(taken) == 1 and "field larger" in message:
-        return fields, f"a field is longer than {FIELD_LIMIT:,} characters"
-    return fields, "a quote that opens on this line is not closed; the lines after it are read as rows"
+        return next(csv.reader(taken, delimiter=delimiter)), problem
+    fields = next(csv.reader([taken[0][:SALVAGED]], delimiter=delimiter), [])
+    return fields, problem or UNCLOSED

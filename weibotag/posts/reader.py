@@ -16,17 +16,31 @@ from weibotag.posts.condition import check_condition, matches
 from weibotag.posts.encodings import NUL, STDIN, as_text
 from weibotag.posts.rejects import Rejects, SeenIds
 from weibotag.posts.source import PostsSource, resolve_files
-from weibotag.posts.table_files import INEXACT_ID, POSTS, Bad, Chunk, Layout, lay_out, read_chunks, write_exactly
+from weibotag.posts.table_files import (
+    INEXACT_ID,
+    MOST_COLUMNS,
+    POSTS,
+    Bad,
+    Chunk,
+    Layout,
+    lay_out,
+    read_chunks,
+    write_exactly,
+)
 
 # 5.03E+18 is what a spreadsheet makes of a long id: its last digits are lost. A float that is exact is written as digits.
 ROUNDED_ID, FLOAT_ID = r"^\d(\.\d+)?[eE]\+\d+$", r"[.ein]"
+# A table ends with the chunk that brings it to so many bytes: 20,000 rows of some 6,700.
+BATCH_BYTES = 128 << 20
 LISTS = ("images", "videos", "tags", "keywords")
 # Cells that splitting at `;` does not do justice: JSON arrays, other marks, and blanks, or nothing, beside a mark.
 ODD_LIST = rf"^\[|；|;[{BLANKS};]|[{BLANKS}];|^;|;$"
 
 
 def read_posts(source: PostsSource, rejects: Rejects, batch_rows: int = 20_000) -> Iterator[pa.Table]:
-    """Give the posts as tables of `batch_rows` rows (the last one: fewer): the columns of "posts", then all others.
+    """Give the posts as tables of `batch_rows` rows: the columns of "posts", then all others.
+
+    The last table may have fewer rows, and so has one that would have far more than `BATCH_BYTES`.
 
     Every row of the input is in a table, in `rejects`, left out by `where`, or after the last one that `limit` allows.
     Columns that are the same in name only pass through with `_in` added. Raises RequestError before the first table
@@ -98,17 +112,18 @@ def _flags(array: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 def _full_batches(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
     waiting: list[pa.Table] = []
-    count = 0
+    count = size = 0
     for table in tables:
         if len(table):
             waiting.append(table)
-            count += len(table)
-        if count < rows:
+            count, size = count + len(table), size + table.nbytes
+        if count < rows and size < BATCH_BYTES:
             continue
         joined = pa.concat_tables(waiting)
-        while count >= rows:
+        while count >= rows or size >= BATCH_BYTES:
             yield joined.slice(0, rows).combine_chunks()
-            joined, count = joined.slice(rows), count - rows
+            joined = joined.slice(rows)
+            count, size = len(joined), joined.nbytes
         waiting = [joined] if count else []
     if count:
         yield pa.concat_tables(waiting).combine_chunks()
@@ -125,6 +140,8 @@ def _extra_types(layouts: list[Layout]) -> dict[str, pa.DataType]:
                 types[shown] = kind if pa.types.is_null(known) else known
             elif kind != known:
                 types[shown] = pa.string()
+    if len(types) > MOST_COLUMNS:
+        raise RequestError(f"{len(types):,} columns in all files; {MOST_COLUMNS:,} at most can be read; give fewer files")
     return types
 
 

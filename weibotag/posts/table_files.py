@@ -17,7 +17,10 @@ from weibotag.core.errors import RequestError
 from weibotag.posts.cells import as_words, find_broken, plain_types, simplify
 from weibotag.posts.encodings import (
     MARK,
+    NUL,
+    RECORD_LIMIT,
     STDIN,
+    TOO_LONG,
     TextFile,
     as_text,
     find_delimiter,
@@ -31,7 +34,9 @@ from weibotag.posts.encodings import (
     readable,
     refuse_twins,
 )
+from weibotag.posts.parquet_batches import read_batches
 from weibotag.posts.passing import free_name
+from weibotag.posts.rejects import ID_LENGTH
 
 # The room that the user knows these warnings by.
 logger = logging.getLogger("weibotag.posts.reader")
@@ -41,6 +46,10 @@ GIVEN = tuple(name for name in POSTS.names if name != "folder")
 CONTENT = ("text", "images", "videos")
 RESERVED = {*POSTS.names, *schema.arrow_schema("tags").names}
 EXACT_FLOAT = 2**53
+MOST_COLUMNS = 2_000
+# Characters of a chunk of text, each cell counted as some more.
+CHUNK_SIZE, CELL = 16_000_000, 8
+MORE_KEYS = f"a key beyond the first {MOST_COLUMNS:,} of the file, or one with a NUL byte"
 INEXACT_ID = "post_id is no text and no whole number that is sure to be exact; write it as text"
 Bad = tuple[int, str | None, str]
 
@@ -84,6 +93,8 @@ def lay_out(path: Path, columns: tuple[tuple[str, str], ...], alone: bool) -> La
             delimiter = find_delimiter(text)
             names = _header(text, delimiter)
         types = dict.fromkeys(names, pa.string())
+    if len(types) > MOST_COLUMNS:
+        raise RequestError(f"{path} has {len(types):,} columns; {MOST_COLUMNS:,} at most can be read; leave some out")
     if not types:
         if alone:
             raise RequestError(f"{path} is empty; expected a header and posts")
@@ -99,12 +110,16 @@ def lay_out(path: Path, columns: tuple[tuple[str, str], ...], alone: bool) -> La
 
 
 def _header(file: TextFile, delimiter: str) -> list[str]:
-    _, fields, problem = next(read_records(file, delimiter), (0, [], None))
+    _, fields, problem, _ = next(read_records(file, delimiter), (0, [], None, 0))
+    problem = problem or (NUL if any("\0" in field for field in fields) else None)
     if problem:
         raise RequestError(f"{file.path}: the header can't be read ({problem}); save the file as UTF-8 text")
     if delimiter != "," and file.kind == "csv":
         logger.warning("%s has no comma in its header: read with the delimiter %r", file.path, delimiter)
-    names = [field.strip() or f"column_{place}" for place, field in enumerate(fields, 1)]
+    stripped = [field.strip() for field in fields]
+    if len(set(stripped)) < len(set(fields)):
+        stripped = fields
+    names = [name or f"column_{place}" for place, name in enumerate(stripped, 1)]
     refuse_twins(file.path, names)
     return names
 
@@ -116,9 +131,11 @@ def _json_names(file: TextFile) -> list[str]:
     with open_lines(file) as lines:
         for line in lines:
             empty = empty and not line.strip()
-            value = parse_object(line)
-            if isinstance(value, dict) and not find_problem(line, file.encoding):
-                names.update(dict.fromkeys(value))
+            value = None if find_problem(line, file) else parse_object(line)
+            if isinstance(value, dict):
+                new = [name for name in value if name not in names and "\0" not in name]
+                if len(names) + len(new) <= MOST_COLUMNS:
+                    names.update(dict.fromkeys(new))
     if not names and not empty:
         raise RequestError(f"{file.path}: no line is a JSON object; expected one object a line, with post_id and text")
     return list(names)
@@ -165,24 +182,26 @@ def read_chunks(layout: Layout, rows: int) -> Iterator[Chunk]:
     return _text_chunks(layout, islice(read_records(layout.text, layout.delimiter), 1, None), rows)
 
 
-def _text_chunks(layout: Layout, records: Iterator[tuple[int, list[Any], str | None]], rows: int) -> Iterator[Chunk]:
-    """Gather (line, fields, problem) into chunks of string columns."""
+def _text_chunks(layout: Layout, records: Iterator[tuple[int, list[Any], str | None, int]], rows: int) -> Iterator[Chunk]:
+    """Gather records into chunks of string columns, which end by rows or by characters and cells."""
     width = len(layout.types)
     place = list(layout.types).index(layout.taken["post_id"])
     good: list[list[str | None]] = []
     lines: list[int] = []
     bad: list[Bad] = []
-    for line, fields, problem in records:
+    room = CHUNK_SIZE
+    for line, fields, problem, size in records:
         if problem is None and len(fields) == width:
             good.append(fields)
             lines.append(line)
         else:
             cell = fields[place] if place < len(fields) else None
-            post_id = None if cell is None or MARK in cell else cell.strip() or None
+            post_id = None if cell is None or MARK in cell else cell.strip()[:ID_LENGTH] or None
             bad.append((line, post_id, problem or f"{len(fields)} fields; expected {width}, as in the header"))
-        if len(good) + len(bad) >= rows:
+        room -= size + CELL * width
+        if room < 0 or len(good) + len(bad) >= rows:
             yield _text_chunk(layout, good, lines, bad)
-            good, lines, bad = [], [], []
+            good, lines, bad, room = [], [], [], CHUNK_SIZE
     yield _text_chunk(layout, good, lines, bad)
 
 
@@ -192,19 +211,21 @@ def _text_chunk(layout: Layout, good: list[list[str | None]], lines: list[int], 
     return Chunk(table, np.array(lines, dtype=np.int64), bad)
 
 
-def _json_records(layout: Layout, file: TextFile) -> Iterator[tuple[int, list[Any], str | None]]:
+def _json_records(layout: Layout, file: TextFile) -> Iterator[tuple[int, list[Any], str | None, int]]:
     names, key = list(layout.types), layout.taken["post_id"]
     with open_lines(file) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            value = parse_object(line)
-            problem = find_problem(line, file.encoding)
+            problem = find_problem(line, file)
+            value = problem if problem and len(line) > file.limit else parse_object(line)
             if isinstance(value, str):
-                yield number, [], problem or value
+                yield number, [], problem or value, len(line)
                 continue
             value[key], unsafe = _json_id(value.get(key))
-            yield number, [as_text(value.get(name)) for name in names], problem or unsafe
+            if not layout.types.keys() >= value.keys():
+                unsafe = MORE_KEYS
+            yield number, [as_text(value.get(name)) for name in names], problem or unsafe, len(line)
 
 
 def _json_id(value: Any) -> tuple[str | None, str | None]:
@@ -224,15 +245,13 @@ def write_exactly(number: float) -> str | None:
 
 def _parquet_chunks(layout: Layout, rows: int) -> Iterator[Chunk]:
     first, taken = 1, set(layout.taken.values())
-    # Read through a small buffer: a row group may be the whole file.
-    with readable(layout.path), pq.ParquetFile(layout.path.absolute(), buffer_size=1 << 20, pre_buffer=False) as file:
-        for batch in file.iter_batches(batch_size=rows):
-            raw = pa.Table.from_batches([batch])
-            lines = np.arange(first, first + len(raw))
-            first += len(raw)
+    with readable(layout.path):
+        for count, raw in read_batches(layout.path, rows):
+            lines = np.arange(first, first + count)
+            first += count
             columns = {name: as_words(raw[name]) if name in taken else simplify(raw[name]) for name in layout.types}
             table, whole = pa.table(columns), np.ones(len(raw), dtype=bool)
-            broken = find_broken(table)
-            whole[list(broken)] = False
+            broken = find_broken(table) if len(raw) else dict.fromkeys(range(count), TOO_LONG.format("bytes", RECORD_LIMIT))
+            whole[[row for row in broken if row < len(raw)]] = False
             bad: list[Bad] = [(int(lines[row]), None, reason) for row, reason in sorted(broken.items())]
-            yield Chunk(table.filter(pa.array(whole)) if bad else table, lines[whole], bad)
+            yield Chunk(table.filter(pa.array(whole)) if bad else table, lines[: len(raw)][whole], bad)
