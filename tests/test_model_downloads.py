@@ -2,6 +2,7 @@ import hashlib
 import subprocess
 import sys
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -125,3 +126,60 @@ def test_two_processes_fetch_once(server: Server, tmp_path: Path) -> None:
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
     assert target.read_bytes() == CONTENT and len(server.asked) == 1
+
+
+def answer_with(monkeypatch: pytest.MonkeyPatch, *headers: str, body: bytes = CONTENT, drip: bool = False) -> None:
+    """Have the server give these lines of headers and this body; `drip`: byte by byte, for ever, from the headers on."""
+
+    def give(self: Answer) -> None:
+        self.wfile.write("".join(f"{line}\r\n" for line in ("HTTP/1.0 200 OK", *headers)).encode())
+        try:
+            while drip:
+                self.wfile.write(b"x")
+                time.sleep(0.02)
+            self.wfile.write(b"\r\n" + body)
+        except OSError:
+            return
+
+    monkeypatch.setattr(Answer, "do_GET", give)
+
+
+@pytest.mark.parametrize("length", ["many", "-1", "1e9", "9" * 5000, "", "0x10", "１２", "1" * 19])
+def test_a_length_that_is_no_number_is_one_line(server: Server, monkeypatch: pytest.MonkeyPatch, length: str) -> None:
+    know(monkeypatch, tiny(server.url))
+    answer_with(monkeypatch, f"Content-Length: {length}")
+    line = refuse("tiny.onnx")
+    assert "Content-Length is no number" in line and len(line) < 600 and "\n" not in line
+
+
+@pytest.mark.parametrize("body", [CONTENT, CONTENT + b"x", CONTENT * 50, CONTENT[:-1], b""])
+def test_without_a_length_no_more_is_taken_than_the_file_has(
+    server: Server, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    know(monkeypatch, tiny(server.url))
+    answer_with(monkeypatch, body=body)
+    if body == CONTENT:
+        assert find_model("tiny.onnx").read_bytes() == CONTENT
+        return
+    # The server gives no ranges: what has not arrived at once comes no nearer.
+    assert ("more than" if len(body) > len(CONTENT) else "the connection ended") in refuse("tiny.onnx")
+    assert all(path.stat().st_size <= len(CONTENT) for path in cache_folder().iterdir())
+
+
+@pytest.mark.parametrize("headers", [(), ("Content-Length: 76800\r\n",)])
+def test_a_server_that_drips_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch, headers: tuple[str, ...]) -> None:
+    know(monkeypatch, tiny(server.url))
+    monkeypatch.setattr(fetch, "LEAST_SECONDS", 0.5)
+    monkeypatch.setattr(fetch, "LEAST_BYTES_PER_SECOND", 200_000)
+    answer_with(monkeypatch, *headers, drip=True)
+    assert "slower than 200,000 bytes a second" in refuse("tiny.onnx")
+
+
+def test_a_redirection_to_no_address_is_one_line(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    know(monkeypatch, tiny(server.url))
+
+    def send_away(self: Answer) -> None:
+        self.wfile.write(b"HTTP/1.0 302 Found\r\nLocation: http://[::1\r\n\r\n")
+
+    monkeypatch.setattr(Answer, "do_GET", send_away)
+    assert "tiny.onnx can't be downloaded" in refuse("tiny.onnx")

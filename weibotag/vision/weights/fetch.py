@@ -1,12 +1,16 @@
 """Weights from the network: single files, resumed where they stopped and checked, and snapshots of the Hugging Face hub."""
 
 import os
+import re
 import ssl
+import time
 from collections.abc import Sequence
 from fnmatch import filter as fit
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -16,8 +20,11 @@ from weibotag.core.files import sha256_of, sync_folder
 from weibotag.core.progress import bar
 
 TIMEOUT_SECONDS = 30
+# What a whole download may take: this, and the time of its bytes at the slowest pace that is waited for.
+LEAST_SECONDS, LEAST_BYTES_PER_SECOND = 120.0, 20_000
 CHUNK = 1 << 18
-NETWORK = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
+# A redirection to an address that is none is a ValueError.
+NETWORK = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError, ValueError)
 # Weights that load without running code, the preferred kind first; an .onnx may have its numbers in a file beside it.
 WEIGHTS = ("*.safetensors", "*.onnx*")
 SETTINGS = ("*.json", "*.txt", "*.model", "*.yml")
@@ -40,11 +47,13 @@ def download(url: str, target: Path, sha256: str, size: int, place: Path) -> Non
         part.touch()
         if part.stat().st_size > size:
             os.truncate(part, 0)
+        seconds = LEAST_SECONDS + size / LEAST_BYTES_PER_SECOND
+        end = time.monotonic() + seconds
         while (before := part.stat().st_size) < size:
             try:
-                receive(url, part, size)
+                receive_until(end, url, part, size)
             except NETWORK as error:
-                if part.stat().st_size > before:
+                if part.stat().st_size > before and time.monotonic() < end:
                     continue
                 cause = error if isinstance(error, HTTPError) else getattr(error, "reason", error)
                 reason = " ".join(str(cause).split()) or type(cause).__name__
@@ -63,20 +72,59 @@ def download(url: str, target: Path, sha256: str, size: int, place: Path) -> Non
         sync_folder(target.parent)
 
 
-def receive(url: str, part: Path, size: int) -> None:
-    """Append to `part` what one connection gives; raises what is in `NETWORK`, before that for a file of another size."""
+def receive_until(end: float, url: str, part: Path, size: int) -> None:
+    """Do as `receive` does; raises TimeoutError when that takes longer than until `end` (monotonic)."""
+    over, outcome = Event(), SimpleQueue[BaseException | None]()
+
+    def work() -> None:
+        try:
+            receive(url, part, size, over)
+            outcome.put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again by who waits
+            outcome.put(error)
+
+    # Timeouts of sockets begin anew with every byte, and a server may drip its answer for years.
+    Thread(target=work, daemon=True).start()
+    try:
+        error = outcome.get(timeout=max(0.0, end - time.monotonic()))
+    except Empty:
+        over.set()
+        raise TimeoutError(f"it is slower than {LEAST_BYTES_PER_SECOND:,} bytes a second") from None
+    if error is not None:
+        raise error
+
+
+def read_length(length: str | None) -> int | None:
+    """Return what Content-Length says, or None without one; raises URLError for what is no number."""
+    if length is None:
+        return None
+    if not re.fullmatch("[0-9]{1,18}", length.strip()):
+        raise URLError(f"its Content-Length is no number: {length[:40]!r}")
+    return int(length)
+
+
+def receive(url: str, part: Path, size: int, over: Event) -> None:
+    """Append to `part` what one connection gives until `over` is set; raises what is in `NETWORK`.
+
+    Nothing is taken of a file that says it has another size, and no more than `size` bytes of one that has more.
+    """
     done = part.stat().st_size
     headers = {"User-Agent": f"weibotag/{__version__}"} | ({"Range": f"bytes={done}-"} if done else {})
     with urlopen(Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as answer, part.open("ab") as file:
         if answer.status != HTTPStatus.PARTIAL_CONTENT:
             done = 0
-        offered = done + int(answer.headers.get("Content-Length") or size - done)
+        length = read_length(answer.headers.get("Content-Length"))
+        offered = size if length is None else done + length
         if offered != size:
             raise URLError(f"it offers {offered:,} bytes instead of {size:,}: another file, or the page of a proxy")
         file.truncate(done)
         with bar(size, f"{part.name.strip('.').removesuffix('.part')}, bytes") as counted:
             counted.advance(done)
-            while chunk := answer.read(CHUNK):
+            # What is there, without waiting for all of it: whoever drips must not hold back the look at the clock.
+            while (chunk := answer.read1(CHUNK)) and not over.is_set():
+                done += len(chunk)
+                if done > size:
+                    raise URLError(f"it gives more than {size:,} bytes: another file, or the page of a proxy")
                 file.write(chunk)
                 counted.advance(len(chunk))
         file.flush()
