@@ -2,7 +2,8 @@
 
 Example: python benchmarks/kill.py posts.csv taxonomies/weibo.csv --limit 2000 --kills 25
 
-Exit 1 when the outputs differ, or when a worker outlives the run whose process was killed.
+All commands that write are killed so by kill_commands.py. Exit 1 when the outputs differ, or when a worker outlives the run
+whose process was killed.
 """
 
 import argparse

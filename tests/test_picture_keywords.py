@@ -263,14 +263,14 @@ def test_words_of_columns_are_pictures_too(folder: Path) -> None:
 @pytest.mark.parametrize(("arguments", "line"), [
     (("train", "posts.parquet", "-o", "map"), "posts.parquet: no column wordings, so nothing is known of the pictures"),
     (("posts.parquet", "-m", "none", "-o", "o.csv"), "none/weights.safetensors: can't be read (No such file"),
-    (("train", "pictured.parquet", "-o", "."), ".: exists and is no map"),
+    (("train", "pictured.parquet", "-o", "."), ".: holds pictured.parquet, which would be lost"),
     (("train", "posts.parquet", "--wordings", "none.parquet", "-o", "map"), "--wordings none.parquet:"),
     (("train", "posts.csv", "-o", "map"), "posts.csv: column wordings is string"),
-    (("train", "empty.csv", "-o", "map"), "no post has both keywords and pictures"),
+    (("train", "plain.csv", "--words", "object=seen", "-o", "map"), "no post has both keywords and pictures"),
 ])  # fmt: skip
 def test_what_can_not_be_done_is_one_line(folder: Path, arguments: tuple[str, ...], line: str) -> None:
     Path("posts.csv").write_text("post_id,text,keywords,wordings\n1,t,k,w\n", encoding="utf-8")
-    Path("empty.csv").write_text("post_id,text,keywords,wordings\n", encoding="utf-8")
+    Path("plain.csv").write_text("post_id,text,seen\n1,t,\n", encoding="utf-8")
     result = ask("keywords", "map", *arguments, "-q")
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1 and line in result.stderr

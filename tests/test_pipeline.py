@@ -2,7 +2,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from reading import read, write_rows
 
-from weibotag.core.errors import PartialError, RequestError, TooManyRejectsError
+from weibotag.core.errors import NothingAcceptedError, PartialError, TooManyRejectsError
 from weibotag.core.schema import arrow_schema
 from weibotag.extraction import ingest, schedule
 from weibotag.extraction.requests import TagRequest
@@ -102,12 +101,13 @@ def test_a_model_tags_by_its_rules_when_asked(model: Path, store: Path, tmp_path
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.jsonl"])
-def test_no_posts_give_an_empty_output(store: Path, tmp_path: Path, name: str) -> None:
-    source = PostsSource(str(few_posts(tmp_path / "posts.csv")), where="text = 'nothing like it'")
-    assert tag(source, tmp_path / name, store)["posts"] == 0
-    (table,) = read_table(tmp_path / name)
-    assert len(table) == 0
-    assert table.schema.names[: len(arrow_schema("tags"))] == arrow_schema("tags").names
+def test_where_that_leaves_no_post_keeps_the_older_output(store: Path, tmp_path: Path, name: str) -> None:
+    posts = few_posts(tmp_path / "posts.csv")
+    tag(posts, tmp_path / name, store)
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(NothingAcceptedError, match="0 rejected, the others are none that --where asks for"):
+        tag(PostsSource(str(posts), where="text = 'nothing like it'"), tmp_path / name, store)
+    assert (tmp_path / name).read_bytes() == before
 
 
 def test_the_second_post_of_an_id_is_rejected(store: Path, tmp_path: Path) -> None:
@@ -337,24 +337,3 @@ def test_without_stages_pictures_are_only_opened(tmp_path: Path) -> None:
     summary = tag(posts, tmp_path / "out.parquet", tmp_path / "store", settings={"stages": ()}, media_root=Path("/"))
     assert (summary["posts"], summary["with_errors"]) == (3, 3)
     assert (summary["pictures"]["files"], summary["pictures"]["failed"]) == (1, 0)
-
-
-def test_what_a_killed_writer_left_beside_the_output_goes(store: Path, tmp_path: Path) -> None:
-    posts = few_posts(tmp_path / "posts.csv")
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    for name in (f".out.csv.{dead.pid}.tmp", f".out.csvx.{dead.pid}.tmp", f".out.csv.{os.getppid()}.tmp"):
-        (tmp_path / name).write_text("half")
-    tag(posts, tmp_path / "out.csv", store)
-    left = sorted(path.name for path in tmp_path.glob(".*"))
-    assert left == sorted([f".out.csv.{os.getppid()}.tmp", f".out.csvx.{dead.pid}.tmp"])
-
-
-@pytest.mark.parametrize("how", ["folder", "glob"])
-def test_an_output_among_the_posts_is_refused(store: Path, tmp_path: Path, how: str) -> None:
-    (tmp_path / "posts").mkdir()
-    few_posts(tmp_path / "posts" / "a.csv")
-    source = PostsSource(str(tmp_path / "posts" / "*.csv" if how == "glob" else tmp_path / "posts"))
-    with pytest.raises(RequestError, match="among the posts"):
-        tag(source, tmp_path / "posts" / "out.csv", store)
-    assert [path.name for path in (tmp_path / "posts").iterdir()] == ["a.csv"]

@@ -181,7 +181,6 @@ def test_limit_stops_and_reports_nothing_behind_it(tmp_path: Path) -> None:
         rejects = Rejects()
         assert read(path, rejects, rows, limit=2)["post_id"].to_pylist() == ["1", "2"]
         assert rejects.count == 2
-    assert not list(read_posts(PostsSource(str(path), limit=0), Rejects()))
 
 
 def test_limit_counts_rows_that_where_keeps(tmp_path: Path) -> None:

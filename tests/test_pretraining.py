@@ -321,7 +321,7 @@ def test_the_command_pretrains_on_posts_of_text_alone(tmp_path: Path, monkeypatc
     Path("other").mkdir()
     Path("other/file").touch()
     for words, said_so in (
-        (["-o", "other"], "exists and is no body"),
+        (["-o", "other"], "other: holds file, which would be lost"),
         (["-o", "new", "--network", "concat"], "no network 'concat' to pretrain"),
         (["-o", "new", "--limit", "1"], "1 posts to pretrain on"),
     ):

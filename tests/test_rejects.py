@@ -11,10 +11,9 @@ import pytest
 from hostile_posts import write_hostile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reading import read, rejected, write
+from reading import read, read_any, rejected, write
 
 from weibotag.core import schema
-from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects, SeenIds
 from weibotag.posts.source import PostsSource
 
@@ -37,7 +36,7 @@ def test_hostile_file_loses_no_row(tmp_path: Path, seed: int) -> None:
 def test_hostile_file_reads_the_same_in_any_batches(tmp_path: Path) -> None:
     path = write_hostile(tmp_path / "p.csv").path
     whole = read(path)
-    batches = list(read_posts(PostsSource(str(path)), Rejects(), 7))
+    batches = list(read_any(PostsSource(str(path)), Rejects(), 7))
     assert {len(batch) for batch in batches[:-1]} == {7}
     assert pa.concat_tables(batches).equals(whole)
 
@@ -139,7 +138,7 @@ def test_csv_gives_back_what_was_written(rows: list[tuple[str, str]], end: str, 
             writer.writerow(["post_id", "text", "other"])
             writer.writerows((str(number), *row) for number, row in enumerate(rows))
         rejects = Rejects()
-        tables = list(read_posts(PostsSource(str(path)), rejects, 3))
+        tables = list(read_any(PostsSource(str(path)), rejects, 3))
     found = [row for table in tables for row in zip(*map(table.__getitem__, ("text", "other")), strict=True)]
     usable = [row for row in rows if row[0].strip()]
     assert [tuple(cell.as_py() for cell in row) for row in found] == usable
@@ -153,7 +152,7 @@ def test_no_bytes_break_the_reader(body: bytes) -> None:
         path = Path(folder) / "p.csv"
         path.write_bytes(b"post_id,text\n0,first\n" + body + b"\n")
         rejects = Rejects()
-        yielded = sum(len(table) for table in read_posts(PostsSource(str(path)), rejects))
+        yielded = sum(len(table) for table in read_any(PostsSource(str(path)), rejects))
     lines = body.decode("latin-1").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     quoted = b'"' in body
     rows = 1 + sum(line != "" for line in lines)

@@ -13,10 +13,8 @@ import pytest
 from hostile_posts import MAKERS
 from reading import read, rejected, write
 
-from weibotag.core.errors import RequestError
-from weibotag.posts.reader import read_posts
+from weibotag.core.errors import NothingAcceptedError, RequestError
 from weibotag.posts.rejects import Rejects
-from weibotag.posts.source import PostsSource
 
 
 @pytest.mark.parametrize("encoding", MAKERS)
@@ -132,4 +130,5 @@ def test_empty_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert read(tmp_path).num_rows == 1
     assert sum("is empty: left out" in message for message in caplog.messages) == 3
     header = write(tmp_path / "e.csv", "post_id,text\n")
-    assert not list(read_posts(PostsSource(str(header)), Rejects()))
+    with pytest.raises(NothingAcceptedError, match=r"e.csv: no row can be used \(0 rejected\)"):
+        read(header)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import field, make_dataclass
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
@@ -13,7 +14,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from weibotag.cli.answer import Answer, show
 from weibotag.core.errors import RequestError
-from weibotag.core.option import PANELS, RUN, Argument, Option, Quiet
+from weibotag.core.option import PANELS, RUN, Argument, Input, Option, Output, Quiet
+from weibotag.core.places import Place, check_places, list_places
 
 Json = Annotated[bool, Option("Print JSON to stdout.", flag="--json", panel=RUN)]
 # What help calls a value; short, so that the text beside it has room.
@@ -42,10 +44,34 @@ def command(name: str) -> Callable[[Callable[..., Answer]], Command]:
         app.command(name, cls=Command, help=inspect.getdoc(answer))(make_dataclass(name, fields, kw_only=True))
         made = typer.main.get_command(app)
         assert isinstance(made, Command)
-        made.answer, made.callback = answer, lambda **given: _run(made, given)
+        made.answer, made.callback = _guard(answer), lambda **given: _run(made, given)
         return made
 
     return make
+
+
+def _guard(answer: Callable[..., Answer]) -> Callable[..., Answer]:
+    """Return a function that looks at its inputs and outputs before it does anything."""
+
+    @wraps(answer)
+    def guarded(*words: Any, **named: Any) -> Answer:
+        check_places(find_places(answer, *words, **named))
+        return answer(*words, **named)
+
+    return guarded
+
+
+def find_places(answer: Callable[..., Answer], *words: Any, **named: Any) -> list[Place]:
+    """Return what a command reads and writes when it is called so."""
+    bound = inspect.signature(answer).bind(*words, **named)
+    bound.apply_defaults()
+    values = dict(bound.arguments)
+    for request in bound.arguments.values():
+        values |= dict(request) if hasattr(request, "model_fields_set") else {}
+    marked = ((name, annotation, _find(annotation, Input | Output)) for name, annotation, _ in _list_parameters(answer))
+    return list_places(
+        (_name_option(name, annotation), mark, values[name]) for name, annotation, mark in marked if mark is not None
+    )
 
 
 def _run(made: Command, given: dict[str, Any]) -> None:
@@ -91,6 +117,13 @@ def _find(annotation: Any, kind: Any) -> Any:
     return next((one for one in annotation.__metadata__ if isinstance(one, kind)), None)
 
 
+def _name_option(name: str, annotation: Any) -> str:
+    option = _find(annotation, Argument | Option)
+    if isinstance(option, Argument):
+        return option.metavar or name.upper()
+    return option.flag or f"--{name.replace('_', '-')}"
+
+
 def _rank(parameter: Parameter) -> tuple[int, int]:
     """Return where a parameter stands: arguments first, then options by their panels."""
     option = _find(parameter[1], Argument | Option)
@@ -115,7 +148,7 @@ def _make_field(name: str, annotation: Any, default: Any) -> tuple[str, Any, Any
         typed: Any = typer.Argument(**settings)
     else:
         settings["metavar"] = option.metavar or METAVARS.get(kind)
-        flags = [option.flag or f"--{name.replace('_', '-')}", *([option.short] if option.short else [])]
+        flags = [_name_option(name, annotation), *([option.short] if option.short else [])]
         typed = typer.Option(*flags, **settings, show_default=option.shown or True, rich_help_panel=option.panel)
     if default is inspect.Parameter.empty:
         return name, Annotated[kind, typed], field()

@@ -8,7 +8,7 @@ from annotated_types import Ge
 from weibotag.cli.answer import Answer, say
 from weibotag.cli.command import command
 from weibotag.core.errors import RequestError
-from weibotag.core.option import Argument, Option
+from weibotag.core.option import Argument, Input, Option, Output
 from weibotag.extraction.requests import PicturesRequest, PostsRequest, TaxonomyFile, Valid
 
 TAGGERS = "rules,fast,text"
@@ -17,9 +17,11 @@ TAGGERS = "rules,fast,text"
 @command("evaluate")
 def evaluate(
     request: PostsRequest,
-    out: Annotated[Path, Argument("Predicted tags: what `weibotag tag` wrote.", place=0)],
-    taxonomy: Annotated[Path, Option("The taxonomy that OUT was tagged with.", short="-t")],
-    train: Annotated[str | None, Option("Posts that say how frequent tags are.", metavar="POSTS", shown="POSTS")] = None,
+    out: Annotated[Path, Argument("Predicted tags: what `weibotag tag` wrote.", place=0), Input()],
+    taxonomy: Annotated[Path, Option("The taxonomy that OUT was tagged with.", short="-t"), Input()],
+    train: Annotated[
+        str | None, Option("Posts that say how frequent tags are.", metavar="POSTS", shown="POSTS"), Input(posts=True)
+    ] = None,
     train_where: Annotated[str | None, Option("Rows of --train, a DuckDB expression.", metavar="EXPR")] = None,
     per_tag: Annotated[int, Ge(0), Option("Tags in the table, lowest f1 first.")] = 20,
 ) -> Answer:
@@ -65,7 +67,11 @@ def compare(
     test: Annotated[str | None, Option("Rows that taggers are scored on.", metavar="EXPR", shown="a fifth")] = None,
     minutes: Annotated[float | None, Ge(0), Option("Training time of each tagger.", shown="as it needs")] = None,
     seed: Annotated[int, Ge(0), Option("Random seed of the networks.")] = 0,
-    out: Annotated[Path | None, Option("Folder for the table (Markdown, CSV) and plot (PNG, SVG).", short="-o")] = None,
+    out: Annotated[
+        Path | None,
+        Option("Folder for the table (Markdown, CSV) and plot (PNG, SVG).", short="-o"),
+        Output(beside=(".run",), files=("compare.md", "compare.csv", "compare.png", "compare.svg")),
+    ] = None,
 ) -> Answer:
     """Train taggers on the same rows, score and time them on others: what each brings, and what it costs.
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from weibotag.cli.answer import Answer
 from weibotag.cli.command import Group, command
-from weibotag.core.errors import RequestError
-from weibotag.core.option import Argument, Option, Quiet
+from weibotag.core.option import Argument, Input, Option, Output, Quiet
 from weibotag.extraction.requests import PIPELINE
 
 if TYPE_CHECKING:
@@ -15,14 +14,16 @@ if TYPE_CHECKING:
 # Warnings and photos left out that are written out; the rest is counted, and all are in the JSON.
 SHOWN = 20
 
-Gallery = Annotated[Path, Argument("Gallery that `weibotag faces gallery build` made.")]
+GALLERY = Argument("Gallery that `weibotag faces gallery build` made.")
 
 
 @command("build")
 def build(
-    folder: Annotated[Path, Argument("Folder that holds a folder of photos for each name.", "DIR")],
-    out: Annotated[Path, Option("Gallery to write; an older one at that place is replaced.", short="-o")],
-    pipeline: Annotated[str | None, PIPELINE] = None,
+    folder: Annotated[Path, Argument("Folder that holds a folder of photos for each name.", "DIR"), Input()],
+    out: Annotated[
+        Path, Option("Gallery to write; an older one at that place is replaced.", short="-o"), Output(beside=(".log",))
+    ],
+    pipeline: Annotated[str | None, PIPELINE, Input()] = None,
     quiet: Quiet = False,
 ) -> Answer:
     """Make a gallery from a folder of photos per name: the largest face of each photo, and the threshold for a name.
@@ -36,8 +37,6 @@ def build(
     from weibotag.vision.face_gallery import build_gallery, list_removed
     from weibotag.vision.gallery_worth import assess
 
-    if not out.absolute().parent.is_dir():
-        raise RequestError(f"--out {out}: no such folder: {out.parent}; make it first")
     stage: Any = read_pipeline(pipeline).make_stage("faces")
     gallery, photos = build_gallery(folder, stage, list_removed(out), quiet)
     gallery.save(out)
@@ -53,7 +52,7 @@ def build(
 
 
 @command("show")
-def show(gallery: Gallery) -> Answer:
+def show(gallery: Annotated[Path, GALLERY, Input()]) -> Answer:
     """Print the names of a gallery, and how well its own faces are recognised.
 
     Example: weibotag faces gallery show stars.gallery
@@ -70,7 +69,9 @@ def show(gallery: Gallery) -> Answer:
 
 
 @command("remove")
-def remove(gallery: Gallery, name: Annotated[str, Argument("Name to remove.")]) -> Answer:
+def remove(
+    gallery: Annotated[Path, GALLERY, Output(beside=(".log",))], name: Annotated[str, Argument("Name to remove.")]
+) -> Answer:
     """Remove a name and its faces from a gallery, for good: the log beside it keeps the name out of later builds.
 
     The log says when, how many faces, and the sha256 of the name.

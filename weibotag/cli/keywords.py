@@ -9,12 +9,15 @@ from annotated_types import Ge, Le
 from weibotag.cli.answer import Answer, say
 from weibotag.cli.command import Group, command
 from weibotag.core.errors import RequestError
-from weibotag.core.option import Argument, Option, Quiet
+from weibotag.core.files import MAP
+from weibotag.core.option import Argument, Input, Option, Output, Quiet
 from weibotag.extraction.requests import Out, WordingsRequest
 
 # Clusters as a share of the keywords.
 SHARE = 0.1
-Vectors = Annotated[Path, Argument("Parquet with post_id and a column of lists of floats: `weibotag embed`.", "VECTORS")]
+Vectors = Annotated[
+    Path, Argument("Parquet with post_id and a column of lists of floats: `weibotag embed`.", "VECTORS"), Input()
+]
 Column = Annotated[str | None, Option("Column with the vectors.", shown="embed_vector, or the only one")]
 
 
@@ -22,8 +25,10 @@ Column = Annotated[str | None, Option("Column with the vectors.", shown="embed_v
 def extract(
     request: WordingsRequest,
     out: Out,
-    earlier: Annotated[str | None, Option("Posts of an earlier time, or their keywords.", metavar="POSTS")] = None,
-    stop_words: Annotated[Path | None, Option("Words that are no keywords, one a line.", metavar="FILE")] = None,
+    earlier: Annotated[
+        str | None, Option("Posts of an earlier time, or their keywords.", metavar="POSTS"), Input(posts=True)
+    ] = None,
+    stop_words: Annotated[Path | None, Option("Words that are no keywords, one a line.", metavar="FILE"), Input()] = None,
 ) -> Answer:
     """Find the keywords of each channel, those that no dictionary has too, in texts and in what pictures say.
 
@@ -44,12 +49,12 @@ def extract(
 @command("cluster")
 def cluster(
     request: WordingsRequest,
-    keywords: Annotated[Path, Argument("What `weibotag keywords extract` wrote (.parquet, .csv).", "KEYWORDS")],
-    posts: Annotated[str, Option("Posts that mention them: a file, a folder, a quoted glob, or -.")],
+    keywords: Annotated[Path, Argument("What `weibotag keywords extract` wrote (.parquet, .csv).", "KEYWORDS"), Input()],
+    posts: Annotated[str, Option("Posts that mention them: a file, a folder, a quoted glob, or -."), Input(posts=True)],
     out: Out,
     size: Annotated[int | None, Ge(1), Option("Clusters of all channels together.")] = None,
     share: Annotated[float | None, Ge(0), Le(1), Option("Clusters as a share of the keywords.", shown=str(SHARE))] = None,
-    old: Annotated[Path | None, Option("Earlier clusters, which stay as they are.", metavar="CLUSTERS")] = None,
+    old: Annotated[Path | None, Option("Earlier clusters, which stay as they are.", metavar="CLUSTERS"), Input()] = None,
 ) -> Answer:
     """Gather keywords that mean nearly the same, within their channel, in clusters named by their most frequent member.
 
@@ -71,13 +76,17 @@ def cluster(
 
 @command("export")
 def export(
-    tagged: Annotated[Path, Argument("Tags: what `weibotag tag` wrote (.parquet, .csv, .jsonl).", "TAGGED")],
-    out: Annotated[Path, Option("OUT.libsvm, OUT.libffm, OUT.vw or OUT.parquet.", short="-o")],
-    dictionary: Annotated[Path, Option("Numbers of the features (.parquet); new ones are added at its end.")],
-    clusters: Annotated[Path | None, Option("What `keywords cluster` wrote: clusters in place of keywords.")] = None,
-    codes: Annotated[Path | None, Option("What `weibotag codes apply` wrote for these posts.")] = None,
+    tagged: Annotated[Path, Argument("Tags: what `weibotag tag` wrote (.parquet, .csv, .jsonl).", "TAGGED"), Input()],
+    out: Annotated[Path, Option("OUT.libsvm, OUT.libffm, OUT.vw or OUT.parquet.", short="-o"), Output(beside=(".ids",))],
+    dictionary: Annotated[Path, Option("Numbers of the features (.parquet); new ones are added at its end."), Output()],
+    clusters: Annotated[
+        Path | None, Option("What `keywords cluster` wrote: clusters in place of keywords."), Input()
+    ] = None,
+    codes: Annotated[Path | None, Option("What `weibotag codes apply` wrote for these posts."), Input()] = None,
     label: Annotated[str | None, Option("Column of TAGGED with the label.", metavar="COLUMN")] = None,
-    taxonomy: Annotated[Path | None, Option("Tag tree, for levels of tags.", short="-t", shown="slashes in ids")] = None,
+    taxonomy: Annotated[
+        Path | None, Option("Tag tree, for levels of tags.", short="-t", shown="slashes in ids"), Input()
+    ] = None,
     quiet: Quiet = False,
 ) -> Answer:
     """Write the features of tagged posts for factorisation machines: tags, keywords or clusters, codes and the route.
@@ -105,7 +114,7 @@ def export(
 @command("posts")
 def map_keywords(
     request: WordingsRequest,
-    model: Annotated[Path, Option("What `keywords map train` wrote.", flag="--map", short="-m", metavar="MAP")],
+    model: Annotated[Path, Option("What `keywords map train` wrote.", flag="--map", short="-m", metavar="MAP"), Input()],
     out: Out,
 ) -> Answer:
     """Give posts the keywords that their pictures show; `weibotag keywords map train` learns which wordings show which.
@@ -125,10 +134,11 @@ def map_keywords(
 @command("train")
 def learn_map(
     request: WordingsRequest,
-    out: Annotated[Path, Option("Folder to write; an older one at that place is replaced.", short="-o")],
+    out: Annotated[Path, Option("Folder to write; an older one at that place is replaced.", short="-o"), Output(kind=MAP)],
     keywords: Annotated[
         Path | None,
         Option("What `keywords extract` wrote: posts without keywords have those of their text.", metavar="KEYWORDS"),
+        Input(),
     ] = None,
     precision: Annotated[float, Ge(0.5), Le(0.99), Option("Share of right ones that each keyword must reach.")] = 0.8,
 ) -> Answer:
@@ -157,11 +167,11 @@ def tell_rejects(rejects: int) -> str:
 @command("fit")
 def codes_fit(
     vectors: Vectors,
-    out: Annotated[Path, Option("File of the codes (.safetensors).", short="-o")],
+    out: Annotated[Path, Option("File of the codes (.safetensors).", short="-o"), Output()],
     levels: Annotated[int | None, Ge(1), Le(8), Option("Levels.", shown="3")] = None,
     size: Annotated[int | None, Ge(2), Option("Codes of a level.", shown="256")] = None,
     name: Annotated[str | None, Option("What the words begin with.", shown="s0")] = None,
-    align: Annotated[Path | None, Option("Earlier codes, whose words keep their meaning.", metavar="OLD")] = None,
+    align: Annotated[Path | None, Option("Earlier codes, whose words keep their meaning.", metavar="OLD"), Input()] = None,
     column: Column = None,
     quiet: Quiet = False,
 ) -> Answer:
@@ -185,7 +195,7 @@ def codes_fit(
 @command("apply")
 def codes_apply(
     vectors: Vectors,
-    model: Annotated[Path, Option("What `weibotag codes fit` wrote.", short="-m", metavar="CODES")],
+    model: Annotated[Path, Option("What `weibotag codes fit` wrote.", short="-m", metavar="CODES"), Input()],
     out: Out,
     column: Column = None,
     quiet: Quiet = False,

@@ -7,14 +7,14 @@ from weibotag.cli.answer import Answer
 from weibotag.cli.command import Group, Later, command
 from weibotag.cli.tag import describe_pictures, describe_rejects
 from weibotag.core.errors import RequestError
-from weibotag.core.option import Option
+from weibotag.core.option import Input, Option
 from weibotag.extraction.requests import Gallery, StageRequest
 
 if TYPE_CHECKING:
     from weibotag.workflows.run_stage import StageSummary
 
 Backend = Annotated[str | None, Option("Library that looks; see docs/backends.md.", shown="the pipeline's")]
-Weights = Annotated[str | None, Option("Model of the backend: a file, a folder or a name.", shown="the backend's")]
+Weights = Annotated[str | None, Option("Model of the backend: a file, a folder or a name.", shown="the backend's"), Input()]
 
 
 @command("ocr")
@@ -34,7 +34,7 @@ def detect(
     backend: Backend = None,
     model: Weights = None,
     classes: Annotated[str | None, Option("Look for what this tag and those below it name.", metavar="TAG")] = None,
-    taxonomy: Annotated[Path | None, Option("The tag tree that --classes is in.", short="-t")] = None,
+    taxonomy: Annotated[Path | None, Option("The tag tree that --classes is in.", short="-t"), Input()] = None,
 ) -> Answer:
     """Find the objects in the pictures of posts.
 
@@ -76,8 +76,12 @@ def embed(request: StageRequest, backend: Backend = None, model: Weights = None)
 @command("wordings")
 def wordings(
     request: StageRequest,
-    model: Annotated[Path | None, Option("Add the visual codes of a model of `weibotag train`.", short="-m")] = None,
-    taxonomy: Annotated[Path | None, Option("Add tag names that pictures show (embed by chineseclip).", short="-t")] = None,
+    model: Annotated[
+        Path | None, Option("Add the visual codes of a model of `weibotag train`.", short="-m"), Input()
+    ] = None,
+    taxonomy: Annotated[
+        Path | None, Option("Add tag names that pictures show (embed by chineseclip).", short="-t"), Input()
+    ] = None,
     gallery: Gallery = None,
 ) -> Answer:
     """Write what the pictures of posts say, as words: text, objects, faces and, with a model, visual codes. A row per post.
@@ -103,7 +107,7 @@ def wordings(
 @command("similarity")
 def similarity(
     request: StageRequest,
-    model: Annotated[Path, Option("Folder that `weibotag pretrain` made, as with --network sm-lstm.", short="-m")],
+    model: Annotated[Path, Option("Folder that `weibotag pretrain` made, as with --network sm-lstm.", short="-m"), Input()],
 ) -> Answer:
     """Say how well the text and the pictures of each post belong together, from 0 to 1.
 

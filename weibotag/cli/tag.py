@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from weibotag.cli.answer import Answer, say
-from weibotag.cli.command import command
+from weibotag.cli.command import command, find_places
 from weibotag.core.errors import RequestError
-from weibotag.core.option import Argument, Quiet
+from weibotag.core.option import Argument, Input, Quiet
+from weibotag.core.places import check_places
 from weibotag.extraction.requests import Out, TagRequest
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def tag(request: TagRequest) -> Answer:
 
 @command("run")
 def run(
-    pipeline: Annotated[Path, Argument("Pipeline file (TOML) with a table \\[train], \\[plan] or \\[tag], or several.")],
+    pipeline: Annotated[
+        Path, Argument("Pipeline file (TOML) with a table \\[train], \\[plan] or \\[tag], or several."), Input()
+    ],
     quiet: Quiet = False,
 ) -> Answer:
     """Do what a pipeline file says: train, plan, tag, or one after the other. This is what cron calls.
@@ -44,14 +47,17 @@ def run(
     from weibotag.extraction.pipeline_files import read_pipeline
 
     orders = read_pipeline(str(pipeline))
-    answers = {}
+    answers, asked = {}, []
     for name, order in (("train", train), ("plan", plan), ("tag", tag)):
-        asked = getattr(orders, name)
-        if asked is None:
-            continue
-        # Pictures are looked at as the file says, where the table names no other pipeline.
-        changed = {"pipeline": asked.pipeline or orders, "quiet": quiet or asked.quiet}
-        answer = order.answer(asked.model_copy(update=changed))
+        table = getattr(orders, name)
+        if table is not None:
+            # Pictures are looked at as the file says, where the table names no other pipeline.
+            changed = {"pipeline": table.pipeline or orders, "quiet": quiet or table.quiet}
+            asked.append((name, order, table.model_copy(update=changed)))
+    own = find_places(run.answer, pipeline)
+    check_places([*own, *(place for _, order, table in asked for place in find_places(order.answer, table))])
+    for name, order, table in asked:
+        answer = order.answer(table)
         answers[name] = answer.found
         say(answer.line, quiet)
     if not answers:
@@ -60,7 +66,7 @@ def run(
 
 
 @command("status")
-def status(run: Annotated[Path, Argument("Run folder: OUT.run unless --run said otherwise.")]) -> Answer:
+def status(run: Annotated[Path, Argument("Run folder: OUT.run unless --run said otherwise."), Input()]) -> Answer:
     """Say how far a run is, and what it has rejected.
 
     Example: weibotag status tags.parquet.run
@@ -80,7 +86,8 @@ def status(run: Annotated[Path, Argument("Run folder: OUT.run unless --run said 
 
 @command("export")
 def export(
-    source: Annotated[Path, Argument("Tags: what `weibotag tag` wrote (.parquet, .csv, .jsonl).", "IN")], out: Out
+    source: Annotated[Path, Argument("Tags: what `weibotag tag` wrote (.parquet, .csv, .jsonl).", "IN"), Input()],
+    out: Out,
 ) -> Answer:
     """Write a file of tags in another format.
 

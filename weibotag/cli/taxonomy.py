@@ -9,7 +9,7 @@ from annotated_types import Ge
 from weibotag.cli.answer import Answer, say
 from weibotag.cli.command import Group, command
 from weibotag.core.errors import RequestError
-from weibotag.core.option import Argument, Option, Quiet
+from weibotag.core.option import Argument, Input, Option, Output, Quiet
 from weibotag.extraction.requests import PostsRequest, TaxonomyFile
 from weibotag.posts.source import PostsSource
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Counts = dict[str, tuple[int, int]]
 
 
-File = Annotated[Path, Argument("Taxonomy: CSV id,parent_id,name,aliases,keywords, or a JSON or YAML tree.")]
+File = Annotated[Path, Argument("Taxonomy: CSV id,parent_id,name,aliases,keywords, or a JSON or YAML tree."), Input()]
 
 
 @command("check")
@@ -44,7 +44,9 @@ def check_file(file: File, quiet: Quiet = False) -> Answer:
 @command("show")
 def show(
     file: File,
-    posts: Annotated[str | None, Argument("Labelled posts to count: file, folder, quoted glob, or -.", "POSTS")] = None,
+    posts: Annotated[
+        str | None, Argument("Labelled posts to count: file, folder, quoted glob, or -.", "POSTS"), Input(posts=True)
+    ] = None,
     where: Annotated[str | None, Option("Rows of POSTS to count, a DuckDB expression.", metavar="EXPR")] = None,
     depth: Annotated[int | None, Ge(1), Option("Levels to show.", shown="all")] = None,
     quiet: Quiet = False,
@@ -77,7 +79,11 @@ def show(
 def audit(
     request: PostsRequest,
     taxonomy: TaxonomyFile,
-    out: Annotated[Path, Option("Folder for findings.csv and proposals.csv.", short="-o")],
+    out: Annotated[
+        Path,
+        Option("Folder for findings.csv and proposals.csv.", short="-o"),
+        Output(files=("findings.csv", "proposals.csv", "splits.parquet", "audit.json")),
+    ],
     annotator: Annotated[str | None, Option("Who labelled: finds tags that are one's habit.", metavar="COLUMN")] = None,
     minutes: Annotated[float, Ge(0.1), Option("What its trainings may take together.")] = 10,
 ) -> Answer:
@@ -102,9 +108,13 @@ def audit(
 @command("apply")
 def apply(
     request: PostsRequest,
-    audit: Annotated[Path, Argument("The folder that `weibotag taxonomy audit` wrote.", place=0)],
-    taxonomy: Annotated[Path, Option("The tag tree that was audited.", short="-t")],
-    out: Annotated[Path, Option("Folder for the new taxonomy.csv and the relabelled posts.", short="-o")],
+    audit: Annotated[Path, Argument("The folder that `weibotag taxonomy audit` wrote.", place=0), Input()],
+    taxonomy: Annotated[Path, Option("The tag tree that was audited.", short="-t"), Input()],
+    out: Annotated[
+        Path,
+        Option("Folder for the new taxonomy.csv and the relabelled posts.", short="-o"),
+        Output(files=("taxonomy.csv", "rejects.csv", "posts.csv", "posts.jsonl", "posts.parquet")),
+    ],
     accept: Annotated[
         str | None,
         Option(

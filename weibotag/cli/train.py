@@ -9,7 +9,8 @@ from annotated_types import Ge
 from weibotag.cli.answer import Answer
 from weibotag.cli.command import command
 from weibotag.core.errors import MissingExtraError
-from weibotag.core.option import Option
+from weibotag.core.files import BODY
+from weibotag.core.option import Option, Output
 from weibotag.extraction.requests import PicturesRequest, TrainRequest
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def describe_tried(taken: str, tried: "Mapping[str, Candidate]") -> list[str]:
 @command("pretrain")
 def pretrain(
     request: PicturesRequest,
-    out: Annotated[Path, Option("Folder of the body.", short="-o")],
+    out: Annotated[Path, Option("Folder of the body.", short="-o"), Output(beside=(".run",), kind=BODY)],
     network: Annotated[
         str, Option("vl-bert, visualbert, unicoder-vl, vilbert, lxmert, b2t2, fashionbert or sm-lstm.")
     ] = "vl-bert",

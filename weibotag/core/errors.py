@@ -6,7 +6,7 @@ EXIT_CODES = {
     0: "done",
     1: "done in part: the rest is written, the same command tries what failed again",
     2: "the request is wrong: usage, settings, a missing file or library",
-    3: "more rejected rows than --max-rejects allows",
+    3: "no row of an input can be used, or more are rejected than --max-rejects allows: an older output stays",
     4: "another run holds the folder OUT.run",
     UNEXPECTED: "an error that nobody expected: the line names a file with its traceback; please report it",
     INTERRUPTED: "interrupted: the same command goes on",
@@ -53,6 +53,15 @@ class TooManyRejectsError(WeibotagError):
     """More rows were rejected than `--max-rejects` allows."""
 
     exit_code = 3
+
+
+class NothingAcceptedError(WeibotagError):
+    """No row of an input can be used: nothing is written, and an older output stays where it is."""
+
+    exit_code = 3
+
+    def __init__(self, path: object, rejected: str = "it has none") -> None:
+        super().__init__(f"{path}: no row can be used ({rejected}): nothing was written, an older output stays as it is")
 
 
 class LockedError(WeibotagError):

@@ -1,7 +1,12 @@
-"""How a field of a request is given on the command line: metadata of `typing.Annotated`, read by `cli/command.py`."""
+"""How a field of a request is given on the command line: metadata of `typing.Annotated`, read by `cli/command.py`.
+
+A field that is a path says what it is for: Input or Output, checked by `core/places.py` before any work.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated
+
+from weibotag.core.files import FolderKind
 
 # Parts of a command's help, in order; the first has no name.
 POSTS, SEARCH, NETWORK, PICTURES, RUN = "Posts", "Search", "Network", "Pictures", "Run"
@@ -31,6 +36,32 @@ class Option:
     metavar: str | None = None
     panel: str | None = None
     shown: str | None = None
+
+
+@dataclass(frozen=True)
+class Input:
+    """What is read: a file, or a folder and all below it; a text that is no path is none.
+
+    `posts`: a folder of which only some files are read, or a glob. `outside`: a folder in which outputs may lie.
+    """
+
+    posts: bool = False
+    outside: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written: a file, and others with `beside` at the end of its name, OUT.run being a folder.
+
+    A folder has either `files`, which are written in it beside what others put there; or a `kind`, and is replaced as a
+    whole; or is `whole`, and takes care of what is in it. `folder`: one that others may write to as well.
+    """
+
+    beside: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    kind: FolderKind | None = None
+    whole: bool = False
+    folder: bool = False
 
 
 Quiet = Annotated[bool, Option("Say nothing but errors.", short="-q", panel=RUN)]

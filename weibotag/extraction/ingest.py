@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from weibotag.core import __version__
-from weibotag.core.errors import RequestError, TooManyRejectsError
+from weibotag.core.errors import TooManyRejectsError
 from weibotag.core.progress import bar
 from weibotag.extraction.context import ExtractionContext
 from weibotag.extraction.jobs import HashedFiles, link_files
@@ -17,7 +17,7 @@ from weibotag.extraction.reposts import give_findings
 from weibotag.posts.passing import set_apart
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
-from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
+from weibotag.posts.source import PostsSource, describe_input
 from weibotag.posts.writer import find_format
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.run_folder import Plan, Run
@@ -39,14 +39,10 @@ def open_run(
     """Take the run folder for a request that is all that the output depends on: `OUT.run` unless given; for stdout one
     in the store.
 
-    `asked` is, ready for JSON, what the output depends on besides posts and pictures. The folder of the output is made.
-    Raises RequestError, before any work, when the output can't be written.
+    `asked` is, ready for JSON, what the output depends on besides posts and pictures. Raises RequestError, before any work,
+    for an output of an unknown kind.
     """
     find_format(Path(out))
-    try:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"{out}: its folder can't be made ({error.strerror}): choose another --out") from error
     request = {
         "command": command,
         "version": __version__,
@@ -60,7 +56,6 @@ def open_run(
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         folder = context.store.make("runs") / digest[:FINGERPRINT_LENGTH]
     folder = folder or Path(f"{out}.run")
-    refuse_outputs(source, folder, *(() if out == "-" else (Path(out),)))
     run = Run.open(folder, request)
     if run.resumed and not context.quiet:
         log.warning("%s: going on where the last run stopped", run.folder)

@@ -8,7 +8,8 @@ from annotated_types import Ge, Gt
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from weibotag.core.errors import RequestError
-from weibotag.core.option import NETWORK, PICTURES, POSTS, RUN, SEARCH, Argument, Option, Quiet
+from weibotag.core.files import MODEL
+from weibotag.core.option import NETWORK, PICTURES, POSTS, RUN, SEARCH, Argument, Input, Option, Output, Quiet
 from weibotag.extraction.settings import File, Pipeline, Reuse, Strict, place
 from weibotag.posts.source import PostsSource
 
@@ -77,15 +78,17 @@ def place_text(text: str, info: ValidationInfo) -> str:
 
 Text = Annotated[str, AfterValidator(place_text)]
 Pairs = Annotated[dict[str, str], BeforeValidator(read_pairs)]
-Out = Annotated[Text, Option("OUT.parquet, OUT.csv, OUT.jsonl, or - (JSONL to stdout).", short="-o")]
-Gallery = Annotated[File | None, Option("Names for faces: what `faces gallery build` made.", panel=PICTURES)]
+Out = Annotated[
+    Text, Option("OUT.parquet, OUT.csv, OUT.jsonl, or - (JSONL to stdout).", short="-o"), Output(beside=(".run",))
+]
+Gallery = Annotated[File | None, Option("Names for faces: what `faces gallery build` made.", panel=PICTURES), Input()]
 Same = Annotated[Reuse | None, Option("near: reposts saved anew are not looked at.", panel=PICTURES, shown="exact")]
 WORDS = "Words the posts bring for pictures: ocr, object, face, clip."
 Words = Annotated[Pairs, Option(WORDS, metavar="KIND=COLUMN", panel=PICTURES)]
-Run = Annotated[File | None, Option("Run folder.", panel=RUN, shown="OUT.run")]
+Run = Annotated[File | None, Option("Run folder.", panel=RUN, shown="OUT.run"), Output(whole=True)]
 PIPELINE = Option("How to look at pictures: lite, full, gpu, or a TOML file.", short="-p", panel=PICTURES, shown="lite")
 Valid = Annotated[str | None, Option("Rows to choose thresholds on.", metavar="EXPR", shown="a tenth")]
-TaxonomyFile = Annotated[File, Option("Tag tree: CSV, JSON or YAML.", short="-t")]
+TaxonomyFile = Annotated[File, Option("Tag tree: CSV, JSON or YAML.", short="-t"), Input()]
 
 
 class Request(Strict):
@@ -97,7 +100,7 @@ class Request(Strict):
 class PostsRequest(Request):
     """Which posts are read."""
 
-    posts: Annotated[Text, Argument("Posts: file, folder, quoted glob, or - (CSV or JSONL).", "POSTS")]
+    posts: Annotated[Text, Argument("Posts: file, folder, quoted glob, or - (CSV or JSONL).", "POSTS"), Input(posts=True)]
     where: Annotated[str | None, Option("Rows that count: \"split = 'train'\" (DuckDB).", metavar="EXPR", panel=POSTS)] = (
         None
     )
@@ -116,7 +119,9 @@ class WordingsRequest(PostsRequest):
     """Which posts are read, and what their pictures say: their column `wordings`, a file of them, or columns of words."""
 
     wordings: Annotated[
-        Path | None, Option("What `weibotag wordings` wrote (.parquet).", panel=PICTURES, shown="the posts' own column")
+        Path | None,
+        Option("What `weibotag wordings` wrote (.parquet).", panel=PICTURES, shown="the posts' own column"),
+        Input(),
     ] = None
     words: Words = {}
 
@@ -124,12 +129,16 @@ class WordingsRequest(PostsRequest):
 class PicturesRequest(PostsRequest):
     """Which posts are read, and how their pictures are looked at: see `pipeline_files.choose_pipeline`."""
 
-    pipeline: Annotated[Text | Pipeline | None, PIPELINE] = None
+    pipeline: Annotated[Text | Pipeline | None, PIPELINE, Input()] = None
     store: Annotated[
-        File | None, Option("Folder that keeps what pictures say.", panel=RUN, shown="$WEIBOTAG_STORE, or a cache")
+        File | None,
+        Option("Folder that keeps what pictures say.", panel=RUN, shown="$WEIBOTAG_STORE, or a cache"),
+        Output(folder=True),
     ] = None
     media_root: Annotated[
-        File | None, Option("Folder that pictures may lie in, or below.", panel=PICTURES, shown="the posts' folder")
+        File | None,
+        Option("Folder that pictures may lie in, or below.", panel=PICTURES, shown="the posts' folder"),
+        Input(outside=True),
     ] = None
     workers: Annotated[
         int | None, Ge(0), Option("Processes for pictures; 0: none but this.", panel=RUN, shown="one per core")
@@ -140,7 +149,7 @@ class TrainRequest(PicturesRequest):
     """What is trained, on which posts."""
 
     taxonomy: TaxonomyFile
-    model: Annotated[File, Option("Folder of the model.", flag="--out", short="-o")]
+    model: Annotated[File, Option("Folder of the model.", flag="--out", short="-o"), Output(beside=(".run",), kind=MODEL)]
     tagger: Annotated[
         str,
         Option(f"{', '.join(TAGGERS)}, or a network's name; see docs/taggers.md.", metavar="NAME"),
@@ -158,8 +167,8 @@ class TrainRequest(PicturesRequest):
     minutes: Annotated[float | None, Ge(0), Option("To train the network.", panel=NETWORK, shown="as it needs")] = None
     tasks: Annotated[Pairs, Option("A further task; repeatable.", flag="--task", metavar="NAME=COLUMN", panel=NETWORK)] = {}
     seed: Annotated[int, Option("Seed of the network.", panel=NETWORK)] = 0
-    start: Annotated[File | None, Option("What `weibotag pretrain` made, to begin with.", panel=NETWORK)] = None
-    encoder: Annotated[Text, Option("Language model: a folder, or hf:owner/name.", panel=NETWORK)] = ""
+    start: Annotated[File | None, Option("What `weibotag pretrain` made, to begin with.", panel=NETWORK), Input()] = None
+    encoder: Annotated[Text, Option("Language model: a folder, or hf:owner/name.", panel=NETWORK), Input()] = ""
     encoder_training: Annotated[Literal["frozen", "full", "lora"], Option("What of it is trained.", panel=NETWORK)] = (
         "frozen"
     )
@@ -172,10 +181,12 @@ class TagRequest(PicturesRequest):
     """What tags which posts; one of model and taxonomy is needed."""
 
     out: Out
-    model: Annotated[File | None, Option("Folder that `weibotag train` made.", short="-m")] = None
-    taxonomy: Annotated[File | None, Option("Without a model: tag by this tag tree's words.", short="-t")] = None
+    model: Annotated[File | None, Option("Folder that `weibotag train` made.", short="-m"), Input()] = None
+    taxonomy: Annotated[File | None, Option("Without a model: tag by this tag tree's words.", short="-t"), Input()] = None
     route: Annotated[Route | None, Option("Tagger that answers.", shown="the one that was trained")] = None
-    plan: Annotated[File | None, Option("What `weibotag plan` made: what the cascade may spend, and on what.")] = None
+    plan: Annotated[File | None, Option("What `weibotag plan` made: what the cascade may spend, and on what."), Input()] = (
+        None
+    )
     deadline: Annotated[
         float | None,
         BeforeValidator(read_seconds),
@@ -191,14 +202,16 @@ class TagRequest(PicturesRequest):
 class PlanRequest(PicturesRequest):
     """What tagging by a cascade is planned for."""
 
-    model: Annotated[File, Option("Folder of a model trained with --tagger cascade.", short="-m")]
-    out: Annotated[File, Field(validate_default=True), Option("File of the plan.", short="-o")] = Path("plan.json")
+    model: Annotated[File, Option("Folder of a model trained with --tagger cascade.", short="-m"), Input()]
+    out: Annotated[File, Field(validate_default=True), Option("File of the plan.", short="-o"), Output(beside=(".run",))] = (
+        Path("plan.json")
+    )
     budget: Annotated[
         str | None,
         Option("Time in all (30m), a post (5ms), or times a run on text (3x).", metavar="BUDGET", shown="the curve's knee"),
     ] = None
     sample: Annotated[int, Ge(10), Option("Posts with pictures that are looked at to know.")] = 300
-    plot: Annotated[File | None, Option("Draw the curve: .png or .svg.")] = None
+    plot: Annotated[File | None, Option("Draw the curve: .png or .svg."), Output()] = None
     gallery: Gallery = None
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from weibotag.core.arrays import list_parts
-from weibotag.core.errors import RequestError
+from weibotag.core.errors import NothingAcceptedError, RequestError
 from weibotag.core.schema import STRINGS
 from weibotag.posts.cells import BLANKS, as_texts
 from weibotag.posts.condition import check_condition, matches
@@ -44,7 +44,7 @@ def read_posts(source: PostsSource, rejects: Rejects, batch_rows: int = 20_000) 
 
     Every row of the input is in a table, in `rejects`, left out by `where`, or after the last one that `limit` allows.
     Columns that are the same in name only pass through with `_in` added. Raises RequestError before the first table
-    when a header, a column or a file is wrong.
+    when a header, a column or a file is wrong, NothingAcceptedError in place of no table at all.
     """
     if source.where is not None:
         check_condition(source.where)
@@ -52,7 +52,19 @@ def read_posts(source: PostsSource, rejects: Rejects, batch_rows: int = 20_000) 
     layouts = [layout for path in paths if (layout := lay_out(path, source.columns, alone=len(paths) == 1))]
     if not layouts:
         raise RequestError(f"{source.path}: every file is empty; expected at least one with posts")
-    return _full_batches(_accepted(source, layouts, rejects, batch_rows), batch_rows)
+    return _refuse_none(source, rejects, _full_batches(_accepted(source, layouts, rejects, batch_rows), batch_rows))
+
+
+def _refuse_none(source: PostsSource, rejects: Rejects, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Give tables; raises NothingAcceptedError where there is none."""
+    found = False
+    for table in tables:
+        found = True
+        yield table
+    if not found:
+        seen = f"; see {rejects.path}" if rejects.count and rejects.path else ""
+        left = "" if source.where is None else ", the others are none that --where asks for"
+        raise NothingAcceptedError(source.path, f"{rejects.count:,} rejected{left}{seen}")
 
 
 def _accepted(source: PostsSource, layouts: list[Layout], rejects: Rejects, batch_rows: int) -> Iterator[pa.Table]:

@@ -1,12 +1,13 @@
 """Rows that can't be used: where they stood and why; and the ids seen so far."""
 
 import csv
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from weibotag.core import schema
+from weibotag.core.files import atomic
 from weibotag.core.spreadsheet import guard_row
 
 ID_LENGTH = 100
@@ -16,10 +17,13 @@ class Rejects(AbstractContextManager["Rejects"]):
     """Counts rejected rows and, given a path, writes them there as they come (schema "rejects", UTF-8 with BOM)."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self.count = 0
-        self._file = path.open("w", encoding="utf-8-sig", errors="replace", newline="") if path else None
-        self._writer = csv.writer(self._file) if self._file else None
-        if self._writer:
+        self.count, self.path = 0, path
+        self._whole = ExitStack()
+        self._writer = None
+        if path is not None:
+            file = self._whole.enter_context(atomic(path, "w"))
+            file.write("\ufeff")
+            self._writer = csv.writer(file)
             self._writer.writerow(schema.arrow_schema("rejects").names)
 
     def append(self, file: str, line: int | None, post_id: str | None, reason: str) -> None:
@@ -29,9 +33,8 @@ class Rejects(AbstractContextManager["Rejects"]):
             self._writer.writerow(guard_row((file, line, post_id and post_id[:ID_LENGTH], reason)))
 
     def close(self) -> None:
-        """Close the file, if there is one."""
-        if self._file:
-            self._file.close()
+        """Put the file in its place, if there is one: also where nothing else came of the rows."""
+        self._whole.close()
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from weibotag.core.errors import RequestError
+from weibotag.core.errors import NothingAcceptedError, RequestError
 from weibotag.core.schema import arrow_schema
 from weibotag.core.spreadsheet import BEFORE, SIGNS, percent
 from weibotag.posts.cells import as_words, find_broken, plain_types, simplify
@@ -41,17 +41,21 @@ def convert(source: Path, out: Path) -> int:
 
 
 def read_table(path: Path) -> Iterator[pa.Table]:
-    """Give a tags file as tables: the columns of "tags", then all others; at least one table, which may be empty.
+    """Give a tags file as tables: the columns of "tags", then all others.
 
     A tag or keyword without a score has 1.0. Other columns of a CSV are text, so are those of a JSONL that hold lists
-    or objects. Raises RequestError with the line where the file can't be read.
+    or objects. Raises RequestError with the line where the file can't be read,
+    NothingAcceptedError, after the last table, where it has no row.
     """
     if not path.is_file():
         raise RequestError(f"{path}: no such file; expected tags as {', '.join(FORMATS)}")
     form = find_format(path)
-    if form == "parquet":
-        return _read_parquet(path)
-    return _read_csv(path) if form == "csv" else _read_json(path)
+    rows = 0
+    for table in _read_parquet(path) if form == "parquet" else _read_csv(path) if form == "csv" else _read_json(path):
+        rows += len(table)
+        yield table
+    if not rows:
+        raise NothingAcceptedError(path)
 
 
 def _complete(path: Path, found: Mapping[str, pa.DataType]) -> pa.Schema:

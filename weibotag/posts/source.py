@@ -1,4 +1,4 @@
-"""Where posts come from: their files, which of their rows are asked for, and what must not be written among them.
+"""Where posts come from: their files, and which of their rows are asked for.
 
 Nothing heavy is imported for it.
 """
@@ -82,18 +82,3 @@ def input_bytes(source: PostsSource) -> int:
         return 0
     sizes = {path: path.stat().st_size for path in resolve_files(source.path)}
     return sum(size * (PACKED if path.suffix.lower() in (".gz", ".parquet") else 1) for path, size in sizes.items())
-
-
-def refuse_outputs(source: PostsSource, *outputs: Path) -> None:
-    """Raise RequestError for a file or folder to be written that would lie among the posts and be read as such."""
-    if source.path == str(STDIN):
-        return
-    posts = Path(source.path).absolute()
-    files = {path.resolve() for path in resolve_files(source.path)}
-    for output in outputs:
-        place = output.absolute()
-        inside = place.is_relative_to(posts) if posts.is_dir() else place.match(str(posts))
-        if inside or place.resolve() in files:
-            raise RequestError(
-                f"{output}: lies among the posts of {source.path}, where it would be read; choose another place"
-            )

@@ -1,7 +1,6 @@
 """Tables to Parquet, CSV and JSONL files."""
 
 import csv
-import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from weibotag.core import schema
 from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.errors import RequestError
-from weibotag.core.files import atomic, remove_orphans
+from weibotag.core.files import atomic
 from weibotag.core.spreadsheet import BOM, guard_row, is_formula, may_run, percent
 from weibotag.posts.cells import BLANKS, as_json, as_texts
 from weibotag.posts.encodings import STDIN, as_text
@@ -43,7 +42,7 @@ def write_tables(tables: Iterable[pa.Table], out: str | Path, schema: pa.Schema)
 
     A CSV is made for people: with a BOM, and no cell of it is a formula (see `core.spreadsheet`). The file is written
     beside its place, synced and renamed, so nobody sees half of it. Raises RequestError, before the first table is asked
-    for, when the suffix or the folder is wrong.
+    for, when the suffix is wrong.
     """
     return _write(tables, out, schema, for_people=True)
 
@@ -60,10 +59,7 @@ def _write(tables: Iterable[pa.Table], out: str | Path, schema: pa.Schema, for_p
         rows = sum(_write_json(table.select(schema.names), sys.stdout) for table in tables)
         sys.stdout.flush()
         return rows
-    if not path.parent.is_dir():
-        raise RequestError(f"{path}: there is no folder {path.parent}; make it first")
-    remove_orphans(path)
-    with atomic(path, "wb" if form == "parquet" else "w", os.getpid()) as file:
+    with atomic(path, "wb" if form == "parquet" else "w") as file:
         if form == "parquet":
             with pq.ParquetWriter(file, schema, compression="zstd") as writer:
                 return sum(_write_parquet(table.select(schema.names).cast(schema), writer) for table in tables)

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from typing_extensions import TypedDict
 
 from weibotag.core.errors import ModelError, WeibotagError
-from weibotag.core.files import replace_folder, write_json, write_parquet
+from weibotag.core.files import MODEL, replace_folder, write_json, write_parquet
 from weibotag.core.own_files import Origin, check_digests, list_digests, read_json, read_table
 from weibotag.features.visual_codes import Codebook
 from weibotag.features.vocabulary import LEARNT
@@ -142,10 +142,9 @@ class Model:
     def save(self, folder: Path) -> None:
         """Write the model beside `folder` and put it there in one step; an older model at that place goes.
 
-        Raises ModelError when something that is no model stands there.
+        Raises RequestError when something that is no part of a model stands there.
         """
-        refuse_stranger(folder)
-        with replace_folder(folder) as fresh:
+        with replace_folder(folder, MODEL) as fresh:
             if self.codebook is not None:
                 self.codebook.save(fresh / CODES)
             save_csv(self.taxonomy, fresh / TAXONOMY)
@@ -176,12 +175,6 @@ def save_taggers(taggers: Mapping[str, Tagger], folder: Path) -> None:
         ensemble = {"weights": list(tagger.scorer.weights.items()), "texts_only": tagger.scorer.texts_only}
         write_json(ensemble, folder / name / ENSEMBLE)
         tagger.decision.save(folder / name)
-
-
-def refuse_stranger(folder: Path) -> None:
-    """Raise ModelError when a file, or a folder of something else than a model, stands where a model is to be written."""
-    if folder.exists() and not (folder / ABOUT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ModelError(f"{folder}: exists and is no model; give another folder with -o")
 
 
 def read_about(folder: Path) -> ModelAbout:

@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.errors import TaxonomyError
+from weibotag.core.files import atomic
 from weibotag.core.spreadsheet import guard
 from weibotag.taxonomy.check import find_errors
 from weibotag.taxonomy.reader import COLUMNS, Row, join_list, read_rows
@@ -134,7 +135,8 @@ def _tag_of(row: Row) -> Tag:
 
 def save_csv(taxonomy: Taxonomy, path: Path) -> None:
     """Write the canonical CSV, without formulas, which `load` reads back to the same tags and digest."""
-    path.write_text(_write(taxonomy, guard), encoding="utf-8", newline="")
+    with atomic(path, "w") as file:
+        file.write(_write(taxonomy, guard))
 
 
 def _write(taxonomy: Taxonomy, finish: Callable[[str], str] = str) -> str:

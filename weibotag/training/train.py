@@ -23,10 +23,10 @@ from weibotag.extraction.requests import TrainRequest
 from weibotag.extraction.schedule import link_and_look
 from weibotag.features import visual_codes
 from weibotag.features.vocabulary import learn_keywords
-from weibotag.posts.source import describe_input, refuse_outputs
+from weibotag.posts.source import describe_input
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.cascade.policy import Cascade
-from weibotag.taggers.model_folder import CASCADE, FUSED, TEXT, Model, ModelAbout, ModelLearnt, refuse_stranger
+from weibotag.taggers.model_folder import CASCADE, FUSED, TEXT, Model, ModelAbout, ModelLearnt
 from weibotag.taggers.tagger import Tagger
 from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.cascade_tagger import describe_cascade, train_cascade
@@ -56,12 +56,10 @@ def train_model(order: TrainRequest) -> ModelAbout:
     for `tune_seconds` at most.
     """
     taxonomy, out, quiet = load(order.taxonomy), order.model, order.quiet
-    refuse_stranger(out)
     tagger, beyond = check_request(order)
     source = order.source
     if order.valid is not None and source.where is not None:
         source = replace(source, where=f"(\n{source.where}\n) OR (\n{order.valid}\n)")
-    refuse_outputs(source, out, Path(f"{out}.run"))
     context = open_context(choose_pipeline(order), quiet=quiet)
     request = {
         "command": "train",

@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from weibotag.core.arrays import list_parts
 from weibotag.core.errors import RequestError
+from weibotag.core.files import open_to_append
 from weibotag.core.own_files import Origin, read_metadata, read_tensors, write_tensors
 from weibotag.core.progress import bar
 from weibotag.core.schema import FACE
@@ -323,8 +324,9 @@ def remove_name(path: Path, name: str) -> int:
     names = [gallery.names[owner] for owner in gallery.owners[kept]]
     removed = int((~kept).sum())
     # First the log: a removal that is not written down would come undone.
-    with log_of(path).open("a", encoding="utf-8") as log:
-        log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')}\tremoved\t{hash_name(name)}\t{removed} faces\n")
+    with open_to_append(log_of(path)) as log:
+        entry = f"{datetime.now(UTC).isoformat(timespec='seconds')}\tremoved\t{hash_name(name)}\t{removed} faces\n"
+        log.write(entry.encode())
     make_gallery(names, gallery.vectors[kept], gallery.model, gallery.digest).save(path)
     return removed
 

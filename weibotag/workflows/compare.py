@@ -24,7 +24,7 @@ from weibotag.extraction.ingest import ingest
 from weibotag.extraction.post_table import open_vector_words
 from weibotag.extraction.schedule import link_and_look
 from weibotag.extraction.settings import Pipeline
-from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
+from weibotag.posts.source import PostsSource, describe_input
 from weibotag.runtime.run_folder import Run
 from weibotag.scoring.report import MODALITIES, evaluate, find_modality
 from weibotag.taggers.answering import list_tags
@@ -138,7 +138,6 @@ def compare(
     }
     with ExitStack() as stack:
         place = Path(f"{folder}.run") if folder else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-        refuse_outputs(source, place, *([folder] if folder else []))
         run = stack.enter_context(Run.open(place, request))
         trained, held, tests = prepare(run, source, context, taxonomy, valid, test)
         seconds = TUNE_SECONDS if minutes is None else min(TUNE_SECONDS, 60 * minutes)

@@ -104,8 +104,6 @@ def plan_tagging(request: PlanRequest) -> Plan:
         link(run, parts, context)
         fixed = perf_counter() - begun
         posts = count_posts(run, parts)
-        if not posts:
-            raise RequestError("no post to plan for: the input, or what --where leaves of it, has no row that can be used")
         cascade = open_cascade(tagger)
         words = open_vector_words(open_taxonomy(tagger), open_codebook(tagger), context)
         survey = Survey(run, context, PictureIndex(run, parts, context, words), sample)

@@ -9,18 +9,17 @@ import numpy as np
 import pyarrow as pa
 
 from weibotag.core import __version__
-from weibotag.core.errors import ModelError, RequestError
-from weibotag.core.files import replace_folder
+from weibotag.core.errors import RequestError
+from weibotag.core.files import BODY, replace_folder
 from weibotag.extraction.context import ExtractionContext, LookSummary, open_context
 from weibotag.extraction.ingest import ingest
 from weibotag.extraction.post_table import read_part
 from weibotag.extraction.schedule import link_and_look
 from weibotag.extraction.settings import Pipeline
-from weibotag.posts.source import PostsSource, describe_input, refuse_outputs
+from weibotag.posts.source import PostsSource, describe_input
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.network import CALIBRATION
 from weibotag.training.dataset import draw_valid
-from weibotag.training.network.export import ABOUT
 from weibotag.training.network.loop import CHECKPOINT
 from weibotag.training.network.pretraining import choose_settings, pretrain
 from weibotag.training.network.settings import PretrainSummary, TrainingRun
@@ -51,11 +50,7 @@ def pretrain_posts(
     A tenth of the posts, by a hash of the id, is held out to judge by. The seconds that are returned are those of all.
     """
     settings = choose_settings(network, epochs, minutes)
-    strange = out.exists() and not any((out / name).is_file() for name in (ABOUT, CALIBRATION))
-    if strange and not (out.is_dir() and not any(out.iterdir())):
-        raise ModelError(f"{out}: exists and is no body; give another folder with -o")
     folder = Path(f"{out}.run")
-    refuse_outputs(source, out, folder)
     context = open_context(pipeline, quiet=quiet)
     request = {"command": "pretrain", "version": __version__, "input": describe_input(source), **context.request()}
     started = perf_counter()
@@ -65,7 +60,7 @@ def pretrain_posts(
         summary = pretrain(trained, held, network, settings, TrainingRun(work, 0, device, threads, quiet))
         if (work / CALIBRATION).is_file():
             note_looks(work, context)
-        with replace_folder(out) as fresh:
+        with replace_folder(out, BODY) as fresh:
             for path in work.iterdir():
                 if path.name != CHECKPOINT:
                     shutil.copyfile(path, fresh / path.name)

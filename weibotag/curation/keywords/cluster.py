@@ -27,7 +27,7 @@ from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.visual_codes import learn_centres
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.result_files import read_listing
-from weibotag.posts.source import PostsSource, input_bytes, refuse_outputs
+from weibotag.posts.source import PostsSource, input_bytes
 from weibotag.posts.writer import find_format, write_tables
 
 CLUSTERS = arrow_schema("clusters")
@@ -82,8 +82,6 @@ def cluster_keywords(
     keywords and posts give the same clusters, in any order.
     """
     find_format(out)
-    refuse_outputs(request.source, out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     table = join_old(keywords, old)
     rejects = Rejects()
     lines, importance = read_mentions(read_pictured(request, rejects, "reading posts"), table)

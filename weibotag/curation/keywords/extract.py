@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import first_of_each
-from weibotag.core.errors import RequestError
+from weibotag.core.errors import NothingAcceptedError, RequestError
 from weibotag.core.progress import bar, describe_cost
 from weibotag.core.schema import WORDING, arrow_schema, cast
 from weibotag.core.text_matching import fold
@@ -32,7 +32,7 @@ from weibotag.posts.encodings import open_file, open_lines
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.result_files import has_column, read_listing
-from weibotag.posts.source import PostsSource, input_bytes, refuse_outputs, resolve_files
+from weibotag.posts.source import PostsSource, input_bytes, resolve_files
 from weibotag.posts.supplied_words import add_given
 from weibotag.posts.writer import find_format, write_tables
 
@@ -113,8 +113,14 @@ def find_keywords(table: pa.Table, keywords: KeywordIndex) -> pa.ListArray:
 
 
 def read_keywords(path: Path) -> pa.Table:
-    """Read what `extract_keywords` wrote, or the like: only channel and keyword must be there. Raises RequestError."""
-    return read_listing(path, "channel_keywords", ("channel", "keyword"))
+    """Read what `extract_keywords` wrote, or the like: only channel and keyword must be there.
+
+    Raises RequestError where it can't be read, NothingAcceptedError where it has no row.
+    """
+    found = read_listing(path, "channel_keywords", ("channel", "keyword"))
+    if not len(found):
+        raise NothingAcceptedError(path)
+    return found
 
 
 def cost_of_extraction(source: PostsSource) -> str:
@@ -145,8 +151,6 @@ def extract_keywords(
     words that are no keywords.
     """
     find_format(out)
-    refuse_outputs(request.source, out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     without = read_stop_words(stop_words)
     if earlier is not None:
         resolve_files(earlier)

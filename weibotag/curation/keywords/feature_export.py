@@ -90,8 +90,6 @@ def open_dictionary(path: Path) -> Iterator[Dictionary]:
     """
     from filelock import FileLock, Timeout
 
-    if not path.parent.is_dir():
-        raise RequestError(f"{path}: there is no folder {path.parent}; make it first")
     remembered = path.with_name(f".{path.name}.size")
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS)
     try:
@@ -236,10 +234,6 @@ def export_features(
     form = out.suffix.lower()
     if form not in FORMATS:
         raise RequestError(f"{out}: unknown format; expected a name that ends in {', '.join(FORMATS)}")
-    if not out.parent.is_dir():
-        raise RequestError(f"{out}: there is no folder {out.parent}; make it first")
-    if out.resolve() in (tagged.resolve(), path.resolve()):
-        raise RequestError(f"{out}: is also read; choose another name for the output")
     posts = values = 0
     with ExitStack() as whole:
         # What is entered later is finished earlier: the dictionary is whole before the output is.

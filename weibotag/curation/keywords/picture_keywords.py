@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from weibotag.core.arrays import first_of_each, keep_highest, list_parts, rank_in_runs, rows_of
 from weibotag.core.errors import RequestError
-from weibotag.core.files import replace_folder, write_parquet
+from weibotag.core.files import MAP, replace_folder, write_parquet
 from weibotag.core.own_files import (
     INDEX,
     Origin,
@@ -33,7 +33,6 @@ from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.hashed_ngrams import check_features, number, read_counts
 from weibotag.features.vocabulary import MOST_KEYWORDS
 from weibotag.posts.rejects import Rejects
-from weibotag.posts.source import refuse_outputs
 from weibotag.posts.writer import write_tables
 from weibotag.scoring.closure import collect_highest
 from weibotag.scoring.decision import Calibration
@@ -184,7 +183,7 @@ class PictureMap:
             "indices": self.weights.indices,
             "indptr": self.weights.indptr,
         }
-        with replace_folder(folder) as fresh:
+        with replace_folder(folder, MAP) as fresh:
             write_parquet(self.keywords, fresh / KEYWORDS_FILE)
             write_tensors(fresh / WEIGHTS_FILE, parts, (ABOUT, {"files": list_digests(fresh)}))
 
@@ -223,7 +222,6 @@ class MappingSummary:
 
 def map_posts(request: WordingsRequest, folder: Path, out: str) -> MappingSummary:
     """Write the keywords that the pictures of posts show to `out` (schema "tags")."""
-    refuse_outputs(request.source, Path(out))
     found = load_map(folder)
     rejects = Rejects(None)
     lengths = [np.empty(0, np.int64)]

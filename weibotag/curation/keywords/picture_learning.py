@@ -17,7 +17,6 @@ from weibotag.core.progress import describe_cost
 from weibotag.core.text_matching import fold
 from weibotag.curation.keywords.extract import KeywordIndex, find_keywords, read_keywords
 from weibotag.curation.keywords.picture_keywords import (
-    KEYWORDS_FILE,
     LEARNT,
     PictureMap,
     Pictures,
@@ -30,7 +29,7 @@ from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.hashed_ngrams import BITS
 from weibotag.posts.encodings import STDIN
 from weibotag.posts.rejects import Rejects
-from weibotag.posts.source import refuse_outputs, resolve_files
+from weibotag.posts.source import resolve_files
 from weibotag.scoring.closure import mark_right
 from weibotag.scoring.decision import Calibration, fit_calibration
 
@@ -148,9 +147,6 @@ def read_lessons(tables: Iterable[pa.Table], index: KeywordIndex | None) -> Less
 
 def train_map(request: WordingsRequest, out: Path, keywords: Path | None, precision: float) -> LearningSummary:
     """Learn a map from posts (see `learn_map`) and write it to the folder `out`; `keywords` is a file of them, or None."""
-    refuse_outputs(request.source, out)
-    if out.exists() and not (out / KEYWORDS_FILE).exists():
-        raise RequestError(f"{out}: exists and is no map; choose another name")
     index = None if keywords is None else KeywordIndex(read_keywords(keywords))
     rejects = Rejects(None)
     found, summary = learn_map(need_pictures(request, rejects), precision, index)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix
 from typing_extensions import TypedDict
 
-from weibotag.core.errors import RequestError
+from weibotag.core.errors import NothingAcceptedError, RequestError
 from weibotag.core.own_files import Origin, TensorType, read_metadata, read_tensors, write_tensors
 from weibotag.core.progress import describe_cost
 from weibotag.core.schema import arrow_schema
@@ -156,12 +156,14 @@ def read_vectors(path: Path, column: str | None = None) -> Iterator[tuple[list[s
     """Give post ids and vectors (n, d) float32 of a Parquet file, batch by batch; rows without a vector are left out.
 
     The vectors are in `column`; without one in embed_vector, or in the only column of lists of floats. Raises RequestError
-    where they can't be had.
+    where they can't be had, NothingAcceptedError for a file without rows.
     """
     width = 0
     try:
         with pq.ParquetFile(path.absolute()) as file:
             name = _find_column(path, file.schema_arrow, column)
+            if not file.metadata.num_rows:
+                raise NothingAcceptedError(path)
             for batch in file.iter_batches(ROWS, columns=["post_id", name]):
                 some = batch.filter(batch[name].is_valid())
                 if not len(some):

@@ -21,7 +21,7 @@ from weibotag.features.hashed_ngrams import vectorise
 from weibotag.posts.encodings import STDIN, find_kind
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
-from weibotag.posts.source import PostsSource, refuse_outputs, resolve_files
+from weibotag.posts.source import PostsSource, resolve_files
 from weibotag.posts.table_files import lay_out
 from weibotag.posts.writer import write_posts
 from weibotag.scoring.closure import collect_highest, raise_parents
@@ -68,16 +68,13 @@ def apply(folder: Path, source: PostsSource, taxonomy: Taxonomy, out: Path, acce
         raise RequestError(
             f"{folder / PROPOSALS}: nothing is accepted; write yes into its column accept, or give --accept recommended"
         )
-    refuse_outputs(source, out)
     new, changes = plan_changes(folder, taxonomy, accepted)
     out.mkdir(parents=True, exist_ok=True)
     place = out / f"posts.{_choose_format(source)}"
     read: list[pa.Table] = []
     with Rejects(out / "rejects.csv") as rejects:
         tables = _relabel(source, changes, out, rejects, read)
-        first = next(tables, None)
-        if first is None:
-            raise RequestError(f"{source.path}: no post can be used; {out / 'rejects.csv'} says why")
+        first = next(tables)
         write_posts(chain([first], tables), place, first.schema)
     if not rejects.count:
         (out / "rejects.csv").unlink()

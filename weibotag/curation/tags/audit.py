@@ -32,7 +32,7 @@ from weibotag.curation.tags.proposals import (
 )
 from weibotag.curation.tags.tag_similarity import find_halves, find_near, find_same
 from weibotag.features.hashed_ngrams import vectorise
-from weibotag.posts.source import PostsSource, refuse_outputs
+from weibotag.posts.source import PostsSource
 from weibotag.taxonomy.tree import Taxonomy
 
 # What reads texts looks at the tags with most posts, so many at most: its matrices have a column for each.
@@ -74,7 +74,6 @@ def audit(
     part. Raises RequestError for posts without a known tag, a column that is not there, and a folder whose proposals
     somebody has answered.
     """
-    refuse_outputs(source, out)
     refuse_answered(out)
     labelled = read_labelled(source, taxonomy, annotator)
     every = PostsByTag(taxonomy, labelled.gold.tocsc(), labelled.ids)
@@ -103,9 +102,7 @@ def audit(
 
 
 def refuse_answered(out: Path) -> None:
-    """Raise RequestError where `out` holds proposals that somebody has answered, or is no folder."""
-    if out.exists() and not out.is_dir():
-        raise RequestError(f"{out}: is a file; expected a folder to write the audit to")
+    """Raise RequestError where `out` holds proposals that somebody has answered."""
     path = out / PROPOSALS
     if path.exists() and read_proposals(path, None):
         raise RequestError(f"{path}: holds answers, which would be lost; name another folder, or apply and remove it first")

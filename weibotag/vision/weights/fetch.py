@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 from weibotag.core import __version__
 from weibotag.core.errors import MissingExtraError, RequestError
-from weibotag.core.files import sha256_of, sync_folder
+from weibotag.core.files import open_to_append, sha256_of, sync_folder
 from weibotag.core.progress import bar
 
 TIMEOUT_SECONDS = 30
@@ -110,7 +110,7 @@ def receive(url: str, part: Path, size: int, over: Event) -> None:
     """
     done = part.stat().st_size
     headers = {"User-Agent": f"weibotag/{__version__}"} | ({"Range": f"bytes={done}-"} if done else {})
-    with urlopen(Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as answer, part.open("ab") as file:
+    with urlopen(Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as answer, open_to_append(part) as file:
         if answer.status != HTTPStatus.PARTIAL_CONTENT:
             done = 0
         length = read_length(answer.headers.get("Content-Length"))
