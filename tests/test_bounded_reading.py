@@ -16,12 +16,11 @@ from weibotag.core.errors import RequestError
 from weibotag.core.spreadsheet import unguard
 from weibotag.posts import reader, table_files
 from weibotag.posts.cells import simplify
-from weibotag.posts.encodings import RECORD_LIMIT
+from weibotag.posts.encodings import MOST_COLUMNS, RECORD_LIMIT
 from weibotag.posts.parquet_batches import BATCH_BYTES, read_batches
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.result_files import read_table
 from weibotag.posts.source import PostsSource
-from weibotag.posts.table_files import MOST_COLUMNS
 from weibotag.posts.writer import write_tables
 
 TAGS = schema.arrow_schema("tags")

@@ -119,7 +119,11 @@ def test_yaml_words_stay_as_written(write: Write) -> None:
         ("t.json", '[{"name": "a"},\n{"name": ["b"]}]', 2, "expected text"),
         ("t.json", '{"name": "a"}', 1, "expected a list of tags"),
         ("t.json", '[\n{"name": true}]', 2, "expected text"),
+        ("t.json", '[{"name": "a", "children": [\n{"name": "b",\n"name": "c"}]}]', 2, "key 'name' given twice"),
+        ("t.json", '[{"name": ' + "9" * 5_000 + "}]", 1, "not JSON"),
+        ("t.csv", 'id,parent_id,name\na,,A\nb,,"B\nc,,C\nd,,D\n', 3, "check the quotes"),
         ("t.yaml", "- name: a\n- name: [b\n", 3, "not YAML"),
+        ("t.yaml", "- name: a\n  children:\n  - name: b\n    name: c\n", 3, "key 'name' given twice"),
         ("t.yaml", "- a\n", 1, "expected a tag"),
         ("t.yaml", "- &x\n  name: a\n  children: [*x]\n", 2, "levels"),
     ],
@@ -131,6 +135,11 @@ def test_load_says_line_and_fix(write: Write, name: str, text: str, line: int, w
     assert str(caught.value).startswith(f"{path}:{line}: ")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_load_takes_a_long_list_of_keywords(write: Write) -> None:
+    words = tuple(f"word {number}" for number in range(20_000))
+    assert load(write(f"id,parent_id,name,keywords\na,,A,{';'.join(words)}\n")).tags[0].keywords == words
 
 
 def test_load_counts_further_errors(write: Write) -> None:

@@ -29,6 +29,8 @@ HEAD_BYTES = 1_000_000
 # The longest record of posts, in characters (bytes in Parquet). What is written of one may be longer: quotes, escapes, tags.
 RECORD_LIMIT = 16_000_000
 WRITTEN_LIMIT = 8 * RECORD_LIMIT
+# Columns of a file, and characters of rows that are held at once.
+MOST_COLUMNS, CHUNK_SIZE = 2_000, 16_000_000
 ENOUGH_LINES = 100
 MOST_LEVELS = 100
 # Characters of a record that can't be used in which its id is sought, and of a key that are shown.

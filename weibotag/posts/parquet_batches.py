@@ -18,10 +18,10 @@ LONG_VALUE = 64 << 10
 CELL = 8
 
 
-def read_batches(path: Path, rows: int) -> Iterator[tuple[int, pa.Table]]:
+def read_batches(path: Path, rows: int, limit: int = RECORD_LIMIT) -> Iterator[tuple[int, pa.Table]]:
     """Give the rows of a Parquet file, at most `rows` and some `BATCH_BYTES` at a time, as (number of rows, table).
 
-    Texts may come as dictionaries. The table is empty where the row has more than `RECORD_LIMIT` bytes. A page of the
+    Texts may come as dictionaries. The table is empty where the row has more than `limit` bytes. A page of the
     file is held whole. Raises pa.ArrowException and OSError.
     """
     # Read through a small buffer: a row group may be the whole file.
@@ -31,7 +31,7 @@ def read_batches(path: Path, rows: int) -> Iterator[tuple[int, pa.Table]]:
             packed, most = _plan(path, file, number)
             with _open(path, about, packed) as group:
                 for batch in group.iter_batches(min(rows, most), row_groups=[number]):
-                    yield from _cut(batch)
+                    yield from _cut(batch, limit)
 
 
 def _open(path: Path, about: pq.FileMetaData | None, packed: list[str]) -> pq.ParquetFile:
@@ -87,15 +87,15 @@ def _is_text(kind: pa.DataType) -> bool:
     )
 
 
-def _cut(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.Table]]:
+def _cut(batch: pa.RecordBatch, limit: int) -> Iterator[tuple[int, pa.Table]]:
     """Give a batch in pieces, none of more than `BATCH_BYTES` and a record."""
-    if batch.nbytes <= RECORD_LIMIT and not any(True for column in batch.columns for _ in _dictionaries(column)):
+    if batch.nbytes <= limit and not any(True for column in batch.columns for _ in _dictionaries(column)):
         yield len(batch), pa.Table.from_batches([batch])
         return
     sizes = np.zeros(len(batch), np.int64)
     for column in batch.columns:
         sizes += _sizes(column)
-    long: np.ndarray = sizes > RECORD_LIMIT
+    long: np.ndarray = sizes > limit
     full = np.cumsum(np.where(long, 0, sizes)) // BATCH_BYTES
     changes = (np.flatnonzero((np.diff(full) != 0) | long[1:] | long[:-1]) + 1).tolist()
     for start, end in zip([0, *changes], [*changes, len(batch)], strict=True):

@@ -13,12 +13,11 @@ from weibotag.core.errors import NothingAcceptedError, RequestError
 from weibotag.core.schema import STRINGS
 from weibotag.posts.cells import BLANKS, as_texts
 from weibotag.posts.condition import check_condition, matches
-from weibotag.posts.encodings import NUL, STDIN, as_text
+from weibotag.posts.encodings import MOST_COLUMNS, NUL, STDIN, as_text
 from weibotag.posts.rejects import Rejects, SeenIds
 from weibotag.posts.source import PostsSource, resolve_files
 from weibotag.posts.table_files import (
     INEXACT_ID,
-    MOST_COLUMNS,
     POSTS,
     Bad,
     Chunk,

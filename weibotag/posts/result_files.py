@@ -1,11 +1,11 @@
 """Files of tags, keywords and clusters, also those that people have edited, back to tables."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -15,11 +15,26 @@ from weibotag.core.errors import NothingAcceptedError, RequestError
 from weibotag.core.schema import arrow_schema
 from weibotag.core.spreadsheet import BEFORE, SIGNS, percent
 from weibotag.posts.cells import as_words, find_broken, plain_types, simplify
-from weibotag.posts.encodings import as_text, find_kind, open_file, open_lines, parse_object, read_sound_records, readable
+from weibotag.posts.encodings import (
+    CHUNK_SIZE,
+    MOST_COLUMNS,
+    TOO_LONG,
+    WRITTEN_LIMIT,
+    as_text,
+    find_kind,
+    find_problem,
+    open_file,
+    open_lines,
+    parse_object,
+    read_sound_records,
+    readable,
+)
+from weibotag.posts.parquet_batches import read_batches
 from weibotag.posts.writer import FORMATS, find_format, write_tables
 
 TAGS = arrow_schema("tags")
 READ_ROWS = 20_000
+Row = TypeVar("Row")
 # The first sign of a tag or keyword, as it is written where it would begin a formula.
 FIRST = re.compile("|".join(map(percent, BEFORE + SIGNS)))
 NUMBER = re.compile(r"(\d+(\.\d+)?(e[+-]?\d+)?)?")
@@ -63,6 +78,8 @@ def _complete(path: Path, found: Mapping[str, pa.DataType]) -> pa.Schema:
     for name in ("post_id", "tags"):
         if name not in found:
             raise RequestError(f"{path} has no column {name}; found {', '.join(found) or 'none'}; expected a file of tags")
+    if len(found) > MOST_COLUMNS + len(TAGS):
+        raise RequestError(f"{path} has {len(found):,} columns; {MOST_COLUMNS:,} at most can be read; leave some out")
     return pa.schema([*TAGS, *((name, kind) for name, kind in found.items() if name not in TAGS.names)])
 
 
@@ -70,8 +87,9 @@ def _read_parquet(path: Path) -> Iterator[pa.Table]:
     with readable(path), pq.ParquetFile(path.absolute()) as file:
         complete = _complete(path, plain_types(path, file.schema_arrow))
         first = 1
-        for batch in file.iter_batches(batch_size=READ_ROWS):
-            raw = pa.Table.from_batches([batch])
+        for count, raw in read_batches(path, READ_ROWS, WRITTEN_LIMIT):
+            if len(raw) < count:
+                raise RequestError(f"{path}, row {first}: {TOO_LONG.format('bytes', WRITTEN_LIMIT)}; leave it out")
             names = raw.column_names
             whole = pa.table({name: (as_words if name in TAGS.names else simplify)(raw[name]) for name in names})
             for row, reason in find_broken(whole).items():
@@ -107,7 +125,7 @@ def _read_csv(path: Path) -> Iterator[pa.Table]:
     names, records = read_sound_records(path, "csv", "write the file again with `weibotag export`")
     complete = _complete(path, dict.fromkeys(names, pa.string()))
     yielded = False
-    while part := [fields for _, fields in islice(records, READ_ROWS)]:
+    for part in _parts((fields, sum(map(len, fields))) for _, fields in records):
         yield _from_cells(path, dict(zip(names, zip(*part, strict=True), strict=True)), complete, len(part))
         yielded = True
     if not yielded:
@@ -116,26 +134,41 @@ def _read_csv(path: Path) -> Iterator[pa.Table]:
 
 def _read_json(path: Path) -> Iterator[pa.Table]:
     kinds: dict[str, set[type]] = {}
-    for row in _read_objects(path):
+    for row, _ in _read_objects(path):
         for name, value in row.items():
             kinds.setdefault(name, set()).update(_kind(value))
     if not kinds:
         yield TAGS.empty_table()
         return
     complete = _complete(path, {name: JSON_TYPES.get(frozenset(found), pa.string()) for name, found in kinds.items()})
-    rows = _read_objects(path)
-    while part := list(islice(rows, READ_ROWS)):
+    for part in _parts(_read_objects(path)):
         yield _from_cells(path, {name: [row.get(name) for row in part] for name in kinds}, complete, len(part))
 
 
-def _read_objects(path: Path) -> Iterator[dict[str, Any]]:
-    with open_lines(open_file(path, "jsonl")) as lines:
+def _parts(rows: Iterable[tuple[Row, int]]) -> Iterator[list[Row]]:
+    """Give rows, which come with their characters, some at a time."""
+    part: list[Row] = []
+    room = CHUNK_SIZE
+    for row, size in rows:
+        part.append(row)
+        room -= size
+        if room < 0 or len(part) == READ_ROWS:
+            yield part
+            part, room = [], CHUNK_SIZE
+    if part:
+        yield part
+
+
+def _read_objects(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Give the objects of a JSONL file, each with the characters of its line."""
+    file = open_file(path, "jsonl", WRITTEN_LIMIT)
+    with open_lines(file) as lines:
         for number, line in enumerate(lines, 1):
-            row = parse_object(line) if line.strip() else {}
+            row = (find_problem(line, file) or parse_object(line)) if line.strip() else {}
             if isinstance(row, str):
                 raise RequestError(f"{path}, line {number}: {row}; expected one object a line")
             if row:
-                yield row
+                yield row, len(line)
 
 
 def _kind(value: Any) -> set[type]:

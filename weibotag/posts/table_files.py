@@ -16,7 +16,9 @@ from weibotag.core import schema
 from weibotag.core.errors import RequestError
 from weibotag.posts.cells import as_words, find_broken, plain_types, simplify
 from weibotag.posts.encodings import (
+    CHUNK_SIZE,
     MARK,
+    MOST_COLUMNS,
     NUL,
     RECORD_LIMIT,
     STDIN,
@@ -46,9 +48,8 @@ GIVEN = tuple(name for name in POSTS.names if name != "folder")
 CONTENT = ("text", "images", "videos")
 RESERVED = {*POSTS.names, *schema.arrow_schema("tags").names}
 EXACT_FLOAT = 2**53
-MOST_COLUMNS = 2_000
-# Characters of a chunk of text, each cell counted as some more.
-CHUNK_SIZE, CELL = 16_000_000, 8
+# Each cell of a chunk is counted as some characters more.
+CELL = 8
 MORE_KEYS = f"a key beyond the first {MOST_COLUMNS:,} of the file, or one with a NUL byte"
 INEXACT_ID = "post_id is no text and no whole number that is sure to be exact; write it as text"
 Bad = tuple[int, str | None, str]

@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ COLUMNS = ("id", "parent_id", "name", "aliases", "keywords")
 KEYS = ("id", "name", "aliases", "keywords", "children")
 # A tree file may name one YAML node twice, even inside itself; no taxonomy for people is this deep.
 MAX_DEPTH = 100
+LONGEST_CELL = 2**31 - 1
 # Strings come first, so that a brace inside one is none; they hold no line break.
-STRINGS_AND_BRACES = re.compile(r'"(?:[^"\\]|\\.)*"|\{|\n')
+STRINGS_AND_BRACES = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]|\n')
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,11 @@ def join_list(words: tuple[str, ...]) -> str:
 
 
 def _read_csv(path: Path, text: str) -> list[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""))
+    csv.field_size_limit(LONGEST_CELL)
+    # Strict, because the lenient reader takes all that follows a quote which is not closed for one cell.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[Row] = []
+    line = 1
     try:
         header = [cell.strip() for cell in next(reader, [])]
         places = [header.index(name) if name in header else -1 for name in COLUMNS]
@@ -102,24 +107,43 @@ def _read_csv(path: Path, text: str) -> list[Row]:
                 rows.append(Row(line, tag_id, parent_id, name, split_list(aliases), split_list(keywords), surplus))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise TaxonomyError(f"{path}:{reader.line_num}: {error}; check the quotes around this line") from error
+        raise TaxonomyError(f"{path}:{line}: {error}; check the quotes from this line on") from error
     return rows
 
 
 def _parse_json(path: Path, text: str) -> tuple[Any, Iterator[int]]:
     """Return the value of a JSON text, and the lines on which its objects open, outer ones first."""
+    doubled: list[str | None] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        doubled.append(_find_doubled(key for key, _ in pairs))
+        return dict(pairs)
+
     try:
-        tree = json.loads(text)
+        tree = json.loads(text, object_pairs_hook=note)
     except json.JSONDecodeError as error:
         raise TaxonomyError(f"{path}:{error.lineno}: not JSON: {error.msg}; mend this line") from error
     except RecursionError as error:
         raise TaxonomyError(f"{path}: nested too deeply; a taxonomy has at most {MAX_DEPTH} levels") from error
-    line, lines = 1, []
+    except ValueError as error:
+        raise TaxonomyError(f"{path}:1: not JSON: {error}; mend the file") from error
+    line, lines, opened = 1, [], []
+    # The reader tells of an object when it closes.
+    closed = iter(doubled)
     for match in STRINGS_AND_BRACES.finditer(text):
         line += match[0] == "\n"
         if match[0] == "{":
             lines.append(line)
+            opened.append(line)
+        elif match[0] == "}":
+            at = opened.pop()
+            if (key := next(closed)) is not None:
+                raise TaxonomyError(f"{path}:{at}: key {key!r} given twice; expected each key once")
     return tree, iter(lines)
+
+
+def _find_doubled(keys: Iterable[str]) -> str | None:
+    return next((key for key, times in Counter(keys).items() if times > 1), None)
 
 
 def _parse_yaml(path: Path, text: str) -> tuple[Any, Iterator[int]]:
@@ -136,6 +160,8 @@ def _parse_yaml(path: Path, text: str) -> tuple[Any, Iterator[int]]:
             return [simplify(child, depth + 1) for child in node.value]
         if isinstance(node, yaml.MappingNode):
             lines.append(node.start_mark.line + 1)
+            if (twice := _find_doubled(str(key.value) for key, _ in node.value)) is not None:
+                raise TaxonomyError(f"{path}:{lines[-1]}: key {twice!r} given twice; expected each key once")
             return {str(key.value): simplify(value, depth + 1) for key, value in node.value}
         return None if node.tag == "tag:yaml.org,2002:null" else node.value
 
