@@ -217,9 +217,14 @@ def open_onnx(path: Path, size: int | None, threads: int, device: str) -> Networ
 def open_checkpoint(path: Path, size: int | None, device: str, classes: Sequence[str], encoder: Sequence[Path]) -> Network:
     """Load a checkpoint of the library on torch, in half precision on a GPU, and let it look for `classes`."""
     import torch
+    import ultralytics.utils
     from ultralytics.nn.autobackend import AutoBackend
     from ultralytics.nn.tasks import YOLOEModel, load_checkpoint
 
+    if not hasattr(ultralytics.utils, "SAFE_LOAD"):
+        raise RequestError(
+            f"{path}: this version of ultralytics runs what a checkpoint says: pip install -U 'weibotag[yolo]'"
+        )
     place = choose_device(device)
     load: Any = load_checkpoint
     try:
