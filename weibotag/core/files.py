@@ -196,9 +196,14 @@ def write_parquet(table: "pa.Table", path: Path, compression: str = "zstd", **op
 
 def write_json(obj: Any, path: Path) -> None:
     """Write JSON (UTF-8, sorted keys, one value a line), whole or not at all."""
+    text = json.dumps(obj, ensure_ascii=False, indent=1, sort_keys=True)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # The name of a file that is not UTF-8 is in it: ASCII can spell that.
+        text = json.dumps(obj, indent=1, sort_keys=True)
     with atomic(path, "w") as file:
-        json.dump(obj, file, ensure_ascii=False, indent=1, sort_keys=True)
-        file.write("\n")
+        file.write(f"{text}\n")
 
 
 def remove_temporary(folder: Path) -> None:

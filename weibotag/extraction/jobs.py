@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
+from weibotag.core.file_names import find_name, path_of
 from weibotag.core.schema import arrow_schema
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.findings_store import Store
@@ -216,7 +217,7 @@ def take_together(decoded: Iterable[Decoded]) -> Iterator[list[Decoded]]:
 def decode(task: PictureTask, limits: MediaLimits) -> Decoded:
     """Read the file of a task."""
     start = perf_counter()
-    found = read_file(Path(task.path), task.file_id, limits)
+    found = read_file(path_of(task.path), task.file_id, limits)
     rows, frames = (None, []) if found is None else found
     return Decoded(task, rows, frames, perf_counter() - start)
 
@@ -230,14 +231,14 @@ def link_files(table: pa.Table, limits: MediaLimits, known: HashedFiles, media_r
     rows = []
     for post in with_media.select(["post_id", "images", "videos", "folder"]).to_pylist():
         # Its bytes say whether a file is a picture or a clip, not the column.
-        folder = str(media_root or post["folder"])
+        folder = str(media_root or path_of(post["folder"]))
         if folder not in known:
             known[folder] = MediaRoot(folder), {}
         root, hashed = known[folder]
         for position, name in enumerate([*post["images"], *post["videos"]]):
-            path = name if "://" in name else str(Path(post["folder"]) / name)
+            path = name if "://" in name else find_name(post["folder"], name)
             if path not in hashed:
-                hashed[path] = hash_file(Path(path), limits, root)
+                hashed[path] = hash_file(path_of(path), limits, root)
             file_id, reason = hashed[path]
             rows.append(
                 {"post_id": post["post_id"], "position": position, "path": path, "file_id": file_id} | {"link_error": reason}

@@ -50,6 +50,11 @@ def as_texts(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(map(as_text, plain.to_pylist()), pa.string())])
 
 
+def change_type(cells: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Return values as another type; those that have it as they are, as pyarrow breaks lists of nulls that it casts so."""
+    return cells if cells.type == kind else cells.cast(kind)
+
+
 def plain_types(path: Path, fields: pa.Schema) -> dict[str, pa.DataType]:
     """Return name -> type after `simplify` of columns; raises RequestError for two of one name, and for values that can't be
     written."""

@@ -18,10 +18,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from weibotag.core.errors import RequestError
 from weibotag.core.spreadsheet import unguard
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 STDIN = Path("-")
 KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -83,12 +86,24 @@ def readable(path: Path) -> Iterator[None]:
 
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path}: holds a name or text that is not UTF-8; mend it") from error
     except pa.ArrowException as error:
         reason = str(error).strip().splitlines()[0]
         raise RequestError(f"{path}: not a Parquet file that can be read ({reason}); make it again") from error
     except (OSError, EOFError, zlib.error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RequestError(f"{path}: can't be read ({why}); check the file, or make it again") from error
+
+
+@contextmanager
+def open_parquet(path: Path, **options: Any) -> Iterator["pq.ParquetFile"]:
+    """Give a Parquet file, whatever its name; `options` are those of pyarrow. Raises RequestError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with readable(path), pa.OSFile(os.fsencode(path.absolute()), "rb") as raw, pq.ParquetFile(raw, **options) as file:
+        yield file
 
 
 def open_file(path: Path, kind: str, limit: int = RECORD_LIMIT) -> TextFile:

@@ -1,5 +1,6 @@
 """Parquet files, some rows at a time: as many as fit, whatever a few bytes of the file stand for."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def read_batches(path: Path, rows: int, limit: int = RECORD_LIMIT) -> Iterator[t
 
 
 def _open(path: Path, about: pq.FileMetaData | None, packed: list[str]) -> pq.ParquetFile:
-    return pq.ParquetFile(path.absolute(), metadata=about, read_dictionary=packed, buffer_size=1 << 20, pre_buffer=False)
+    # By its bytes: a name need not be UTF-8.
+    raw = pa.OSFile(os.fsencode(path.absolute()), "rb")
+    return pq.ParquetFile(raw, metadata=about, read_dictionary=packed, buffer_size=1 << 20, pre_buffer=False)
 
 
 def _plan(path: Path, file: pq.ParquetFile, number: int) -> tuple[list[str], int]:

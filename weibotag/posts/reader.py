@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 
 from weibotag.core.arrays import list_parts
 from weibotag.core.errors import NothingAcceptedError, RequestError
+from weibotag.core.file_names import name_as_text
 from weibotag.core.schema import STRINGS
-from weibotag.posts.cells import BLANKS, as_texts
+from weibotag.posts.cells import BLANKS, as_texts, change_type
 from weibotag.posts.condition import check_condition, matches
 from weibotag.posts.encodings import MOST_COLUMNS, NUL, STDIN, as_text
 from weibotag.posts.rejects import Rejects, SeenIds
@@ -158,7 +159,7 @@ def _extra_types(layouts: list[Layout]) -> dict[str, pa.DataType]:
 
 def _normalise(rows: pa.Table, layout: Layout, extras: dict[str, pa.DataType]) -> pa.Table:
     """Return the rows with the columns of "posts", then `extras`; post_id is empty where there is none."""
-    folder = os.getcwd() if layout.path == STDIN else os.path.dirname(os.path.abspath(layout.path))
+    folder = os.getcwd() if layout.path == STDIN else name_as_text(os.path.dirname(os.path.abspath(layout.path)))
     columns: list[pa.Array] = []
     for name in POSTS.names:
         cells = rows[layout.taken[name]] if name in layout.taken else pa.chunked_array([pa.nulls(len(rows))])
@@ -192,7 +193,7 @@ def _ids(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _passed(cells: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """Return cells of a column that passes through; text where files disagree about what they are."""
-    return as_texts(cells) if kind == pa.string() and cells.type != kind else cells.cast(kind)
+    return as_texts(cells) if kind == pa.string() and cells.type != kind else change_type(cells, kind)
 
 
 def _lists(cells: pa.ChunkedArray) -> pa.Array:

@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from weibotag.core.errors import NothingAcceptedError, RequestError
 from weibotag.core.schema import arrow_schema
 from weibotag.core.spreadsheet import BEFORE, SIGNS, percent
-from weibotag.posts.cells import as_words, find_broken, plain_types, simplify
+from weibotag.posts.cells import as_words, change_type, find_broken, plain_types, simplify
 from weibotag.posts.encodings import (
     CHUNK_SIZE,
     MOST_COLUMNS,
@@ -25,9 +24,9 @@ from weibotag.posts.encodings import (
     find_problem,
     open_file,
     open_lines,
+    open_parquet,
     parse_object,
     read_sound_records,
-    readable,
 )
 from weibotag.posts.parquet_batches import read_batches
 from weibotag.posts.writer import FORMATS, find_format, write_tables
@@ -84,7 +83,7 @@ def _complete(path: Path, found: Mapping[str, pa.DataType]) -> pa.Schema:
 
 
 def _read_parquet(path: Path) -> Iterator[pa.Table]:
-    with readable(path), pq.ParquetFile(path.absolute()) as file:
+    with open_parquet(path) as file:
         complete = _complete(path, plain_types(path, file.schema_arrow))
         first = 1
         for count, raw in read_batches(path, READ_ROWS, WRITTEN_LIMIT):
@@ -108,7 +107,7 @@ def _read_column(path: Path, table: pa.Table, field: pa.Field) -> pa.Array | pa.
     with _expecting(path, field):
         if own and not (pa.types.is_list(cells.type) and pa.types.is_struct(cells.type.value_type)):
             return pa.array([_items(field.name, cell) for cell in cells.to_pylist()], field.type)
-        return cells.cast(field.type)
+        return change_type(cells, field.type)
 
 
 @contextmanager
@@ -254,16 +253,16 @@ def has_column(path: Path, name: str) -> bool:
     """Tell whether a CSV or Parquet file has a column; False for any other file. Raises RequestError."""
     kind = find_kind(path) if path.is_file() else None
     if kind == "parquet":
-        with readable(path):
-            return name in pq.read_schema(path.absolute()).names
+        with open_parquet(path) as file:
+            return name in file.schema_arrow.names
     return kind in ("csv", "tsv") and name in read_sound_records(path, kind, "mend it")[0]
 
 
 def _read_columns(path: Path, kind: str) -> dict[str, pa.Array | pa.ChunkedArray]:
     if kind == "parquet":
-        with readable(path):
-            plain_types(path, pq.read_schema(path.absolute()))
-            table = pq.read_table(path.absolute())
+        with open_parquet(path) as file:
+            plain_types(path, file.schema_arrow)
+            table = file.read()
         return dict(zip(table.column_names, table.columns, strict=True))
     names, records = read_sound_records(path, kind, "mend it")
     rows = [fields for _, fields in records]

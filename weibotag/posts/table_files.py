@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from weibotag.core import schema
 from weibotag.core.errors import RequestError
@@ -30,6 +29,7 @@ from weibotag.posts.encodings import (
     find_problem,
     open_file,
     open_lines,
+    open_parquet,
     open_stdin,
     parse_object,
     read_records,
@@ -143,8 +143,8 @@ def _json_names(file: TextFile) -> list[str]:
 
 
 def _parquet_types(path: Path) -> dict[str, pa.DataType]:
-    with readable(path):
-        return plain_types(path, pq.read_schema(path.absolute()))
+    with open_parquet(path) as file:
+        return plain_types(path, file.schema_arrow)
 
 
 def _take(path: Path, names: list[str], columns: tuple[tuple[str, str], ...]) -> dict[str, str]:

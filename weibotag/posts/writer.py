@@ -16,7 +16,7 @@ from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.errors import RequestError
 from weibotag.core.files import atomic
 from weibotag.core.spreadsheet import BOM, guard_row, is_formula, may_run, percent
-from weibotag.posts.cells import BLANKS, as_json, as_texts
+from weibotag.posts.cells import BLANKS, as_json, as_texts, change_type
 from weibotag.posts.encodings import STDIN, as_text
 
 TAGS = schema.arrow_schema("tags")
@@ -62,7 +62,7 @@ def _write(tables: Iterable[pa.Table], out: str | Path, schema: pa.Schema, for_p
     with atomic(path, "wb" if form == "parquet" else "w") as file:
         if form == "parquet":
             with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                return sum(_write_parquet(table.select(schema.names).cast(schema), writer) for table in tables)
+                return sum(_write_parquet(_fit(table, schema), writer) for table in tables)
         if form == "jsonl":
             return sum(_write_json(table.select(schema.names), file) for table in tables)
         lines = csv.writer(file)
@@ -123,6 +123,10 @@ def _piece(values: pa.Array) -> pa.Array:
         return pc.fill_null(values, "")
     numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return pc.if_else(pa.array(np.isnan(numbers)), "", pa.array(np.char.mod("%.4f", numbers), pa.string()))
+
+
+def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    return pa.table([change_type(table[field.name], field.type) for field in schema], schema=schema)
 
 
 def _write_parquet(table: pa.Table, writer: pq.ParquetWriter) -> int:
