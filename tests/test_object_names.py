@@ -1,6 +1,5 @@
 """Chinese words for detected objects, and taxonomy branches as classes to look for."""
 
-import csv
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,8 +9,10 @@ import yaml
 
 from weibotag.core.errors import RequestError
 from weibotag.taxonomy.tree import Tag, Taxonomy, load
-from weibotag.vision.object_names import NAMES, chinese_name, english_name, list_classes, read_names
+from weibotag.vision.object_names import CHINESE, chinese_name, english_name, find_thing, list_classes, read_things
 
+# Chinese words in Latin letters.
+LATIN = {"Cosplay", "MPV", "SUV", "VR", "iPhone", "iPod"}
 WEIBO = load(Path(__file__).parents[1] / "taxonomies" / "weibo.csv")
 
 
@@ -48,16 +49,46 @@ def test_classes_of_published_detectors_have_names(data: str, least: float) -> N
     assert sum(chinese_name(label) is not None for label in labels) >= least * len(labels)
 
 
-def test_no_english_name_is_said_twice() -> None:
-    rows = csv.DictReader(NAMES.read_text(encoding="utf-8").splitlines())
-    said = Counter(name for row in rows for name in row["english"].split("|"))
-    assert [name for name, times in said.items() if times > 1] == []
+def test_the_table_is_sound() -> None:
+    things, classes = read_things()
+    said = Counter(word for thing in things for word in thing.english)
+    assert [word for word, times in said.items() if times > 1] == []
+    assert all(word == word.lower().strip() for word in said)
+    for thing in things:
+        assert thing.english and thing.chinese
+        for words in (thing.english, thing.chinese, thing.means):
+            assert all(words) and len(set(words)) == len(words)
+        assert all(CHINESE.search(word) or word in LATIN for word in thing.chinese + thing.means)
+    assert len(classes) == 1000
+    assert sum(bool(thing.means) for thing in classes) > 900
+
+
+@pytest.mark.parametrize(
+    ("number", "english", "chinese"),
+    [
+        (0, "tench", "丁鱥"),
+        (1, "goldfish", "金鱼"),
+        (207, "golden retriever", "金毛"),
+        (340, "zebra", "斑马"),
+        (608, "jeans", "牛仔裤"),
+        (610, "t-shirt", "T恤"),
+        (836, "sunglasses", "墨镜"),
+        (837, "sunglasses", "墨镜"),
+        (954, "banana", "香蕉"),
+        (980, "volcano", "火山"),
+        (999, "tissue", "纸巾"),
+    ],
+)
+def test_classes_of_imagenet_have_their_numbers(number: int, english: str, chinese: str) -> None:
+    thing = read_things()[1][number]
+    assert (thing.english[0], thing.chinese[0]) == (english, chinese)
 
 
 def test_names_lead_back_to_a_name_for_the_same_word() -> None:
-    to_chinese, to_english = read_names()
-    assert all(english in to_chinese for english in to_english.values())
-    assert all(english_name(chinese) for chinese in to_chinese.values())
+    for thing in read_things()[0]:
+        named = find_thing(thing.chinese[0])
+        assert named is not None and thing.chinese[0] in named.chinese
+        assert all(find_thing(word) is thing for word in thing.english)
     assert english_name("包包") == english_name("手提包") == "handbag"
     assert english_name("t恤") == english_name("T恤") == "t-shirt"
     assert english_name("卷积") is None

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from weibotag.core.schema import WORDING
 from weibotag.core.text_matching import Matcher, fold
+from weibotag.features.thing_tags import match_things
 from weibotag.taggers.rules import THRESHOLD, RulesScorer
 from weibotag.taxonomy.tree import Tag, Taxonomy, load
+from weibotag.vision.object_names import read_things
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", ROOT.parent / "shared"))
@@ -194,6 +196,80 @@ def test_wordings_count_by_their_score_and_codes_do_not() -> None:
     assert sure > unsure > 0
     assert code == nothing == 0
     assert score(posts("", wordings=[[wording("湖人", "face", None)]]), "体育/NBA") > 0
+
+
+SHOP = Taxonomy(
+    [
+        tag("科技"),
+        tag("科技/苹果", "Apple 苹果公司"),
+        tag("电影"),
+        tag("电影/老虎", "香蕉", "甜椒"),
+        tag("食品"),
+        tag("食品/水果", "鲜果", "苹果"),
+        tag("食品/水果/Granny-Smith"),
+        tag("食品/水果/Bananas"),
+        tag("食品/蔬菜"),
+        tag("时尚"),
+        tag("时尚/牛仔裤装", "牛仔裤 裤子"),
+        tag("萌宠", "宠物"),
+        tag("萌宠/猫咪"),
+        tag("奇物"),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("word", "tags"),
+    [
+        # Its own tag, by a name in either language, in the singular.
+        ("香蕉", {"食品/水果/Bananas"}),
+        ("banana", {"食品/水果/Bananas"}),
+        ("granny smith apple", {"食品/水果/Granny-Smith"}),
+        # Else its narrowest kind: a name, an alias.
+        ("苹果", {"食品/水果"}),
+        ("Apple", {"食品/水果"}),
+        ("甜椒", {"食品/蔬菜"}),
+        ("金毛", {"萌宠"}),
+        # An alias where the tree means its kind.
+        ("牛仔裤", {"时尚/牛仔裤装"}),
+        # What the tree has no kind of may still be what a tag is called; what is not in the table too.
+        ("老虎", {"电影/老虎"}),
+        ("奇物", {"奇物"}),
+        ("苹果公司", set()),
+        ("人", set()),
+        ("nothing known", set()),
+    ],
+)
+@pytest.mark.parametrize("kind", ["object", "looks"])
+def test_what_is_seen_gives_tags_of_its_kind(word: str, tags: set[str], kind: str) -> None:
+    scores = RulesScorer(SHOP).raw_scores(posts("", wordings=[[wording(word, kind)]]))
+    given = {SHOP.ids[number] for number in scores.indices[scores.data > 0].tolist()}
+    assert given == SHOP.expand(tags)
+    assert all(scores[0, SHOP.index[one]] >= THRESHOLD for one in given)
+
+
+def test_a_thing_that_a_picture_says_twice_counts_once() -> None:
+    seen = wording("苹果", "object"), wording("apple", "object", 0.8)
+    elsewhere = wording("apple", "looks") | {"media_id": "m2"}
+    scorer = RulesScorer(SHOP)
+    once, twice, both = (
+        scorer.raw_scores(posts("", wordings=[list(words)]))[0, SHOP.index["食品/水果"]]
+        for words in (seen[:1], seen, (*seen, elsewhere))
+    )
+    assert once == twice < both
+
+
+@pytest.mark.skipif(not (ROOT / "taxonomies/weibo.csv").exists(), reason="no taxonomies/weibo.csv beside the tests")
+def test_things_are_no_companies_games_or_works() -> None:
+    taxonomy = load(ROOT / "taxonomies/weibo.csv")
+    things = match_things(taxonomy)
+    seen = {taxonomy.ids[tag] for thing in read_things()[0] for tag in things.tags_of(thing.english[0])}
+    assert not [one for one in seen if "公司" in one or one.split("/")[0] in {"电影", "电视剧", "综艺", "明星", "互联网"}]
+    coco = "apple", "banana", "dog", "cat", "car", "couch", "laptop", "cell phone", "pizza", "tv", "handbag", "bird"
+    assert all(things.tags_of(label) for label in coco)
+    assert [taxonomy.ids[tag] for tag in things.tags_of("apple")] == ["美食/水果"]
+    classes = read_things()[1]
+    assert sum(bool(things.tags_of(thing.english[0])) for thing in classes) > 800
 
 
 def test_scores_have_the_shape_of_posts_and_tags() -> None:

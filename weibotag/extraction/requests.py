@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from weibotag.core.errors import RequestError
 from weibotag.core.files import MODEL
+from weibotag.core.kinds import LISTED
 from weibotag.core.option import NETWORK, PICTURES, POSTS, RUN, SEARCH, Argument, Input, Option, Output, Quiet
 from weibotag.extraction.settings import File, Pipeline, Reuse, Strict, place
 from weibotag.posts.source import PostsSource
@@ -83,7 +84,7 @@ Out = Annotated[
 ]
 Gallery = Annotated[File | None, Option("Names for faces: what `faces gallery build` made.", panel=PICTURES), Input()]
 Same = Annotated[Reuse | None, Option("near: reposts saved anew are not looked at.", panel=PICTURES, shown="exact")]
-WORDS = "Words the posts bring for pictures: ocr, object, face, clip."
+WORDS = f"Words the posts bring for pictures: {LISTED}."
 Words = Annotated[Pairs, Option(WORDS, metavar="KIND=COLUMN", panel=PICTURES)]
 Run = Annotated[File | None, Option("Run folder.", panel=RUN, shown="OUT.run"), Output(whole=True)]
 PIPELINE = Option("How to look at pictures: lite, full, gpu, or a TOML file.", short="-p", panel=PICTURES, shown="lite")

@@ -3,7 +3,7 @@
 import logging
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from weibotag.core.errors import ModelError, RequestError
+from weibotag.core.kinds import KINDS, LISTED
 from weibotag.vision.registry import load, names
 from weibotag.vision.stage import TrainedLooks, stage_class
 from weibotag.vision.weights.catalogue import pin, refuse_unpinned
@@ -34,7 +35,10 @@ StageTable = dict[str, object]
 # What may stand for the name of weights: the faces stage's choices.
 WORDS_FOR_WEIGHTS = ("auto", "none")
 # Kinds of words that a platform may have for its pictures already.
-Given = Literal["ocr", "object", "face", "clip"]
+if TYPE_CHECKING:
+    Given = str
+else:
+    Given = Literal[tuple(KINDS)]
 Reuse = Literal["exact", "near"]
 
 
@@ -113,15 +117,14 @@ class Pipeline(Strict):
 
     def with_words(self, words: dict[str, str]) -> "Pipeline":
         """Return this pipeline with these columns of words before its own; raises RequestError for an unknown kind."""
-        strange = next((kind for kind in words if kind not in get_args(Given)), None)
+        strange = next((kind for kind in words if kind not in KINDS), None)
         if strange is not None:
-            expected = ", ".join(get_args(Given))
-            raise RequestError(f"--words {strange}={words[strange]}: expected one of {expected} before the =")
+            raise RequestError(f"--words {strange}={words[strange]}: expected one of {LISTED} before the =")
         return self.model_copy(update={"words": {**self.words, **words}})
 
     def for_rules(self) -> "Pipeline":
         """Return this pipeline without picture vectors, unless they say something without a codebook."""
-        if "embed" not in self.stages or getattr(self.make_stage("embed"), "reads_texts", False):
+        if "embed" not in self.stages or getattr(self.make_stage("embed"), "says_words", False):
             return self
         return self.model_copy(update={"stages": tuple(stage for stage in self.stages if stage != "embed")})
 

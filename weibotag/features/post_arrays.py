@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from weibotag.core.arrays import list_parts, rows_of
+from weibotag.core.kinds import KINDS
 from weibotag.core.schema import VECTOR, WORDING
 from weibotag.core.text_matching import edge_kind, fold, spell_out
 from weibotag.features.visual_codes import stack
@@ -21,7 +22,8 @@ MOST_PICTURES = 9
 # Of the first pictures, so that the patches of a hundred thousand posts fit into memory.
 MOST_GRIDS, MOST_CELLS = 2, 16
 # Which of a post's tokens says what; the number of a kind is its place. Kinds that are not named here are "other".
-KINDS = ("text", "ocr", "picture", "object", "face", "code", "clip", "other")
+FIRST = ("text", "ocr", "picture", "object", "face", "code", "clip", "other")
+TOKENS = (*FIRST, *(kind for kind in KINDS if kind not in FIRST))
 # An element of the column `vectors`.
 PICTURE = pa.struct(
     [
@@ -191,7 +193,7 @@ def _read_wordings(table: pa.Table, texts: Sequence[str], shown: Shown) -> dict[
     words_at, kept_words = _cut(rows[~is_print], MOST_WORDS, len(table))
     whole = np.flatnonzero(~is_print)[kept_words]
     named = pc.binary_join_element_wise(kinds, words, "_").take(pa.array(whole))
-    numbers = pc.fill_null(pc.index_in(kinds.take(pa.array(whole)), pa.array(KINDS)), len(KINDS) - 1)
+    numbers = pc.fill_null(pc.index_in(kinds.take(pa.array(whole)), pa.array(TOKENS)), TOKENS.index("other"))
     folded = [fold(text) for text in texts]
     spoken = zip(rows[is_print].tolist(), lines, strict=True)
     repeated = [_mention_line(folded[row], fold(line)) for row, line in spoken]

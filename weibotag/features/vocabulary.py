@@ -11,16 +11,16 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import first_of_each, list_parts, rank_in_runs, rows_of
+from weibotag.core.kinds import KINDS
 from weibotag.core.schema import EVIDENCE, KEYWORD
 from weibotag.core.text_matching import Matcher, fold
+from weibotag.features.thing_tags import match_things, thing_key
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.vision.stage import Row
 
 # How far a word can be trusted to be a keyword of a post that mentions it, before labelled posts say more.
 NAME_TRUST, WORD_TRUST = 0.6, 0.4
 EVIDENCE_PER_TAG = 3
-# What a mention counts by its source, in the order of SOURCES.
-PLACES = np.array([1.0, 0.8, 0.8, 0.9, 0.3])
 LEAST_SCORE = 0.2
 MOST_KEYWORDS = 20
 # A word is learnt as if three more posts had mentioned it, half of them with it as a keyword.
@@ -33,9 +33,11 @@ LEARNT = pa.schema([("keyword", pa.string()), ("score", pa.float32())])
 LEAST_SHARE, LEAST_BESIDE = 0.1, 0.5
 # Of a wording, what evidence has of it.
 FOUND = ("kind", "word", "media_id", "box")
-SOURCES = ("text", "ocr", "object", "face", "clip")
-# Sources before this are read for words, the others say one word a line.
-NAMED = SOURCES.index("object")
+SOURCES = ("text", *KINDS)
+# By source: what a mention counts, whether a line is one name and not read for words, whether it names a thing.
+PLACES = np.array([1.0, *(kind.trust for kind in KINDS.values())])
+NAMED = np.array([False, *(kind.whole for kind in KINDS.values())])
+THINGS = np.array([False, *(kind.thing for kind in KINDS.values())])
 # What a text itself marks as a name: 《title》, #hashtag#.
 MARKED = re.compile(r"《([^《》\n]{1,30})》|#([^#\n]{1,30})#")
 
@@ -54,7 +56,7 @@ class Lines:
     @property
     def named(self) -> np.ndarray:
         """Return a bool per line: whether it is one name."""
-        return self.sources >= NAMED
+        return np.asarray(NAMED[self.sources])
 
 
 def list_lines(table: pa.Table) -> Lines:
@@ -137,11 +139,16 @@ class Vocabulary:
                 trust[fold(word)] = score
                 spelled.setdefault(fold(word), word)
         trust.pop("", None)
-        self.words = np.array(["", *(spelled[word] for word in trust)], dtype=object)
-        self.trust = np.array([0.0, *trust.values()])
+        # What is seen is no keyword by itself, and what is called like it may be something else: see `match_things`.
+        things = match_things(taxonomy)
+        self.first_thing = len(trust) + 1
+        self._things = {key: place + self.first_thing for key, place in things.places.items()}
+        self.words = np.array(["", *(spelled[word] for word in trust), *things.names], dtype=object)
+        self.trust = np.array([0.0, *trust.values(), *([0.0] * len(things.names))])
         self.numbers = {word: number for number, word in enumerate(trust, start=1)}
         self._finder = WordFinder(list(trust), shortest=1)
         pairs = [(self.numbers[word], tag) for word, tags in owners.items() if word for tag in sorted(tags)]
+        pairs += [(number, tag) for number, tags in enumerate(things.tags, start=self.first_thing) for tag in tags]
         rows, tags = np.array(pairs, np.int64).reshape(-1, 2).T
         self.owners = csr_matrix((np.ones(len(rows), bool), (rows, tags)), shape=(len(self.words), len(taxonomy)))
 
@@ -149,11 +156,17 @@ class Vocabulary:
         """Return what the texts and wordings of a posts table mention."""
         lines = list_lines(table)
         places, words = self._finder.find(lines)
-        return Mentions(lines, lines.posts[places], places, words + 1)
+        seen = np.flatnonzero(THINGS[lines.sources])
+        things = np.array([self._things.get(thing_key(lines.texts[at]), 0) for at in seen.tolist()], np.int64)
+        places, words = np.concatenate([places, seen[things > 0]]), np.concatenate([words + 1, things[things > 0]])
+        order = np.argsort(places, kind="stable")
+        places, words = places[order], words[order]
+        return Mentions(lines, lines.posts[places], places, words)
 
     def evidence(self, table: pa.Table, mentions: Mentions, chosen: csr_matrix) -> pa.Array:
         """Return list<EVIDENCE> per post: for each chosen tag up to three of its words that the post mentions."""
-        owned = self.owners[mentions.words]
+        by_name = THINGS[mentions.lines.sources[mentions.places]] & (mentions.words < self.first_thing)
+        owned = self.owners[np.where(by_name, 0, mentions.words)]
         at, tags = rows_of(owned.indptr), owned.indices.astype(np.int64)
         weight = np.asarray(chosen[mentions.posts[at], tags]).ravel() if len(at) else np.empty(0)
         at, tags, weight = at[weight > 0], tags[weight > 0], weight[weight > 0]
@@ -246,7 +259,7 @@ def learn_keywords(tables: Sequence[pa.Table], taxonomy: Taxonomy) -> pa.Table:
         gold = np.unique(owner * len(both.words) + np.array(numbers, np.int64))
         np.add.at(meant, np.intersect1d(pairs, gold) % len(both.words), 1)
     score = (meant + PRIOR_POSTS * np.where(both.trust > 0, both.trust, PRIOR_TRUST)) / (mentioned + PRIOR_POSTS)
-    learnt = [number for number in range(1, len(both.words)) if mentioned[number] or fold(both.words[number]) in spelled]
+    learnt = [number for number in range(1, both.first_thing) if mentioned[number] or fold(both.words[number]) in spelled]
     return pa.table({"keyword": [both.words[number] for number in learnt], "score": score[learnt]}, schema=LEARNT)
 
 

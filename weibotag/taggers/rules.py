@@ -1,7 +1,7 @@
 """The tagger that needs no training: names, aliases and keywords of the taxonomy, found in text and wordings."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import log
 from pathlib import Path
 
@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import rows_of
+from weibotag.core.kinds import KINDS
 from weibotag.core.text_matching import Matcher, edge_kind, fold
+from weibotag.features.thing_tags import match_things, thing_key
 from weibotag.scoring.decision import Decision
 from weibotag.taggers.tagger import Ensemble, Tagger
 from weibotag.taxonomy.tree import Taxonomy
@@ -22,7 +24,7 @@ from weibotag.taxonomy.tree import Taxonomy
 # Scores are shares of right answers; micro-F1 is best at about half of what it reaches there (Lipton et al., 2014).
 THRESHOLD = 0.3
 # How far one match of a word of full length can be trusted alone: people write keywords about other things too.
-TRUST = {"name": 0.55, "alias": 0.5, "keyword": 0.42}
+TRUST = {"name": 0.55, "alias": 0.5, "keyword": 0.42, "kind": 0.5}
 # Short words stand inside others and have several senses: factors for a width of up to 1, 2, 3, and more characters,
 # where a Chinese character is 1 wide and a letter or digit a half (nba is as wide as a word of two characters).
 WIDTH_FACTORS = (0.25, 0.8, 1.1, 1.3)
@@ -30,7 +32,6 @@ WIDTH_FACTORS = (0.25, 0.8, 1.1, 1.3)
 SHARING = 0.8
 # What a match counts by its place. A hashtag that is one whole word of the taxonomy was meant as a tag.
 TEXT, LEAD, HASHTAG, AUTHOR = 1.0, 1.3, 4.0, 0.5
-WORDING_PLACES = {"ocr": 0.7, "object": 1.0, "face": 1.5, "clip": 0.8}
 # A post published in a channel is about it, whatever its words.
 CHANNEL_EVIDENCE = 4.0
 # What a tag's evidence counts for its parent; below 1 because small hits in many tags may be about something else.
@@ -53,10 +54,15 @@ class RulesScorer:
     def __init__(self, taxonomy: Taxonomy) -> None:
         self.taxonomy = taxonomy
         owners = _collect_owners(taxonomy)
-        self._words = ["", *owners]
         self._matcher = Matcher(list(owners))
+        # Words of texts are numbered from 1, what is seen after them.
+        things = match_things(taxonomy)
+        self._seen = {key: place + len(owners) + 1 for key, place in things.places.items()}
         self._upwards = _damp_upwards(taxonomy)
-        self._weights = csr_matrix(_weigh(owners, len(taxonomy)) @ self._upwards)
+        words = [(_find_factor(word), tags) for word, tags in owners.items()]
+        words += [(1.0, {tag: TRUST[by] for tag, by in tags.items()}) for tags in things.tags]
+        weights = _weigh(words, len(taxonomy))
+        self._weights = csr_matrix(weights @ self._upwards)
         self._channels = _index_channels(taxonomy)
         self._roots = np.arange(len(taxonomy))
         for _ in range(int(taxonomy.depth.max(initial=1)) - 1):
@@ -68,7 +74,7 @@ class RulesScorer:
         hits = np.array(list(self._find(table)), dtype=np.float64).reshape(-1, 3)
         posts = len(table)
         at = hits[:, :2].astype(np.int64)
-        found = csr_matrix((hits[:, 2], (at[:, 0], at[:, 1])), shape=(posts, len(self._words)))
+        found = csr_matrix((hits[:, 2], (at[:, 0], at[:, 1])), shape=(posts, self._weights.shape[0]))
         found.sum_duplicates()
         # The second and third time a word stands in a post say less than the first.
         found.data = np.log2(1 + found.data)
@@ -99,15 +105,24 @@ class RulesScorer:
             return
         column = table["wordings"].combine_chunks()
         rows, values = pc.list_parent_indices(column).to_pylist(), pc.list_flatten(column)
-        fields = (pc.struct_field(values, name).to_pylist() for name in ("word", "kind", "score"))
-        for row, said, kind, score in zip(rows, *fields, strict=True):
-            place = WORDING_PLACES.get(kind)
-            if place and said:
-                weight = place * (1.0 if score is None else score)
+        fields = (pc.struct_field(values, name).to_pylist() for name in ("word", "kind", "score", "media_id"))
+        seen: set[tuple[int, int, str | None]] = set()
+        for row, said, name, score, picture in zip(rows, *fields, strict=True):
+            kind = KINDS.get(name)
+            if kind is None or not said:
+                continue
+            weight = kind.evidence * (1.0 if score is None else score)
+            if kind.thing:
+                # One picture says it in two languages, and every box again.
+                number = self._seen.get(thing_key(said))
+                if number is not None and (row, number, picture) not in seen:
+                    seen.add((row, number, picture))
+                    yield row, number, weight
+            else:
                 written = fold(said).strip()
                 for word, start, end in self._matcher.find(written):
                     # Print is text. All else names one thing: a hot dog is no dog, and 王菲菲 is not 王菲.
-                    if kind == "ocr" or end - start == len(written):
+                    if not kind.whole or end - start == len(written):
                         yield row, word, weight
 
     def _find_in_text(self, row: int, written: str) -> Iterator[Hit]:
@@ -171,17 +186,24 @@ def _collect_owners(taxonomy: Taxonomy) -> dict[str, dict[int, float]]:
     return owners
 
 
-def _weigh(owners: dict[str, dict[int, float]], total: int) -> csr_matrix:
-    """Return what each word says for each tag (words + 1 x tags): row 0 is the matcher's guard and says nothing."""
+def _find_factor(word: str) -> float:
+    """Return what a word in a text counts by its width."""
+    width = sum(0.5 if edge_kind(char) else 1.0 for char in word)
+    return WIDTH_FACTORS[min(int(np.ceil(width)), len(WIDTH_FACTORS)) - 1]
+
+
+def _weigh(words: Sequence[tuple[float, dict[int, float]]], total: int) -> csr_matrix:
+    """Return what each word, given as its factor and its tags, says for each tag (words + 1 x tags).
+
+    Row 0 is the matcher's guard and says nothing.
+    """
     rows, tags, weights = [], [], []
-    for number, (word, under) in enumerate(owners.items(), start=1):
-        width = sum(0.5 if edge_kind(char) else 1.0 for char in word)
-        factor = WIDTH_FACTORS[min(int(np.ceil(width)), len(WIDTH_FACTORS)) - 1] / len(under) ** SHARING
+    for number, (factor, under) in enumerate(words, start=1):
         for tag, trust in under.items():
             rows.append(number)
             tags.append(tag)
-            weights.append(-log(1 - trust) * factor)
-    return csr_matrix((weights, (rows, tags)), shape=(len(owners) + 1, total))
+            weights.append(-log(1 - trust) * factor / len(under) ** SHARING)
+    return csr_matrix((weights, (rows, tags)), shape=(len(words) + 1, total))
 
 
 def _damp_upwards(taxonomy: Taxonomy) -> csr_matrix:

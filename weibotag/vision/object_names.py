@@ -1,7 +1,8 @@
-"""Everyday Chinese words for what detectors call things, and the way back: what to ask a detector for, what to call it."""
+"""What can be seen: names in Chinese and English, the kinds it belongs to, and what to ask a detector for."""
 
 import csv
 import re
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -16,37 +17,55 @@ ENGLISH_ALIAS = re.compile(r"[a-z][a-z' -]+")
 ENGLISH_NAME = re.compile(r"[A-Z]?[a-z][A-Za-z' -]+")
 
 
+@dataclass(frozen=True)
+class Thing:
+    """What can be seen: what detectors and people call it, its name first; `means`: its kinds, from narrow to wide."""
+
+    english: tuple[str, ...]
+    chinese: tuple[str, ...]
+    means: tuple[str, ...]
+
+
+@cache
+def read_things() -> tuple[tuple[Thing, ...], tuple[Thing, ...]]:
+    """Return all things of the file, and those that are classes of ImageNet by the number of the class.
+
+    A row names one thing; each of its cells is a list of words joined by `;`.
+    """
+    things: list[Thing] = []
+    classes: dict[int, Thing] = {}
+    with NAMES.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            *names, numbers = (tuple(filter(None, cell.split(";"))) for cell in row.values())
+            things.append(Thing(*names))
+            classes |= dict.fromkeys(map(int, numbers), things[-1])
+    return tuple(things), tuple(classes[number] for number in range(len(classes)))
+
+
+@cache
+def _find_things() -> dict[str, Thing]:
+    """Return things by each of their words in small letters; the first row that has a word is called so."""
+    return {word.lower(): thing for thing in reversed(read_things()[0]) for word in (*thing.english, *thing.chinese)}
+
+
+def find_thing(word: str) -> Thing | None:
+    """Return what a word of one of the two languages names, or None."""
+    return _find_things().get(word.lower())
+
+
 def chinese_name(label: str) -> str | None:
     """Return the everyday Chinese word for a detector's label, or None; a label in Chinese is its own name."""
     if CHINESE.search(label):
         return label
-    to_chinese, _ = read_names()
-    plain = " ".join(label.lower().replace("_", " ").split())
-    parts = (plain, *(part.strip() for part in plain.split("/")))
-    return next((to_chinese[part] for part in parts if part in to_chinese), None)
+    plain = " ".join(label.replace("_", " ").split())
+    found = filter(None, map(find_thing, (plain, *(part.strip() for part in plain.split("/")))))
+    return next((thing.chinese[0] for thing in found), None)
 
 
 def english_name(word: str) -> str | None:
     """Return what an English-trained detector may be asked for to find what the Chinese word names, or None."""
-    return read_names()[1].get(word.lower())
-
-
-@cache
-def read_names() -> tuple[dict[str, str], dict[str, str]]:
-    """Return {english: chinese} and {chinese in lower case: english} of the file.
-
-    A row names one thing: of its Chinese words (a/b) the first is its name, and all of them lead back to the first of its
-    English ones (a|b).
-    """
-    to_chinese: dict[str, str] = {}
-    to_english: dict[str, str] = {}
-    with NAMES.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            english, chinese = row["english"].split("|"), row["chinese"].split("/")
-            to_chinese |= dict.fromkeys(english, chinese[0])
-            for word in chinese:
-                to_english.setdefault(word.lower(), english[0])
-    return to_chinese, to_english
+    thing = find_thing(word)
+    return thing.english[0] if thing and word.lower() in map(str.lower, thing.chinese) else None
 
 
 def list_classes(taxonomy: Taxonomy, branch: str) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weibotag.features.post_arrays import KINDS
+from weibotag.features.post_arrays import TOKENS
 from weibotag.features.post_batches import LEXICONS, VECTORS, Features
 from weibotag.vision.backends.transformers_model import find_folder, load_pretrained
 
@@ -57,7 +57,7 @@ class TokenEmbedding(nn.Module):
     def __init__(self, words: int, width: int) -> None:
         super().__init__()
         self.words = nn.Embedding(words, width, padding_idx=0)
-        self.kinds = nn.Embedding(len(KINDS), width)
+        self.kinds = nn.Embedding(len(TOKENS), width)
         self.place = nn.Linear(5, width, bias=False)
         nn.init.normal_(self.words.weight, std=0.1)
         nn.init.normal_(self.kinds.weight, std=0.1)
