@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weibotag.core.schema import WORDING
-from weibotag.core.text_matching import Matcher, fold
+from weibotag.core.text_matching import Matcher, drop_cut_out, fold
 from weibotag.features.thing_tags import match_things
 from weibotag.taggers.rules import THRESHOLD, RulesScorer
 from weibotag.taxonomy.tree import Tag, Taxonomy, load
@@ -38,6 +38,8 @@ TAXONOMY = Taxonomy(
         tag("美妆", "彩妆"),
         tag("美妆/口红", keywords="色号 唇部护理"),
         tag("美妆/口红试色"),
+        tag("体育/台球", keywords="写作 台球"),
+        tag("体育/赛馬", "騎馬"),
     ]
 )
 TAGGER = RulesScorer(TAXONOMY)
@@ -122,6 +124,29 @@ def test_matches_lie_where_they_say(text: str) -> None:
 
 def test_matcher_without_words_finds_nothing() -> None:
     assert Matcher([]).find("口红") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("陪儿子写作业", False),
+        ("教人写作的书", True),
+        ("平台球员", False),
+        ("台球厅", True),
+        ("新买的台球", True),
+    ],
+)
+def test_words_cut_out_of_longer_ones_do_not_count(text: str, found: bool) -> None:
+    assert (score_of(text, "体育/台球") > 0) == found
+
+
+def test_half_a_character_cuts_nothing_out() -> None:
+    assert drop_cut_out("写作\ud83d", [(1, 0, 2)]) == [(1, 0, 2)]
+
+
+def test_traditional_characters_are_read_as_simplified() -> None:
+    assert score_of("今天說說籃板的事", "体育/篮球") == score_of("今天说说篮板的事", "体育/篮球") > 0
+    assert score_of("喜欢骑马", "体育/赛馬") == score_of("喜歡騎馬", "体育/赛馬") > 0
 
 
 def test_name_counts_more_than_alias_and_keyword() -> None:

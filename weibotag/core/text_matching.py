@@ -1,8 +1,10 @@
-"""Words found in text: one Aho-Corasick automaton over all of them, blind to case and width, aware of word borders."""
+"""Words found in text: one Aho-Corasick automaton over all of them, blind to case, width and traditional characters, aware
+of word borders.
+"""
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 from ahocorasick_rs import BytesAhoCorasick, MatchKind
@@ -11,6 +13,7 @@ from ahocorasick_rs import BytesAhoCorasick, MatchKind
 WIDTHS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
 # Scripts below this code part their words by blanks; Chinese, Japanese and Korean above it do not.
 CJK_START = 0x2E80
+CJK_HEAD = chr(CJK_START)
 
 CODES = "utf-32-le"
 LINE_BREAK = ord("\n")
@@ -18,11 +21,27 @@ LETTER, DIGIT = 1, 2
 # ahocorasick_rs takes time that grows with the square of the words while it looks for rare bytes to skip by, which
 # thousands of words never have; a first word of 256 bytes keeps it from looking.
 GUARD = b"\0" * 256
+# A Chinese word of so many characters may be the end of one and the start of another: 写作 in 写作业.
+SHORT = 2
+
+# The number of a word, counted from 1, and where it starts and ends in a text, in characters.
+Match = tuple[int, int, int]
+
+
+@cache
+def _plainest() -> dict[int, int]:
+    """Return characters with their plainest form: half width, simplified (OpenCC's table of single characters)."""
+    import opencc
+
+    written = [chr(code) for code in range(CJK_START, 0x10000) if not 0xD800 <= code < 0xE000 and code not in WIDTHS]
+    # One a line, so that no two of them are read as one word.
+    simple = opencc.OpenCC("t2s").convert("\n".join(written)).split("\n")
+    return {ord(char): ord(other) for char, other in zip(written, simple, strict=True) if char != other} | WIDTHS
 
 
 def fold(text: str) -> str:
-    """Return `text` in lower case and half width, with the same length."""
-    text = text.translate(WIDTHS)
+    """Return `text` in lower case, half width and simplified characters, with the same length."""
+    text = text.translate(_plainest())
     lowered = text.lower()
     if len(lowered) == len(text):
         return lowered
@@ -74,7 +93,7 @@ class Matcher:
         self._bare = (self._edges == 0).all(axis=1).tolist()
         self._automaton = build_automaton(words, MatchKind.LeftmostLongest)
 
-    def find(self, text: str, written: str = "") -> list[tuple[int, int, int]]:
+    def find(self, text: str, written: str = "") -> list[Match]:
         """Return the matches in folded `text`, from left to right, none overlapping another.
 
         Where `written`, the text before folding, is given, a capital parts words as a blank does: redmi in RedmiNote.
@@ -84,7 +103,7 @@ class Matcher:
             return found
         return [match for one in found for match in self._settle(text, written, one)]
 
-    def _scan(self, text: str) -> list[tuple[int, int, int]]:
+    def _scan(self, text: str) -> list[Match]:
         encoded = text.encode("utf-8", "surrogatepass")
         found = self._automaton.find_matches_as_indexes(encoded)
         if not found or len(encoded) == len(text):
@@ -119,7 +138,7 @@ class Matcher:
         ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
         return np.searchsorted(ends, matches[:, 1], side="right"), matches[:, 0]
 
-    def _settle(self, text: str, written: str, match: tuple[int, int, int]) -> list[tuple[int, int, int]]:
+    def _settle(self, text: str, written: str, match: Match) -> list[Match]:
         """Return the match where it is a whole word, else what shorter words its place holds."""
         number, start, end = match
         if self._bare[number] or self._is_whole(text, written, match):
@@ -131,7 +150,7 @@ class Matcher:
                 return settled
         return []
 
-    def _is_whole(self, text: str, written: str, match: tuple[int, int, int]) -> bool:
+    def _is_whole(self, text: str, written: str, match: Match) -> bool:
         number, start, end = match
         head, tail = self._edges[number].tolist()
         if head and start and edge_kind(text[start - 1]) == head and not _has_capital(written, start):
@@ -145,6 +164,29 @@ def _has_capital(written: str, place: int) -> bool:
     if not written or not written[place].isupper():
         return False
     return written[place - 1].islower() or written[place + 1 : place + 2].islower()
+
+
+def drop_cut_out(text: str, matches: list[Match]) -> list[Match]:
+    """Return the matches in folded `text` without short Chinese words that are cut out of longer ones.
+
+    Such a word has to begin where a word of the text begins, and not to end amid another: 写作 in 写|作业 and 体育 in
+    工人体育场 go, 火锅 in 火锅店 stays. Words of the text are those of rjieba, which is asked where it decides.
+    """
+    doubtful = [match for match in matches if match[2] - match[1] <= SHORT and min(text[match[1] : match[2]]) >= CJK_HEAD]
+    if not doubtful:
+        return matches
+    import rjieba
+
+    # A lone surrogate, which UTF-8 has no bytes for, is a ? to it.
+    words = rjieba.cut(text.encode("utf-8", "replace").decode(), False)
+    borders = [0, *accumulate(map(len, words))]
+    ends = dict(pairwise(borders))
+    ends[borders[-1]] = borders[-1]
+    return [
+        match
+        for match in matches
+        if match not in doubtful or (match[1] in ends and (match[2] in ends or match[2] <= ends[match[1]]))
+    ]
 
 
 @cache

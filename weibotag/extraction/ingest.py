@@ -14,6 +14,7 @@ from weibotag.core.progress import bar
 from weibotag.extraction.context import ExtractionContext
 from weibotag.extraction.jobs import HashedFiles, link_files
 from weibotag.extraction.reposts import give_findings
+from weibotag.features.plain_text import make_texts_plain
 from weibotag.posts.passing import set_apart
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
@@ -95,8 +96,8 @@ def link(run: Run, parts: Iterable[str], context: ExtractionContext) -> None:
 
 
 def read_part_posts(run: Run, part: str) -> pa.Table:
-    """Return the posts of a part, the columns that pass through set apart."""
-    return set_apart(run.read("posts", part))
+    """Return the posts of a part, their texts plain, the columns that pass through set apart."""
+    return set_apart(make_texts_plain(run.read("posts", part)))
 
 
 def read_links(run: Run, part: str) -> pa.Table:

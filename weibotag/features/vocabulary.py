@@ -14,6 +14,7 @@ from weibotag.core.arrays import first_of_each, list_parts, rank_in_runs, rows_o
 from weibotag.core.kinds import KINDS
 from weibotag.core.schema import EVIDENCE, KEYWORD
 from weibotag.core.text_matching import Matcher, fold
+from weibotag.features.plain_text import hide_mentions
 from weibotag.features.thing_tags import match_things, thing_key
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.vision.stage import Row
@@ -60,17 +61,21 @@ class Lines:
 
 
 def list_lines(table: pa.Table) -> Lines:
-    """Return what the posts of a table say: its column text, and of `wordings` all but visual codes, which are no words."""
+    """Return what the posts of a table say.
+
+    That is its column text without whom it mentions, and of `wordings` all but visual codes, which are no words.
+    """
+    said = hide_mentions(table["text"].to_pylist())
     posts, sources, nowhere = np.arange(len(table)), np.zeros(len(table), np.int64), np.full(len(table), -1)
     if "wordings" not in table.column_names:
-        return Lines(table["text"].to_pylist(), posts, sources, nowhere)
+        return Lines(said, posts, sources, nowhere)
     offsets, values = list_parts(table["wordings"].combine_chunks())
     kinds = pc.index_in(values.field("kind"), pa.array(SOURCES)).fill_null(-1).to_numpy(zero_copy_only=False)
     spoken = np.flatnonzero(kinds >= 0)
     posts = np.concatenate([posts, np.repeat(posts, np.diff(offsets))[spoken]])
     order = np.argsort(posts, kind="stable")
     words = values.field("word").take(pa.array(spoken)).cast(pa.string()).fill_null("")
-    texts = pa.concat_arrays([table["text"].combine_chunks().cast(pa.string()), words]).take(pa.array(order))
+    texts = pa.concat_arrays([pa.array(said, pa.string()), words]).take(pa.array(order))
     sources = np.concatenate([sources, kinds[spoken].astype(np.int64)])
     return Lines(texts.to_pylist(), posts[order], sources[order], np.concatenate([nowhere, spoken])[order])
 

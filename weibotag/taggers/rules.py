@@ -12,7 +12,8 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import rows_of
 from weibotag.core.kinds import KINDS
-from weibotag.core.text_matching import Matcher, edge_kind, fold
+from weibotag.core.text_matching import Matcher, drop_cut_out, edge_kind, fold
+from weibotag.features.plain_text import hide_mentions
 from weibotag.features.thing_tags import match_things, thing_key
 from weibotag.scoring.decision import Decision
 from weibotag.taggers.tagger import Ensemble, Tagger
@@ -94,7 +95,7 @@ class RulesScorer:
         return cls(taxonomy)
 
     def _find(self, table: pa.Table) -> Iterator[Hit]:
-        for row, text in enumerate(table["text"].to_pylist()):
+        for row, text in enumerate(hide_mentions(table["text"].to_pylist())):
             if text:
                 yield from self._find_in_text(row, text)
         for row, author in enumerate(table["author"].to_pylist()):
@@ -127,7 +128,7 @@ class RulesScorer:
 
     def _find_in_text(self, row: int, written: str) -> Iterator[Hit]:
         text = fold(written)
-        found = self._matcher.find(text, written)
+        found = drop_cut_out(text, self._matcher.find(text, written))
         if not found:
             return
         end_of_lead = SENTENCE_END.search(text, 1, LEAD_CHARACTERS)

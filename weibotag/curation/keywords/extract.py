@@ -27,6 +27,7 @@ from weibotag.curation.keywords.phrases import (
     weigh_phrases,
 )
 from weibotag.extraction.requests import WordingsRequest
+from weibotag.features.plain_text import make_texts_plain
 from weibotag.features.vocabulary import SOURCES, Lines, WordFinder, find_marks, list_lines
 from weibotag.posts.encodings import open_file, open_lines
 from weibotag.posts.reader import read_posts
@@ -320,6 +321,8 @@ def compare_with(table: pa.Table, before: np.ndarray) -> pa.Table:
 def read_pictured(request: WordingsRequest, rejects: Rejects, label: str, rows: int = 20_000) -> Iterator[pa.Table]:
     """Give tables of so many posts, counted on a bar; those whose pictures say something have the column `wordings`.
 
+    Texts are plain (see `plain_text`).
+
     Raises RequestError when the file of wordings can't be read, or a column `wordings` is no list as `weibotag wordings`
     writes.
     """
@@ -333,7 +336,7 @@ def read_pictured(request: WordingsRequest, rejects: Rejects, label: str, rows: 
             if "wordings" in table.column_names:
                 lists = _cast_wordings(table["wordings"], request.posts)
                 table = table.set_column(table.column_names.index("wordings"), "wordings", lists)
-            yield add_given(table, request.words)
+            yield add_given(make_texts_plain(table), request.words)
             progress.advance(len(table))
 
 
