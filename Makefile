@@ -5,7 +5,7 @@ PY := .venv/bin/python
 POSTS ?= examples/posts.csv
 TAXONOMY ?= taxonomies/weibo.csv
 # What the tests need: every backend. EXTRAS=dev does without them; their tests skip and say so.
-EXTRAS ?= dev,torch,plot,paddle,yolo,hf,openvino
+EXTRAS ?= dev,torch,plot,paddle,yolo,hf,openvino,fastocr
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test test-all lint bench clean

@@ -4,20 +4,22 @@ import pickle
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import ValidationError
 
 from weibotag.core.errors import MissingExtraError, RequestError
 from weibotag.core.schema import arrow_schema
-from weibotag.vision.backend import Line
+from weibotag.vision.backend import Backend, Line
+from weibotag.vision.backends.ocr_fasterpaddle import FasterPaddle
 from weibotag.vision.backends.ocr_layout import (
     CLOSER,
     ENLARGE,
@@ -29,7 +31,7 @@ from weibotag.vision.backends.ocr_layout import (
     plan_views,
     tile_rows,
 )
-from weibotag.vision.backends.ocr_rapidocr import GPU_BATCHES, RapidOcr
+from weibotag.vision.backends.ocr_rapidocr import GPU_BATCHES, RapidOcr, Spot
 from weibotag.vision.media.pictures import Frame, frames_table
 from weibotag.vision.ocr import Ocr
 from weibotag.vision.stage import fingerprint
@@ -51,11 +53,25 @@ def latin(size: int) -> ImageFont.FreeTypeFont:
 
 
 @pytest.fixture(scope="module")
-def backend() -> Iterator[RapidOcr]:
+def rapid() -> Iterator[RapidOcr]:
     backend = RapidOcr()
     backend.open(threads=1)
     yield backend
     backend.close()
+
+
+@pytest.fixture(scope="module")
+def faster() -> Iterator[FasterPaddle]:
+    pytest.importorskip("faster_paddle", reason="needs the extra fastocr")
+    backend = FasterPaddle()
+    backend.open(threads=1)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(params=["rapid", "faster"])
+def backend(request: pytest.FixtureRequest) -> RapidOcr | FasterPaddle:
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +82,7 @@ def stage() -> Iterator[Ocr]:
     stage.close()
 
 
-def read(backend: RapidOcr, rgb: np.ndarray) -> list[Line]:
+def read(backend: Backend[list[Line]], rgb: np.ndarray) -> list[Line]:
     return backend.look([rgb])[0]
 
 
@@ -74,7 +90,7 @@ def texts(lines: list[Line]) -> list[str]:
     return [line.text for line in lines]
 
 
-def test_lines_are_read_in_reading_order_with_their_boxes(backend: RapidOcr) -> None:
+def test_lines_are_read_in_reading_order_with_their_boxes(backend: RapidOcr | FasterPaddle) -> None:
     places = [(300, 60, "RIGHT"), (30, 62, "LEFT"), (30, 200, "BELOW")]
     lines = read(backend, write_lines((520, 300), places, latin(40)))
     assert texts(lines) == ["LEFT", "RIGHT", "BELOW"]
@@ -85,7 +101,7 @@ def test_lines_are_read_in_reading_order_with_their_boxes(backend: RapidOcr) -> 
 
 
 @pytest.mark.parametrize("size", [(160, 60), (320, 240), (1800, 1200), (2400, 300)])
-def test_boxes_fit_pictures_of_every_size(backend: RapidOcr, size: tuple[int, int]) -> None:
+def test_boxes_fit_pictures_of_every_size(backend: RapidOcr | FasterPaddle, size: tuple[int, int]) -> None:
     height = max(20, size[1] // 8)
     lines = read(backend, write_lines(size, [(10, size[1] // 2, "HELLO")], latin(height)))
     assert texts(lines) == ["HELLO"]
@@ -93,7 +109,7 @@ def test_boxes_fit_pictures_of_every_size(backend: RapidOcr, size: tuple[int, in
     assert min(xs) >= 0 and min(ys) >= size[1] // 2 - height and max(xs) <= size[0] and max(ys) <= size[1]
 
 
-def test_a_tall_poster_is_read_whole_once_and_in_order(backend: RapidOcr) -> None:
+def test_a_tall_poster_is_read_whole_once_and_in_order(backend: RapidOcr | FasterPaddle) -> None:
     expected = [f"LINE {number}" for number in range(100, 130)]
     places = [(30, 20 + number * 130, text) for number, text in enumerate(expected)]
     lines = read(backend, write_lines((400, 4000), places, latin(36)))
@@ -101,7 +117,7 @@ def test_a_tall_poster_is_read_whole_once_and_in_order(backend: RapidOcr) -> Non
     assert max(max(line.box[1::2]) for line in lines) > 3700
 
 
-def test_chinese_is_read(backend: RapidOcr) -> None:
+def test_chinese_is_read(backend: RapidOcr | FasterPaddle) -> None:
     if shutil.which("fc-match") is None:
         pytest.skip("no fc-match to look for a Chinese font with")
     found = subprocess.run(
@@ -115,7 +131,7 @@ def test_chinese_is_read(backend: RapidOcr) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (SMALLEST - 1, 400), (400, 3), (1, 5000), (9000, 17), (17, 9000), (16, 16)])
-def test_pictures_too_small_or_thin_for_text_have_none(backend: RapidOcr, shape: tuple[int, int]) -> None:
+def test_pictures_too_small_or_thin_for_text_have_none(backend: RapidOcr | FasterPaddle, shape: tuple[int, int]) -> None:
     assert read(backend, np.full((*shape, 3), 255, np.uint8)) == []
 
 
@@ -149,7 +165,7 @@ def test_a_picture_that_breaks_the_networks_is_a_reason(stage: Ocr, monkeypatch:
     def fail(batch: np.ndarray) -> list[np.ndarray]:
         raise backend.errors[0]("one\ntwo: the last line")
 
-    monkeypatch.setitem(backend._model, "find", fail)
+    monkeypatch.setattr(backend, "_model", fail)
     row = stage.process(frames_table([Frame("a", np.full((100, 100, 3), 255, np.uint8))])).to_pylist()[0]
     assert row["ocr_lines"] is None
     assert row["ocr_error"].endswith("two: the last line")
@@ -157,48 +173,66 @@ def test_a_picture_that_breaks_the_networks_is_a_reason(stage: Ocr, monkeypatch:
 
 @pytest.mark.parametrize("batches", [None, GPU_BATCHES])
 def test_what_is_read_does_not_depend_on_what_is_looked_at_with_it(
-    backend: RapidOcr, monkeypatch: pytest.MonkeyPatch, batches: tuple[int, int] | None
+    rapid: RapidOcr, monkeypatch: pytest.MonkeyPatch, batches: tuple[int, int] | None
 ) -> None:
-    monkeypatch.setattr(backend, "_batches", batches or backend._batches)
+    if batches:
+        monkeypatch.setattr(rapid, "_find_batch", batches[0])
+        monkeypatch.setattr(rapid, "_reader", replace(rapid._reader, batch=batches[1]))
     sizes = [(420, 120), (420, 120), (160, 160), (900, 300), (420, 120), (300, 900)]
     pictures = [
         write_lines(size, [(10, 10 + 50 * row, f"LINE {number}{row}") for row in range(3)], latin(24))
         for number, size in enumerate(sizes)
     ]
-    alone = [backend.look([picture])[0] for picture in pictures]
+    alone = [rapid.look([picture])[0] for picture in pictures]
     assert all(alone)
-    together = backend.look(pictures)
+    together = rapid.look(pictures)
     assert texts(together[0]) == texts(alone[0])
     assert [texts(lines) for lines in together] == [texts(lines) for lines in alone]
     if batches is None:
         assert together == alone
-        assert backend.look(pictures[::-1]) == alone[::-1]
+        assert rapid.look(pictures[::-1]) == alone[::-1]
 
 
 @pytest.mark.parametrize("degrees", [-12, 8, 90])
-def test_turned_text_is_read_in_a_turned_box(backend: RapidOcr, degrees: int) -> None:
+def test_turned_text_is_read_in_a_turned_box(rapid: RapidOcr, degrees: int) -> None:
     upright = Image.fromarray(write_lines((420, 420), [(60, 190, "PHONE SALE")], latin(40)))
-    lines = read(backend, np.asarray(upright.rotate(degrees, Image.Resampling.BICUBIC, fillcolor="white")))
+    lines = read(rapid, np.asarray(upright.rotate(degrees, Image.Resampling.BICUBIC, fillcolor="white")))
     assert texts(lines) == ["PHONE SALE"]
     left, top, right, right_top = lines[0].box[:4]
     # The box of a line that runs upwards starts at its top left too, where the line ends.
     assert abs(np.degrees(np.arctan2(top - right_top, right - left)) - (degrees if degrees < 90 else 0)) < 3
 
 
-def test_small_print_of_a_large_picture_gets_a_nearer_look(backend: RapidOcr) -> None:
+def test_small_print_of_a_large_picture_gets_a_nearer_look(backend: RapidOcr | FasterPaddle) -> None:
     expected = [f"SMALL PRINT {number} OF A LARGE PAGE" for number in range(100, 110)]
     places = [(100, 100 + 60 * row, text) for row, text in enumerate(expected)]
     lines = read(backend, write_lines((1600, 1200), places, latin(14)))
     assert "".join("".join(texts(lines)).split()) == "".join("".join(expected).split())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32 - 1))
-def test_noise_of_any_size_gives_boxes_inside_it_at_most(backend: RapidOcr, width: int, height: int, seed: int) -> None:
+def test_noise_of_any_size_gives_boxes_inside_it_at_most(
+    backend: RapidOcr | FasterPaddle, width: int, height: int, seed: int
+) -> None:
     noise = np.random.default_rng(seed).integers(0, 2, (height, width, 1), np.uint8) * 255
     for line in read(backend, np.repeat(noise, 3, 2)):
         assert min(line.box) >= 0 and max(line.box[0::2]) <= width and max(line.box[1::2]) <= height
         assert line.text and 0 <= line.score <= 1
+
+
+def test_what_a_fast_reader_doubts_is_read_once_more(faster: FasterPaddle, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = write_lines((420, 120), [(20, 30, "PHONE SALE")], latin(44))
+    asked: list[int] = []
+
+    def answer(spots: list[Spot]) -> list[tuple[str, float]]:
+        asked.append(len(spots))
+        return [("BETTER", 1.0) for _ in spots]
+
+    monkeypatch.setattr(faster._reader.__class__, "read", lambda self, spots: answer(spots))
+    assert texts(read(faster, picture)) == ["PHONE SALE"] and asked == [0]
+    monkeypatch.setattr("weibotag.vision.backends.ocr_fasterpaddle.SURE", 1.1)
+    assert texts(read(faster, picture)) == ["BETTER"] and asked == [0, 1]
 
 
 def test_lines_that_stand_on_their_heads_are_turned_when_asked() -> None:
@@ -231,7 +265,7 @@ def test_min_score_leaves_lines_out() -> None:
     stage.close()
 
 
-def test_nothing_is_said(backend: RapidOcr, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_said(capfd: pytest.CaptureFixture[str]) -> None:
     other = RapidOcr()
     other.open(threads=1)
     read(other, np.full((100, 100, 3), 255, np.uint8))

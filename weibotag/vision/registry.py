@@ -21,6 +21,9 @@ class Entry:
 BACKENDS = "weibotag.vision.backends"
 REGISTRY: dict[tuple[str, str], Entry] = {
     ("ocr", "rapidocr"): Entry(f"{BACKENDS}.ocr_rapidocr:RapidOcr", ("rapidocr", "onnxruntime"), None, "Apache-2.0"),
+    ("ocr", "fasterpaddle"): Entry(
+        f"{BACKENDS}.ocr_fasterpaddle:FasterPaddle", ("faster_paddle", "rapidocr", "onnxruntime"), "fastocr", "MIT"
+    ),
     ("ocr", "paddleocr"): Entry(
         f"{BACKENDS}.ocr_paddleocr:PaddleOcr", ("paddleocr", "rapidocr", "onnxruntime"), "paddle", "Apache-2.0"
     ),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,6 +50,44 @@ CPU_BATCHES = (1, 8 * HIGH * 320)
 GPU_BATCHES = (8 * 640 * 960, 64 * HIGH * 320)
 
 
+class Spot(NamedTuple):
+    """A line: a picture, uint8 RGB (height, width, 3), and corners (4, 2) in it, clockwise from where the text begins."""
+
+    rgb: np.ndarray
+    corners: np.ndarray
+
+
+@dataclass(frozen=True)
+class LineReader:
+    """Reads lines; `batch`: pixels that go through the network together."""
+
+    network: Network
+    letters: Sequence[str]
+    batch: int
+
+    @classmethod
+    def open(cls, model: Path, batch: int, engine: str, threads: int, device: str) -> "LineReader":
+        """Load the recogniser of the file `model`."""
+        network, letters = load_recogniser(model)
+        return cls(open_engine(network, engine, threads, device), letters, batch)
+
+    def read(self, spots: Sequence[Spot]) -> list[tuple[str, float]]:
+        """Return the text and score of each line.
+
+        Lines are read narrowed, which takes that much less time; those that are then in doubt, once more at full width.
+        """
+        read = self.read_at(spots, SQUEEZE)
+        doubtful = [at for at, (_, score) in enumerate(read) if score < SURE]
+        for at, better in zip(doubtful, self.read_at([spots[at] for at in doubtful], 1.0), strict=True):
+            read[at] = max(read[at], better, key=lambda answer: answer[1])
+        return read
+
+    def read_at(self, spots: Sequence[Spot], squeeze: float) -> list[tuple[str, float]]:
+        """Return the text and score of each line, read at `squeeze` times its width."""
+        steps = run_batches(self.network, [cut_line(spot, squeeze) for spot in spots], self.batch)
+        return [best_path(probability, number, self.letters) for probability, number in steps]
+
+
 @dataclass
 class RapidOcr(Backend[list[Line]]):
     """Text lines of many pictures at a time.
@@ -74,11 +113,11 @@ class RapidOcr(Backend[list[Line]]):
 
         cv2.setNumThreads(threads)
         finder, reader, *turner = self.weights()
-        recogniser, self._letters = load_recogniser(reader)
-        models: dict[str, Path | bytes] = dict(zip(("find", "read", "turn"), (finder, recogniser, *turner), strict=False))
-        self._model = {name: open_engine(model, self.engine, threads, self.device) for name, model in models.items()}
         on_gpu = self.engine != "openvino" and GPU in choose_providers(self.device)
-        self._batches = GPU_BATCHES if on_gpu else CPU_BATCHES
+        self._find_batch, read_batch = GPU_BATCHES if on_gpu else CPU_BATCHES
+        self._model = open_engine(finder, self.engine, threads, self.device)
+        self._reader = LineReader.open(reader, read_batch, self.engine, threads, self.device)
+        self._turner = [open_engine(model, self.engine, threads, self.device) for model in turner]
         broken = (RuntimeError,) if self.engine == "openvino" else session_errors()
         self.errors = (cv2.error, *broken, MemoryError)
         self.look([np.full((48, 96, 3), 255, np.uint8)])
@@ -87,7 +126,8 @@ class RapidOcr(Backend[list[Line]]):
         """Return the lines of each picture, uint8 RGB (height, width, 3), in reading order; may raise `errors`."""
         found = search_pictures(pictures, self.max_side, self._search)
         boxes = [(rgb, np.reshape(line.box, (4, 2))) for rgb, lines in zip(pictures, found, strict=True) for line in lines]
-        read = iter(self._read([(rgb, start_at_text(box)) for rgb, box in boxes]))
+        spots = [Spot(rgb, start_at_text(box)) for rgb, box in boxes]
+        read = iter(self._reader.read(self._turn(spots) if self.angle else spots))
         return [
             order_lines([Line(text, round(score, 4), line.box) for line, (text, score) in zip(lines, read) if text])  # noqa: B905
             for lines in found
@@ -95,44 +135,33 @@ class RapidOcr(Backend[list[Line]]):
 
     def _search(self, parts: Sequence[np.ndarray], scales: Sequence[float]) -> list[Found]:
         scaled = [resize(part, scale) for part, scale in zip(parts, scales, strict=True)]
-        maps = self._run("find", scaled)
+        maps = run_batches(self._model, scaled, self._find_batch, MEAN, DEVIATION)
         return [find_text(text[0][0], part.shape) for text, part in zip(maps, parts, strict=True)]
 
-    def _read(self, spots: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[str, float]]:
-        """Return the text and score of each line, given as a picture and its corners there.
-
-        Lines are read narrowed, which takes that much less time; those that are then in doubt, once more at full width.
-        """
-        if self.angle:
-            spots = self._turn(spots)
-        read = self._read_at(spots, SQUEEZE)
-        doubtful = [at for at, (_, score) in enumerate(read) if score < SURE]
-        for at, better in zip(doubtful, self._read_at([spots[at] for at in doubtful], 1.0), strict=True):
-            read[at] = max(read[at], better, key=lambda answer: answer[1])
-        return read
-
-    def _read_at(self, spots: list[tuple[np.ndarray, np.ndarray]], squeeze: float) -> list[tuple[str, float]]:
-        strips = [cut_line(picture, corners, squeeze) for picture, corners in spots]
-        steps = self._run("read", strips)
-        return [best_path(probability, number, self._letters) for probability, number in steps]
-
-    def _turn(self, spots: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
-        strips = [cut_line(picture, corners, 1.0, TURN_WIDTH) for picture, corners in spots]
-        sides = self._run("turn", strips)
+    def _turn(self, spots: list[Spot]) -> list[Spot]:
+        strips = [cut_line(spot, 1.0, TURN_WIDTH) for spot in spots]
+        sides = run_batches(self._turner[0], strips, self._reader.batch)
         turned = [side[0][1] > TURN_SURE for side in sides]
-        return [(part, np.roll(spot, 2, 0) if over else spot) for (part, spot), over in zip(spots, turned, strict=True)]
+        return [
+            Spot(spot.rgb, np.roll(spot.corners, 2, 0)) if over else spot for spot, over in zip(spots, turned, strict=True)
+        ]
 
-    def _run(self, network: str, pictures: list[np.ndarray]) -> list[list[np.ndarray]]:
-        """Return the network's outputs for each picture: those of one shape go through it together."""
-        finds = network == "find"
-        mean, deviation = (MEAN, DEVIATION) if finds else (HALF, HALF)
-        outputs: list[list[np.ndarray]] = [[] for _ in pictures]
-        for places in in_batches(pictures, self._batches[0 if finds else 1]):
-            batch = normalise([pictures[place] for place in places], mean, deviation)
-            for whole in self._model[network](batch):
-                for place, output in zip(places, whole, strict=True):
-                    outputs[place].append(output)
-        return outputs
+
+def run_batches(
+    network: Network,
+    pictures: list[np.ndarray],
+    most_pixels: int,
+    mean: Sequence[float] = HALF,
+    deviation: Sequence[float] = HALF,
+) -> list[list[np.ndarray]]:
+    """Return the network's outputs for each picture: those of one shape go through it together."""
+    outputs: list[list[np.ndarray]] = [[] for _ in pictures]
+    for places in in_batches(pictures, most_pixels):
+        batch = normalise([pictures[place] for place in places], mean, deviation)
+        for whole in network(batch):
+            for place, output in zip(places, whole, strict=True):
+                outputs[place].append(output)
+    return outputs
 
 
 def resize(part: np.ndarray, scale: float) -> np.ndarray:
@@ -195,13 +224,14 @@ def start_at_text(corners: np.ndarray) -> np.ndarray:
     return np.roll(corners, -1, 0) if down >= 1.5 * across else corners
 
 
-def cut_line(picture: np.ndarray, corners: np.ndarray, squeeze: float, room: int | None = None) -> np.ndarray:
+def cut_line(spot: Spot, squeeze: float, room: int | None = None) -> np.ndarray:
     """Return a line of a picture as uint8 (48, width, 3), set straight, its width times `squeeze`, grey to its right.
 
-    `corners` (4, 2) start where the text does. The width is the next multiple of 32, or `room`.
+    The width is the next multiple of 32, or `room`.
     """
     import cv2
 
+    picture, corners = spot
     low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int) + 1
     region = picture[low[1] : high[1], low[0] : high[0]]
     corners = corners - low
