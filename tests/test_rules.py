@@ -255,6 +255,9 @@ SHOP = Taxonomy(
         ("Apple", {"食品/水果"}),
         ("甜椒", {"食品/蔬菜"}),
         ("金毛", {"萌宠"}),
+        # A kind, and what is wider.
+        ("狗狗", {"萌宠"}),
+        ("服装", {"时尚"}),
         # An alias where the tree means its kind.
         ("牛仔裤", {"时尚/牛仔裤装"}),
         # What the tree has no kind of may still be what a tag is called; what is not in the table too.

@@ -37,15 +37,22 @@ def match_things(taxonomy: Taxonomy) -> ThingTags:
 
     The kinds of a thing that tags bear as a name or an alias say where it belongs. Tags there that are called like it are
     its own (`name`, else `alias`); those called so elsewhere are companies, games and works. Without any it gives the tags
-    that are its narrowest kind (`kind`). What the table of things does not have is a `name` or nothing.
+    that are its narrowest kind (`kind`). A kind is a thing of itself and of all wider kinds. What the table of things does
+    not have is a `name` or nothing.
     """
     tree = _Tree(taxonomy)
     found = ThingTags([], [], {})
     known: set[str] = set()
-    for thing in read_things()[0]:
+    things, _ = read_things()
+    for thing in things:
         keys = {thing_key(word) for word in (*thing.english, *thing.chinese)} - known
         known |= keys
         _add(found, thing.chinese[0], tree.match(thing), keys)
+    for thing in things:
+        for place, kind in enumerate(thing.means):
+            if thing_key(kind) not in known:
+                known.add(thing_key(kind))
+                _add(found, kind, tree.match(Thing((), (kind,), thing.means[place:])), {thing_key(kind)})
     for key, tags in tree.names.items():
         if key not in known:
             _add(found, taxonomy.tags[min(tags)].name, dict.fromkeys(sorted(tags), "name"), {key})
