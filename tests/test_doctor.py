@@ -45,7 +45,7 @@ def test_everything_is_there_and_lite_runs() -> None:
     assert {row["name"].lower() for row in state["libraries"]} == wanted
     assert {row["name"] for row in state["extras"]} == set(PROJECT["optional-dependencies"]) - {"all"}
     assert {(row["stage"], row["name"]) for row in state["backends"]} == {key for key in REGISTRY if key[0] != "stage"}
-    assert {row["backend"] for row in state["weights"]} >= {"ocr rapidocr", "faces haar", "embed ppocr"}
+    assert {row["backend"] for row in state["weights"]} >= {"ocr rapidocr", "faces haar", "embed efficientnet"}
     assert all(row["ready"] and Path(row["path"]).is_file() for row in state["weights"])
 
 
@@ -78,7 +78,7 @@ def test_a_backend_whose_library_is_absent_says_what_to_do(monkeypatch: pytest.M
     found = registry.find_spec
     monkeypatch.setattr(registry, "find_spec", lambda library: None if library == "onnx" else found(library))
     backends, _ = doctor.list_backends()
-    assert "pip install" in find(backends, stage="embed", name="ppocr").fault
+    assert "pip install" in find(backends, stage="embed", name="efficientnet").fault
     assert find(backends, stage="ocr", name="rapidocr").fault is None
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
 from pydantic import ValidationError
 
 from weibotag.core.errors import RequestError
@@ -13,16 +14,21 @@ from weibotag.vision.backend import PictureVector
 from weibotag.vision.embed import Embed
 from weibotag.vision.media.pictures import Frame, frames_table
 
-BLOCK_WIDTHS = (48, 48, 96, 96, 192, 192, 192, 192, 384, 384, 192, 360)
+# Widths of the blocks of a vector, and of the part of a cell before its colours.
+BLOCK_WIDTHS = {
+    "efficientnet": (1280, 80, 80, 112, 112, 192, 192, 192, 360),
+    "ppocr": (48, 48, 96, 96, 192, 192, 192, 192, 384, 384, 192, 360),
+}
+CELL_WIDTHS = {"efficientnet": 112, "ppocr": 192}
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module")
-def stage() -> Embed:
-    opened = Embed(Embed.Config())
+@pytest.fixture(scope="module", params=BLOCK_WIDTHS)
+def stage(request: pytest.FixtureRequest) -> Embed:
+    opened = Embed(Embed.Config(backend=request.param))
     opened.open()
     return opened
 
@@ -32,8 +38,9 @@ def test_a_vector_has_blocks_of_unit_length(stage: Embed) -> None:
     assert table.schema == arrow_schema("embed")
     assert table["embed_error"].null_count == 2
     for vector in table["embed_vector"].to_pylist():
-        assert len(vector) == sum(BLOCK_WIDTHS)
-        blocks = np.split(np.array(vector, np.float32), np.cumsum(BLOCK_WIDTHS)[:-1])
+        widths = BLOCK_WIDTHS[stage.config.backend]
+        assert len(vector) == sum(widths)
+        blocks = np.split(np.array(vector, np.float32), np.cumsum(widths)[:-1])
         assert np.allclose([np.linalg.norm(block) for block in blocks], 1, atol=0.01)
 
 
@@ -88,30 +95,57 @@ def test_a_grid_gives_patches_in_order_and_leaves_the_vector_as_it_is(stage: Emb
     halves = np.zeros((80, 120, 3), np.uint8)
     halves[:, :60], halves[:, 60:] = (220, 20, 40), (20, 40, 220)
     frames = frames_table([Frame("a", halves), Frame("b", halves[:, ::-1].copy()), Frame("c", picture(1, 900))])
-    cut = Embed(Embed.Config(grid=2))
+    backend, width = stage.config.backend, CELL_WIDTHS[stage.config.backend]
+    cut = Embed(Embed.Config(backend=backend, grid=2))
     cut.open()
     found, whole = cut.process(frames), stage.process(frames)
     assert found.schema == whole.schema == arrow_schema("embed")
     assert whole["embed_patches"].null_count == 3
     assert found["embed_vector"].equals(whole["embed_vector"])
     straight, mirrored, _ = (np.array(cells, np.float32) for cells in found["embed_patches"].to_pylist())
-    assert straight.shape == (4, 192 + 72)
-    colours = straight[:, 192:] @ mirrored[:, 192:].T
+    assert straight.shape == (4, width + 72)
+    colours = straight[:, width:] @ mirrored[:, width:].T
     assert np.allclose(colours.diagonal(), 0, atol=0.01)
     assert np.allclose([colours[0, 1], colours[1, 0], colours[2, 3], colours[3, 2]], 1, atol=0.01)
-    assert len({Embed(Embed.Config(grid=grid)).fingerprint() for grid in (0, 2, 3)}) == 3
+    assert len({Embed(Embed.Config(backend=backend, grid=grid)).fingerprint() for grid in (0, 2, 3)}) == 3
     # A size that the network's stage is no multiple of.
-    thirds = Embed(Embed.Config(grid=3))
+    thirds = Embed(Embed.Config(backend=backend, grid=3))
     thirds.open()
     assert [len(cells) for cells in thirds.process(frames)["embed_patches"].to_pylist()] == [9, 9, 9]
     with pytest.raises(ValidationError, match="less than or equal to 4"):
         Embed.Config(grid=5)
 
 
-def test_ppocr_knows_no_model_and_no_precision() -> None:
+def test_classes_are_the_likeliest_of_a_thousand_and_only_where_a_network_knows_them(stage: Embed) -> None:
+    table = stage.process(frames_table([Frame("a", picture(90, 60)), Frame("b", np.full((300, 200, 3), 9, np.uint8))]))
+    for found in table["embed_classes"].to_pylist():
+        scores = [one["score"] for one in found]
+        assert scores == sorted(scores, reverse=True) and 0 <= sum(scores) <= 1.001
+        assert len({one["number"] for one in found}) == (10 if stage.config.backend == "efficientnet" else 0)
+
+
+def test_a_drawn_clock_is_a_clock() -> None:
+    """Analog clock (409) or wall clock (892) of ImageNet: whether the network is put together as it was taught."""
+    image = Image.new("RGB", (300, 300), "#b08968")
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((30, 30, 270, 270), "white", "black", 10)
+    for hour in range(12):
+        x, y = (150 + 95 * f(hour * np.pi / 6) for f in (np.sin, lambda angle: -np.cos(angle)))
+        pen.text((x, y), str(hour or 12), "black", ImageFont.load_default(24), "mm")
+    pen.line((150, 150, 150, 80), "black", 8)
+    pen.line((150, 150, 210, 150), "black", 8)
+    stage = Embed(Embed.Config())
+    stage.open()
+    ((best, *_),) = stage.process(frames_table([Frame("a", np.asarray(image))]))["embed_classes"].to_pylist()
+    assert best["number"] in (409, 892) and best["score"] > 0.5
+
+
+def test_what_a_backend_does_not_know_is_refused() -> None:
     assert len(Embed(Embed.Config()).fingerprint()) == 12
+    with pytest.raises(RequestError, match="model is 'other'; there are: efficientnet-lite0"):
+        Embed(Embed.Config(model="other")).fingerprint()
     asked: Any
     for asked in ({"model": "other"}, {"precision": "float16"}):
         with pytest.raises(RequestError, match="is no setting of the backend 'ppocr'"):
-            Embed(Embed.Config(**asked)).fingerprint()
+            Embed(Embed.Config(backend="ppocr", **asked)).fingerprint()
     assert not Embed(Embed.Config()).reads_texts

@@ -28,6 +28,7 @@ OCR_LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", BO
 VECTOR = pa.list_(pa.float16())
 FACE = pa.struct([("score", pa.float32()), ("box", BOX), ("landmarks", BOX), ("vector", VECTOR), ("name", pa.string())])
 OBJECT = pa.struct([("label", pa.string()), ("label_zh", pa.string()), ("score", pa.float32()), ("box", BOX)])
+CLASS = pa.struct([("number", pa.int32()), ("score", pa.float32())])
 PLACE = [("media_id", pa.string()), ("box", BOX)]
 WORDING = pa.struct([("word", pa.string()), ("kind", pa.string()), ("score", pa.float32()), ("count", pa.int32()), *PLACE])
 TAG = pa.struct([("id", pa.string()), ("score", pa.float32())])
@@ -110,6 +111,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("media_id", pa.string(), "media", "one picture or frame"),
         Column("embed_vector", VECTOR, "embed", "picture vector, unit length in each of its blocks"),
         Column("embed_patches", pa.list_(VECTOR), "embed", "vectors of a grid's cells, row by row; null without a grid"),
+        Column("embed_classes", pa.list_(CLASS), "embed", "ten likeliest classes of ImageNet, by number from 0; or empty"),
         Column("embed_error", pa.string(), "embed", "why there is no vector; null when there is one"),
     ),
     "wordings": (

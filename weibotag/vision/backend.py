@@ -76,10 +76,14 @@ class Face:
 
 @dataclass(frozen=True)
 class PictureVector:
-    """A picture's vector, float16 (d,); `patches`: of the cells of a grid, row by row, float16 (cells, d2), or None."""
+    """A picture's vector, float16 (d,); `patches`: of the cells of a grid, row by row, float16 (cells, d2), or None.
+
+    `classes`: numbers of ImageNet's 1,000 classes and probabilities, likeliest first; empty where the network knows none.
+    """
 
     vector: np.ndarray
     patches: np.ndarray | None = None
+    classes: tuple[tuple[int, float], ...] = ()
 
 
 def list_objects(corners: np.ndarray, scores: Iterable[float], labels: Iterable[str]) -> list[DetectedObject]:

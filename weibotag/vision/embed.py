@@ -10,25 +10,27 @@ from weibotag.vision.backend import PictureVector
 from weibotag.vision.backends.embed_transformers import choose_precision
 from weibotag.vision.stage import PictureStage, StageConfig
 
+CLASS_FIELDS = "number", "score"
+
 
 class Embed(PictureStage[PictureVector]):
     """Frames in; one float16 vector per frame out, and those of the cells of a grid where one is asked for."""
 
     name: ClassVar[str] = "embed"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     # By a codebook, and by names of tags in the space of the vectors.
     kinds: ClassVar[tuple[str, ...]] = ("code", "clip")
     nominal_ms: ClassVar[float] = 4.0
     finds: ClassVar[str] = "embed_vector"
 
     class Config(StageConfig):
-        """`backend`: ppocr, detector, transformers or chineseclip; `grid`: into how many cells a side a picture is cut.
+        """`backend`: efficientnet, ppocr, detector, transformers, chineseclip; `grid`: how many cells a side a picture has.
 
-        `model`: a file, a folder, or a name that the backend takes (null: its default). The rest is for the latter two.
+        `model`: a file, a folder, or a name that the backend takes (null: its default). The rest is for the last two.
         `precision`: auto is float16 on a GPU, on a CPU bfloat16 where that has instructions for it, else float32.
         """
 
-        backend: str = "ppocr"
+        backend: str = "efficientnet"
         grid: int = Field(0, ge=0, le=4)
         model: str | None = None
         precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -46,9 +48,11 @@ class Embed(PictureStage[PictureVector]):
         return hasattr(self._backend_class(), "encode_texts")
 
     def fill(self, answers: Sequence[PictureVector | None]) -> dict[str, list[Any]]:
-        """Return the vectors, and the patches where there is a grid."""
+        """Return the vectors, the patches where there is a grid, and classes where the network knows some."""
         patches = [None if answer is None or answer.patches is None else list(answer.patches) for answer in answers]
-        return {"embed_vector": [answer and answer.vector for answer in answers], "embed_patches": patches}
+        classes = [answer and [dict(zip(CLASS_FIELDS, one, strict=True)) for one in answer.classes] for answer in answers]
+        vectors = [answer and answer.vector for answer in answers]
+        return {"embed_vector": vectors, "embed_patches": patches, "embed_classes": classes}
 
     def _settings(self) -> dict[str, object]:
         # A picture that is not cut has the answers, and the fingerprint, of those from before there were grids.

@@ -37,6 +37,9 @@ REGISTRY: dict[tuple[str, str], Entry] = {
     ("faces", "yunet"): Entry(
         f"{BACKENDS}.faces_opencv:YuNet", ("cv2", "onnxruntime", "onnx"), None, "Apache-2.0 (weights MIT)"
     ),
+    ("embed", "efficientnet"): Entry(
+        f"{BACKENDS}.embed_efficientnet:EfficientNetLite", ("onnxruntime", "onnx", "cv2"), None, "Apache-2.0"
+    ),
     ("embed", "ppocr"): Entry(
         f"{BACKENDS}.embed_onnxruntime:PpocrBackbone", ("rapidocr", "onnxruntime", "onnx", "cv2"), None, "Apache-2.0"
     ),

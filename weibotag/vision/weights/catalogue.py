@@ -135,7 +135,7 @@ def check_trust(path: Path, name: str, allow_pickle: bool) -> None:
     if is_pickle(path.name) and not path.is_dir():
         if not allow_pickle:
             raise RequestError(f"{path} {REFUSED}")
-    elif given is None:
+    elif given is None and not is_tensors(path.name):
         return
     found, expected = hash_of(path), given or known_hash(path.name)
     if expected is None:
@@ -200,7 +200,13 @@ def hash_of(path: Path) -> str:
 
 def is_pickle(name: str) -> bool:
     """Return whether a file of that name can run code when it is loaded."""
-    return Path(name).suffix.lower() in PICKLES
+    return Path(name).suffix.lower() in PICKLES and not is_tensors(name)
+
+
+def is_tensors(name: str) -> bool:
+    """Return whether a file of that name must have the hash of the table, and is read as tensors alone."""
+    file = Path(name).name
+    return file.endswith(".pth") and any(model.name == file and model.source.startswith(PACKAGE) for model in TABLE)
 
 
 def known_hash(file: str) -> str | None:
