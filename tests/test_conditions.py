@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +81,8 @@ def test_a_condition_sees_one_row_whatever_the_batch(tmp_path: Path) -> None:
         ("replace(words, 'a', words) = ''", "one character at most"),
         ("len(list_transform([n], lambda x: x)) = 1", "no function list_transform"),
         ("[n]::INT[100000] IS NULL", "no cast to array"),
+        ("words ~ '((a?){100}b?){100}'", "a regular expression is one text"),
+        ("words ~ concat(words, words)", "a regular expression is one text"),
         ("random() < 0.5", "no function random"),
         ("COLUMNS(*) = 1", "star is not understood"),
         ("#1 = 1", "positional reference is not understood"),
@@ -109,7 +113,7 @@ def test_what_is_no_condition_on_one_row_is_refused_in_a_bounded_line(expression
         "list_contains(tags, 'a') AND tags[1] = 'a' AND 'a' IN tags AND len(tags) > 1 AND tags[1:2] = ['a', 'b']",
         "created_at >= DATE '2026-01-01' AND year(created_at) < 2030 AND created_at < current_date + INTERVAL 1 YEAR",
         "words ~ 'a.*' AND regexp_matches(words, 'c') IS NOT TRUE AND hash(words) % 10 < 11",
-        "replace(words, ' ', '') <> ''",
+        "replace(words, ' ', '') <> '' AND words !~ '\\d{1,3}\\.\\d{1,3}\\.\\d{1,3}'",
         "try_cast(words AS DECIMAL(10, 2)) IS NULL AND coalesce(nullif(words, ''), 'x') COLLATE NOCASE = 'AB'",
         "json_extract_string('{\"k\": 1}', '$.k') = '1' AND posts.n IS DISTINCT FROM 3 -- and a remark",
         "n IN (" + ", ".join(map(str, range(10_000))) + ")",
@@ -127,6 +131,52 @@ def test_a_condition_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPa
     table = pa.table({"words": ["ab" * 50] * 100_000})
     with pytest.raises(RequestError, match=r"takes over 0.2 s for 100,000 rows"):
         matches(table, " OR ".join(f"sha256(concat(words, '{number}')) = ''" for number in range(500)))
+
+
+def nested(start: str, around: str, times: int) -> str:
+    for _ in range(times):
+        start = around.format(start)
+    return f"{start} = ''"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        f"concat({','.join(['words'] * 14_000)}) = ''",
+        nested("words", "[{}]::VARCHAR", 40),
+        nested("words", "[{}]::JSON::VARCHAR", 40),
+        "list_sort(split(concat(" + ",".join(["words"] * 1_000) + "), ''))[1] = ''",
+    ],
+    ids=lambda given: given[:20],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="the system refuses memory on Linux alone")
+def test_a_condition_takes_no_more_memory_than_it_may(expression: str) -> None:
+    # What the process has is known at its end alone, so it is a process of its own.
+    code = """
+import resource, sys
+import duckdb, pyarrow as pa
+from weibotag.core.errors import RequestError
+from weibotag.posts.condition import MEMORY, matches
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+table = pa.table({"words": ["a'" * 50_000, "b" * 900] * 2})
+matches(table, "words = 'a'")
+before, limits = peak(), resource.getrlimit(resource.RLIMIT_DATA)
+try:
+    matches(table, sys.stdin.read())
+except RequestError as error:
+    print("Out of Memory" in str(error) or str(error), len(str(error)) < 2_000)
+print(peak() - before <= MEMORY, resource.getrlimit(resource.RLIMIT_DATA) == limits)
+"""
+    done = subprocess.run([sys.executable, "-c", code], input=expression, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True True\nTrue True\n", "")
+
+
+def test_rows_are_taken_some_bytes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(condition, "AT_ONCE", 1_000)
+    table = pa.table({"n": range(500), "words": ["a" * (number % 7 * 100) for number in range(500)]})
+    pieces = list(condition._cut(table))
+    assert len(pieces) > 100 and pa.concat_tables(pieces) == table
+    assert np.flatnonzero(matches(table, "n % 100 = 7 AND len(words) < 100")).tolist() == [7]
 
 
 def test_a_condition_is_checked_before_anything_is_read(tmp_path: Path) -> None:

@@ -1,25 +1,31 @@
 """Conditions on posts (`--where`, `--valid`): one scalar expression over the columns of one row, in DuckDB's language.
 
 DuckDB parses them, and its tree is held to what is known here: nothing that looks at other rows, nothing whose result is
-larger than what it was made of, so that time and memory stay in proportion to the posts.
+not bounded by what it was made of. What it may take is bounded, too, whatever it says.
 """
 
 import json
+import math
 import re
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from threading import Timer
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 
 from weibotag.core.errors import RequestError
 
 # DuckDB's parser takes time that grows with the square of brackets that are not closed, and nothing interrupts it.
 LONGEST, BRACKETS, DEEPEST = 100_000, 1_000, 200
-# What the rows of one call may take.
-SECONDS, MEMORY = 60.0, "1GB"
+# What the rows of one call may take: seconds, and bytes beyond those that the process has. Nothing interrupts a regular
+# expression on a vector of rows: so rows come some bytes at a time, and it is bounded, with its repetitions written out.
+SECONDS, MEMORY, AT_ONCE, PATTERN = 60.0, 1_000_000_000, 16 << 20, 10_000
 KINDS = re.compile("BETWEEN|CASE|CAST|COLLATE|COLUMN_REF|COMPARISON|CONJUNCTION|CONSTANT|FUNCTION|OPERATOR|TYPE")
 TYPES = re.compile(
     r"u?(tiny|small|big|huge)?int(eger)?|u?int\d+|bool(ean)?|float\d?|real|double|decimal|numeric|varchar|text|string|b?p?char"
@@ -55,7 +61,8 @@ SETTINGS: Settings = {
     "enable_external_access": "false",
     "python_enable_replacements": "false",
     "threads": "1",
-    "memory_limit": MEMORY,
+    "memory_limit": f"{MEMORY}B",
+    "temp_directory": "",
     "max_expression_depth": str(DEEPEST),
 }
 
@@ -74,21 +81,53 @@ def matches(table: pa.Table, expression: str) -> np.ndarray:
         raise RequestError(f"expression {_short(expression)}: columns {', '.join(twins)} differ in case alone; rename one")
     # Longer than every name, so that it hides none of them.
     place = "#" * (max(map(len, table.column_names), default=0) + 1)
-    with duckdb.connect(config=SETTINGS) as database:
+    late = time.monotonic() + SECONDS
+    rows: list[np.ndarray] = []
+    with _bounded_memory(), duckdb.connect(config=SETTINGS) as database:
         watch = Timer(SECONDS, database.interrupt)
         watch.daemon = True
         watch.start()
         try:
-            database.register("posts", table.append_column(place, pa.array(np.arange(len(table)))))
-            rows = database.execute(f'SELECT "{place}" FROM posts WHERE (\n{expression}\n)').fetchnumpy()[place]
+            for piece in _cut(table.append_column(place, pa.array(np.arange(len(table))))):
+                database.register("posts", piece)
+                found = database.execute(f'SELECT "{place}" FROM posts WHERE (\n{expression}\n)').fetchnumpy()
+                rows.append(found[place])
+                if time.monotonic() > late:
+                    raise duckdb.InterruptException
         except (duckdb.Error, MemoryError) as error:
-            late = isinstance(error, duckdb.InterruptException)
-            reason = f"takes over {SECONDS:g} s for {len(table):,} rows" if late else _first_line(error)
+            slow = isinstance(error, duckdb.InterruptException)
+            reason = f"takes over {SECONDS:g} s for {len(table):,} rows" if slow else _first_line(error)
             columns = ", ".join(table.column_names)
             raise RequestError(f"expression {_short(expression)}: {reason}; columns: {_shorten(columns)}") from error
         finally:
             watch.cancel()
-    return np.isin(np.arange(len(table)), rows)
+    return np.isin(np.arange(len(table)), np.concatenate(rows))
+
+
+def _cut(table: pa.Table) -> Iterator[pa.Table]:
+    """Give the rows of a table in pieces of at most `AT_ONCE` bytes, or of one row."""
+    if len(table) < 2 or table.nbytes <= AT_ONCE:
+        yield table
+    else:
+        yield from _cut(table.slice(0, len(table) // 2))
+        yield from _cut(table.slice(len(table) // 2))
+
+
+@contextmanager
+def _bounded_memory() -> Iterator[None]:
+    """Have the system refuse this process more than `MEMORY` (Linux): DuckDB's own limit counts no texts and lists."""
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = psutil.Process().memory_info().data + MEMORY
+    resource.setrlimit(resource.RLIMIT_DATA, (min([wanted, *(one for one in (soft, hard) if one >= 0)]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 @lru_cache(maxsize=64)
@@ -155,14 +194,28 @@ def _find_fault(node: dict[str, Any]) -> str | None:
     name = str(node["function_name"]).lower()
     if name not in FUNCTIONS or node.get("filter") or node.get("distinct"):
         return f"no function {_shorten(name)}"
-    if name == REPLACE:
-        given = node.get("arguments") or node.get("children") or []
-        last = given[-1].get("expression", given[-1]) if given else {}
-        literal = last.get("literal", last.get("value"))
-        text = literal.get("text", literal.get("value")) if isinstance(literal, dict) else None
-        if last.get("class") != "CONSTANT" or (isinstance(text, str) and len(text) > 1):
-            return "replace puts in one character at most"
+    if name == REPLACE and not ((given := _argument(node, -1)) is not None and len(given) <= 1):
+        return "replace puts in one character at most"
+    if name.startswith("regexp_") and not ((given := _argument(node, 1)) is not None and _measure(given) <= PATTERN):
+        return f"a regular expression is one text of {PATTERN:,} characters at most, what is repeated counted so often"
     return None
+
+
+def _argument(node: dict[str, Any], number: int) -> str | None:
+    """Return the constant that an argument of a function is, as text; None where it is no constant."""
+    given = node.get("arguments") or node.get("children") or []
+    if len(given) <= number:
+        return None
+    one = given[number].get("expression", given[number]) if given else {}
+    literal = one.get("literal", one.get("value"))
+    text = literal.get("text", literal.get("value")) if isinstance(literal, dict) else None
+    return str("" if text is None else text) if one.get("class") == "CONSTANT" else None
+
+
+def _measure(pattern: str) -> int:
+    """Return how long a regular expression may be with its repetitions written out."""
+    counts = (max(map(int, re.findall(r"\d{1,6}", one)), default=1) for one in re.findall(r"\{[\d,]+\}", pattern))
+    return len(pattern) * math.prod(max(1, count) for count in counts)
 
 
 def _first_line(fault: Exception | str) -> str:
