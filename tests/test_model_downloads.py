@@ -183,3 +183,14 @@ def test_a_redirection_to_no_address_is_one_line(server: Server, monkeypatch: py
 
     monkeypatch.setattr(Answer, "do_GET", send_away)
     assert "tiny.onnx can't be downloaded" in refuse("tiny.onnx")
+
+
+@pytest.mark.parametrize("name", [".tiny.onnx.part", ".tiny.onnx.lock"])
+def test_a_link_that_another_user_laid_is_not_followed(server: Server, tmp_path: Path, name: str) -> None:
+    victim = put(tmp_path / "victim", b"mine" * len(CONTENT))
+    place = tmp_path / "shared" / "tiny.onnx"
+    place.parent.mkdir()
+    place.with_name(name).symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"):
+        download(server.url, place, SHA256, len(CONTENT), place)
+    assert victim.read_bytes() == b"mine" * len(CONTENT)

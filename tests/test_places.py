@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from commands import ask
+from commands import ask, shell
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from typer.core import TyperGroup
 
-from weibotag.cli.command import Command, Later, _find, _list_parameters
+from weibotag.cli.command import Command, Later, _find, _list_named, _list_parameters, check_given
 from weibotag.cli.main import app
+from weibotag.core.errors import RequestError
 from weibotag.core.files import MODEL, atomic, replace_folder
 from weibotag.core.option import Input, Output
+from weibotag.core.places import list_places
 
 
 def every_command(group: Any = None) -> Iterator[Command]:
@@ -138,6 +142,60 @@ def test_a_pipeline_file_may_read_what_it_wrote_before_and_write_over_nothing_el
     done = ask("run", "p.toml")
     assert done.exit_code == 2 and "tree.csv: is also read, as --taxonomy" in done.stderr, done.stderr
     assert not Path("new").exists() and not Path("new.run").exists()
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ("tag posts.csv -t tree.csv -o scene.csv", "--out scene.csv: is a picture or a clip"),
+    ("tag posts.csv -t tree.csv -o clip.csv", "--out clip.csv: is a picture or a clip"),
+    ("plan posts.csv -m model -o p.json --plot scene.png", "--plot scene.png: is a picture or a clip"),
+    ("compare posts.csv -t tree.csv -o compared", "--out compared/compare.png: is a picture or a clip"),
+    ("codes fit vectors.parquet -o scene.png", "--out scene.png: is a picture or a clip"),
+])  # fmt: skip
+def test_an_output_in_the_place_of_a_picture_is_refused(files: Path, words: str, said: str) -> None:
+    Path("compared").mkdir()
+    for name in ("scene.png", "scene.csv", "compared/compare.png"):
+        Image.new("RGB", (9, 9)).save(name, "PNG")
+    Path("clip.csv").write_bytes(b"\0\0\0\x20ftypisom\0\0\2\0isom")
+    done = ask(*words.split())
+    assert done.exit_code == 2 and said in done.stderr, done.stderr
+    with Image.open("scene.png") as picture:
+        assert picture.size == (9, 9)
+
+
+def test_texts_and_plots_of_before_are_replaced(files: Path) -> None:
+    # Letters that a transport stream has at its packets, and a QuickTime film at its start.
+    Path("letters.csv").write_text("G" * 800)
+    Path("film.csv").write_text("1234moov")
+    about = PngInfo()
+    about.add_text("Software", "Matplotlib version3.10")
+    Image.new("RGB", (9, 9)).save("plot.png", pnginfo=about)
+    check_given(list_places(("--out", Output(), name) for name in ("letters.csv", "film.csv", "plot.png")))
+
+
+def test_a_file_that_the_shell_gives_as_stdin_is_an_input(files: Path) -> None:
+    with Path("posts.csv").open() as given:
+        done = shell("tag", "-", "-t", "tree.csv", "-o", "posts.csv", stdin=given)
+    assert done.returncode == 2 and "--out posts.csv: is also read, as POSTS /dev/stdin" in done.stderr, done.stderr
+    with Path("posts.csv").open() as given:
+        assert shell("tag", "-", "-t", "tree.csv", "-o", "out.csv", "-q", stdin=given).returncode == 0
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ('gallery = "g.gallery"', "--dictionary link: is also read, as gallery of the pipeline"),
+    ('[detect]\nmodel = "g.gallery#sha256=00"', "--dictionary link: is also read, as model of the pipeline"),
+    ('[detect]\nbranch = "food"\ntaxonomy = "g.gallery"', "--dictionary link: is also read, as taxonomy of the pipeline"),
+])  # fmt: skip
+def test_what_a_pipeline_names_is_an_input(files: Path, line: str, said: str) -> None:
+    Path("own").mkdir()
+    shutil.move("g.gallery", "own/g.gallery")
+    Path("own/p.toml").write_text(line, encoding="utf-8")
+    os.symlink("own/g.gallery", "link")
+    given = [*_list_named("own/p.toml"), ("--dictionary", Output(), "link")]
+    with pytest.raises(RequestError, match=said):
+        check_given(list_places(given))
+    Path("q.toml").write_text('gallery = "kw.csv"\n[tag]\nposts = "posts.csv"\ntaxonomy = "tree.csv"\nout = "kw.csv"\n')
+    done = ask("run", "q.toml")
+    assert done.exit_code == 2 and "kw.csv: is also read, as gallery of the pipeline" in done.stderr, done.stderr
 
 
 def test_a_folder_with_something_of_the_users_is_not_replaced(tmp_path: Path) -> None:

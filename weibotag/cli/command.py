@@ -1,7 +1,9 @@
 """Commands made from functions: their parameters and the fields of their requests are the options."""
 
 import inspect
-from collections.abc import Callable, Iterator
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field, make_dataclass
 from functools import wraps
 from importlib import import_module
@@ -55,7 +57,7 @@ def _guard(answer: Callable[..., Answer]) -> Callable[..., Answer]:
 
     @wraps(answer)
     def guarded(*words: Any, **named: Any) -> Answer:
-        check_places(find_places(answer, *words, **named))
+        check_given(find_places(answer, *words, **named))
         return answer(*words, **named)
 
     return guarded
@@ -69,9 +71,47 @@ def find_places(answer: Callable[..., Answer], *words: Any, **named: Any) -> lis
     for request in bound.arguments.values():
         values |= dict(request) if hasattr(request, "model_fields_set") else {}
     marked = ((name, annotation, _find(annotation, Input | Output)) for name, annotation, _ in _list_parameters(answer))
-    return list_places(
-        (_name_option(name, annotation), mark, values[name]) for name, annotation, mark in marked if mark is not None
-    )
+    given = [(_name_option(name, annotation), mark, values[name]) for name, annotation, mark in marked if mark is not None]
+    return list_places([*given, *_list_named(values.get("pipeline"))])
+
+
+def _list_named(pipeline: Any) -> Iterator[tuple[str, Input, Path]]:
+    """Give the files that a pipeline names: a gallery, weights, tag trees; nothing of a file that can't be read."""
+    folder = Path()
+    if isinstance(pipeline, str | Path):
+        folder = Path(pipeline).resolve().parent
+        try:
+            tables = tomllib.loads(Path(pipeline).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return
+    else:
+        tables = {} if pipeline is None else {"gallery": pipeline.gallery, **pipeline.stage_settings}
+    named = [("gallery", tables.get("gallery"))]
+    # The tables of commands say what these read and write themselves.
+    stages = (table for name, table in tables.items() if isinstance(table, dict) and name not in ("train", "plan", "tag"))
+    named += (item for table in stages for item in table.items())
+    for key, value in named:
+        if isinstance(value, str | Path):
+            path = folder / str(value).partition("#sha256=")[0]
+            if os.path.isfile(path) or (key == "model" and os.path.isdir(path)):
+                yield f"{key} of the pipeline", Input(), path
+
+
+def check_given(places: Sequence[Place]) -> None:
+    """Check places; no output takes that of a picture or clip either, which posts may name. Raises RequestError."""
+    from weibotag.vision.media.formats import HEAD_BYTES, is_media
+
+    check_places(places)
+    for place in places:
+        if not isinstance(place.mark, Output):
+            continue
+        for path in (place.path / name for name in place.mark.files or ("",)):
+            if path.is_file() and os.access(path, os.R_OK):
+                with path.open("rb") as file:
+                    head = file.read(HEAD_BYTES)
+                # Plots of before are replaced.
+                if is_media(head) and b"Matplotlib" not in head:
+                    raise RequestError(f"{place.option} {path}: is a picture or a clip: choose another place")
 
 
 def _run(made: Command, given: dict[str, Any]) -> None:

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from weibotag.cli.answer import Answer, say
-from weibotag.cli.command import command, find_places
+from weibotag.cli.command import check_given, command, find_places
 from weibotag.core.errors import RequestError
 from weibotag.core.option import Argument, Input, Quiet
-from weibotag.core.places import check_places
 from weibotag.extraction.requests import Out, TagRequest
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def run(
             changed = {"pipeline": table.pipeline or orders, "quiet": quiet or table.quiet}
             asked.append((name, order, table.model_copy(update=changed)))
     own = find_places(run.answer, pipeline)
-    check_places([*own, *(place for _, order, table in asked for place in find_places(order.answer, table))])
+    check_given([*own, *(place for _, order, table in asked for place in find_places(order.answer, table))])
     for name, order, table in asked:
         answer = order.answer(table)
         answers[name] = answer.found

@@ -10,6 +10,9 @@ from weibotag.core.errors import RequestError
 from weibotag.core.files import refuse_strangers, remove_left
 from weibotag.core.option import Input, Output
 
+# What `-` reads; a file where the shell was told `< FILE`.
+STDIN = Path("/dev/stdin")
+
 
 @dataclass(frozen=True)
 class Place:
@@ -36,7 +39,9 @@ def list_places(given: Iterable[tuple[str, Input | Output, object]]) -> list[Pla
     """Return the places among what options were given, inputs first; texts that are no path are among the inputs."""
     places = []
     for option, mark, value in given:
-        if value is None or not isinstance(value, str | Path) or str(value) in ("", "-"):
+        if str(value) == "-" and isinstance(mark, Input) and os.path.isfile(STDIN):
+            value = STDIN
+        if not isinstance(value, str | Path) or str(value) in ("", "-"):
             continue
         # A digest may stand behind the name of weights.
         text = str(value).partition("#sha256=")[0]
@@ -124,7 +129,7 @@ def _check_input(place: Place, targets: Sequence[Target]) -> None:
     for path in filter(Path.exists, found):
         for file in _list_files(path, mark):
             readable = os.R_OK | (os.X_OK if file.is_dir() else 0)
-            if not os.access(file, readable):
+            if file != STDIN and not os.access(file, readable):
                 raise RequestError(f"{place}: {file} can't be read by this user: ask for the right to read it")
         for target in targets:
             _refuse_overwriting(place, path, mark, target)

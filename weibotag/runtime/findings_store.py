@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
@@ -270,8 +271,10 @@ class Store:
 
 def _choose_spill(root: Path) -> Path:
     """Return where tables that are too large for memory go: beside the store, unless this user may only read it."""
-    place = root if os.access(root, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
-    return place / f".spill-{os.getuid()}"
+    if os.access(root, os.W_OK | os.X_OK):
+        return root / f".spill-{os.getuid()}"
+    # Where everybody may write, under a name that nobody can foresee.
+    return Path(tempfile.gettempdir()) / f".spill-{token_hex()}"
 
 
 def _key(stage: str) -> tuple[str, ...]:

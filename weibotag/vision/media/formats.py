@@ -119,6 +119,12 @@ def find_picture(head: bytes) -> str:
     raise NotAPictureError(explain_other(head[:2048]))
 
 
+def is_media(head: bytes) -> bool:
+    """Tell whether the first bytes are those of a picture or a clip; texts, which have no NUL, never are."""
+    brands = find_brands(head) & (STILL_BRANDS | HEIF_BRANDS)
+    return b"\0" in head and bool(find_clip(head) or name_start(head, MAGIC) or head[8:12] == b"WEBP" or brands)
+
+
 def name_start(head: bytes, kinds: Mapping[bytes, str]) -> str | None:
     """Return the kind whose mark the bytes begin with, or None."""
     return next((kind for mark, kind in kinds.items() if head.startswith(mark)), None)

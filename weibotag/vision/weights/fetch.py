@@ -44,9 +44,9 @@ def download(url: str, target: Path, sha256: str, size: int, place: Path) -> Non
     with FileLock(target.with_name(f".{target.name}.lock")):
         if target.exists():
             return
-        part.touch()
-        if part.stat().st_size > size:
-            os.truncate(part, 0)
+        with open_to_append(part) as file:
+            if file.tell() > size:
+                file.truncate(0)
         seconds = LEAST_SECONDS + size / LEAST_BYTES_PER_SECOND
         end = time.monotonic() + seconds
         while (before := part.stat().st_size) < size:
