@@ -6,9 +6,10 @@ it, so that it is text (https://owasp.org/www-community/attacks/CSV_Injection). 
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.compute as pc
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BOM = "\ufeff"
 # What begins a formula, in full width too, and what may stand before it: quotes, blanks, and what nobody sees.
@@ -45,6 +46,8 @@ def percent(sign: str) -> str:
     return "".join(f"%{byte:02X}" for byte in sign.encode())
 
 
-def may_run(texts: pa.Array | pa.ChunkedArray) -> bool:
+def may_run(texts: "pa.Array | pa.ChunkedArray") -> bool:
     """Tell whether any of the texts begins as a formula does."""
+    import pyarrow.compute as pc
+
     return bool(pc.any(pc.match_substring_regex(texts, FORMULA)).as_py())

@@ -19,11 +19,10 @@ from pydantic import (
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.kinds import KINDS, LISTED
 from weibotag.vision.registry import load, names
-from weibotag.vision.stage import TrainedLooks, stage_class
 from weibotag.vision.weights.catalogue import pin, refuse_unpinned
 
 if TYPE_CHECKING:
-    from weibotag.vision.stage import PictureStage, StageConfig
+    from weibotag.vision.stage import PictureStage, StageConfig, TrainedLooks
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +138,7 @@ def describe_stage(config: "StageConfig") -> dict[str, JsonValue]:
     return kept | {name: pin(value) for name in config.weights if isinstance(value := kept.get(name), str)}
 
 
-def look_as_trained(settings: Pipeline, about: TrainedLooks, model: Path, partial: bool = False) -> Pipeline:
+def look_as_trained(settings: Pipeline, about: "TrainedLooks", model: Path, partial: bool = False) -> Pipeline:
     """Return a pipeline that looks at pictures as a training did, by what model.json or match.json of `model` says.
 
     Where `settings` say how to look they stay: see `check_looks`. Else the model is asked, which may come from anybody: it
@@ -169,7 +168,7 @@ def look_as_trained(settings: Pipeline, about: TrainedLooks, model: Path, partia
 
 def _trust_settings(stage: str, settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Return settings of a model's stage without permissions; raises RequestError for weights that it may not name."""
-    known: Any = stage_class(stage)
+    known: Any = load("stage", stage)
     config = known.Config
     for value in map(settings.get, config.weights):
         if isinstance(value, str) and value not in WORDS_FOR_WEIGHTS:
@@ -177,7 +176,7 @@ def _trust_settings(stage: str, settings: dict[str, JsonValue]) -> dict[str, Jso
     return {name: value for name, value in settings.items() if name not in config.grants}
 
 
-def check_looks(settings: Pipeline, about: TrainedLooks, model: Path) -> None:
+def check_looks(settings: Pipeline, about: "TrainedLooks", model: Path) -> None:
     """Raise ModelError where a pipeline does not look at pictures as a model's training did."""
     try:
         media = MediaSettings.model_validate(about["media"])
