@@ -1,5 +1,6 @@
 """Findings that are damaged or gone: looked at again in the same run, or a reason in the row and exit 1."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,7 +172,7 @@ def test_reposts_of_a_picture_whose_findings_are_lost_are_looked_at_themselves(
     assert (media["file_id"].to_pylist(), found["faces"]["media_id"].to_pylist()) == (own, own)
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "changed", "another"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "changed", "another", "folder"])
 @pytest.mark.parametrize("kind", ["posts", "links"])
 def test_a_damaged_part_of_a_run_is_said_and_the_next_run_starts_anew(
     known: Path, kind: str, damage: str, monkeypatch: pytest.MonkeyPatch
@@ -182,6 +183,8 @@ def test_a_damaged_part_of_a_run_is_said_and_the_next_run_starts_anew(
         content = part.read_bytes()
         if damage == "gone":
             part.unlink()
+        elif damage == "folder":
+            shutil.rmtree("out.parquet.run")
         elif damage == "changed":
             change(part, len(content) // 3)
         else:
@@ -192,6 +195,7 @@ def test_a_damaged_part_of_a_run_is_said_and_the_next_run_starts_anew(
     done = ask(*command)
     assert done.exit_code == 1
     assert "it starts anew" in done.stderr and "Traceback" not in done.stderr
+    assert not Path("out.parquet").exists()
     monkeypatch.setattr(run_stage, "look", look)
     assert ask(*command).exit_code == 0
     assert len(pq.read_table("out.parquet")) == 5

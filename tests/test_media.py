@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -377,3 +379,28 @@ def test_avif_is_read_or_named() -> None:
     out = BytesIO()
     Image.new("RGB", (32, 24), "red").save(out, "AVIF")
     assert read_one(out.getvalue()).shape == (24, 32, 3)
+
+
+def test_libtiff_says_nothing(tmp_path: Path) -> None:
+    """In a process of its own: what native code writes goes past Python, and is silenced for good."""
+    code = """
+import random, sys
+import damaged_media
+from weibotag.vision.media.pictures import MediaLimits, read_media
+for seed in range(30):
+    rng = random.Random(seed)
+    picture = damaged_media.draw_scene(rng)
+    for form in ("tiff_lzw", "jpeg", "tiff_adobe_deflate", "packbits"):
+        data = bytearray(damaged_media.encode(picture, "TIFF", compression=form))
+        for _ in range(rng.randint(1, 20)):
+            data[rng.randrange(8, len(data))] = rng.randrange(256)
+        found = read_media(bytes(data), "id", MediaLimits())
+        assert found.frames or found.rows[0]["media_error"]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,4 +1,5 @@
 import logging
+import os
 import random
 import threading
 from pathlib import Path
@@ -295,3 +296,9 @@ def test_parts_from_before_a_column_are_read_beside_new_ones_and_merged(tmp_path
     assert kept.read("embed", "e1", ids).equals(table)
     assert len(list((tmp_path / "embed-e1").glob("part-*"))) == 1
     assert not list(tmp_path.glob("*/*.broken"))
+
+
+def test_who_may_only_read_spills_where_nobody_can_foresee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    places = {findings_store._choose_spill(tmp_path) for _ in range(9)}
+    assert len(places) == 9 and tmp_path not in {place.parent for place in places}
