@@ -1,8 +1,13 @@
+import os
+import shutil
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from commands import ask, enter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
@@ -149,3 +154,83 @@ def test_what_a_backend_does_not_know_is_refused() -> None:
         with pytest.raises(RequestError, match="is no setting of the backend 'ppocr'"):
             Embed(Embed.Config(backend="ppocr", **asked)).fingerprint()
     assert not Embed(Embed.Config()).reads_texts
+
+
+def looks(*classes: tuple[int, float]) -> list[tuple[str, str, float]]:
+    row = {"embed_classes": [{"number": number, "score": score} for number, score in classes]}
+    return [(word, kind, round(score, 4)) for word, kind, score, _ in Embed.words(row)]
+
+
+def test_what_a_picture_looks_like_is_its_class_where_that_is_sure() -> None:
+    assert looks((610, 0.8), (841, 0.1), (608, 0.005)) == [
+        ("T恤", "looks", 0.8),
+        ("t-shirt", "looks", 0.8),
+        ("卫衣", "guess", 0.1),
+    ]
+    # Two classes of one name.
+    assert looks((836, 0.4), (837, 0.3))[:2] == [("墨镜", "looks", 0.7), ("sunglasses", "looks", 0.7)]
+
+
+def test_else_it_is_the_narrowest_kind_that_is_sure() -> None:
+    assert looks((207, 0.4), (208, 0.3), (281, 0.1), (232, 0.05)) == [
+        ("狗狗", "looks", 0.75),
+        ("dog", "looks", 0.75),
+        ("金毛", "guess", 0.4),
+        ("拉布拉多", "guess", 0.3),
+        ("狸花猫", "guess", 0.1),
+    ]
+    assert [word for word, kind, _ in looks((608, 0.3), (610, 0.3)) if kind == "looks"] == ["服装"]
+    assert [kind for _, kind, _ in looks((954, 0.3), (805, 0.2))] == ["guess", "guess"]
+
+
+def test_places_and_prints_are_no_looks() -> None:
+    assert looks((582, 0.9), (916, 0.05)) == []
+    assert looks((582, 0.3), (954, 0.6))[0] == ("香蕉", "looks", 0.6)
+    assert Embed.words({"embed_classes": None}) == Embed.words({}) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 999), st.floats(0, 1)), max_size=10, unique_by=lambda one: one[0]))
+def test_scores_of_looks_are_scores_and_words_differ(classes: list[tuple[int, float]]) -> None:
+    said = looks(*sorted(classes, key=lambda one: -one[1]))
+    assert all(0 < score <= 1 and word for word, _, score in said)
+    assert len({word for word, _, _ in said}) == len(said) <= 5
+
+
+def test_copies_agree_where_one_is_taken_for_a_likely_class_of_the_other() -> None:
+    one, other, none = (
+        {"embed_classes": [{"number": number, "score": 0.2} for number in own]} for own in ((1, 2, 3, 4), (3, 1, 2), ())
+    )
+    assert Embed.agree(one, other) and Embed.agree(none, none)
+    assert not Embed.agree({"embed_classes": [{"number": 9, "score": 0.9}]}, one)
+
+
+FEED = Path(os.environ.get("WEIBOTAG_SHARED", Path(__file__).parents[2] / "shared")) / "data/feed"
+
+
+@pytest.mark.skipif(not (FEED / "images").exists(), reason="no real data (set WEIBOTAG_SHARED)")
+def test_photos_say_what_they_look_like_and_give_tags_without_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(tmp_path, monkeypatch)
+    photos = {"T恤": "ca9946daed0.jpg", "香蕉": "g0c2f045e1d.jpg", "甜椒": "g5889d1c7ed.jpg"}
+    for name in photos.values():
+        shutil.copy(FEED / "images" / name, name)
+    rows = [f"{number},,{name}" for number, name in enumerate(photos.values())]
+    Path("posts.csv").write_text("\n".join(["post_id,text,images", *rows]) + "\n", encoding="utf-8")
+    Path("looks.toml").write_text('stages = ["embed"]\n', encoding="utf-8")
+    options = "-p", "looks.toml", "--workers", "0", "-q"
+    assert ask("wordings", "posts.csv", "-o", "words.parquet", *options).exit_code == 0
+    said = [
+        {one["word"] for one in own if one["kind"] == "looks"}
+        for own in pq.read_table("words.parquet")["wordings"].to_pylist()
+    ]
+    assert all(word in own for word, own in zip(photos, said, strict=True))
+    assert ask("tag", "posts.csv", "-t", str(FEED / "taxonomy.csv"), "-o", "out.parquet", *options).exit_code == 0
+    tags = [{tag["id"] for tag in own} for own in pq.read_table("out.parquet")["tags"].to_pylist()]
+    assert tags == [
+        {"服饰", "服饰/T恤"},
+        {"食品", "食品/水果", "食品/水果/Banana"},
+        {"食品", "食品/蔬菜", "食品/蔬菜/Pepper"},
+    ]
+    evidence = pq.read_table("out.parquet")["evidence"].to_pylist()
+    assert {(one["tag_id"], one["kind"], one["word"]) for one in evidence[1]} >= {("食品/水果/Banana", "looks", "香蕉")}

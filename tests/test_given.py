@@ -107,8 +107,10 @@ def test_pipelines_and_options_say_which_columns(tmp_path: Path) -> None:
     )
     assert choose_pipeline(request).words == {"ocr": "print", "object": "seen"}
     assert Pipeline().words == {}
-    with pytest.raises(RequestError, match="--words ocrr=x: expected one of ocr, object, face, clip, looks before the ="):
+    with pytest.raises(
+        RequestError, match="--words ocrr=x: expected one of ocr, object, face, clip, looks, guess before the ="
+    ):
         pipeline.with_words({"ocrr": "x"})
     path.write_text("[words]\nocrr = 'ocr_text'\n", encoding="utf-8")
-    with pytest.raises(RequestError, match="'face', 'clip' or 'looks'; found 'ocrr'"):
+    with pytest.raises(RequestError, match="'clip', 'looks' or 'guess'; found 'ocrr'"):
         read_pipeline(str(path))

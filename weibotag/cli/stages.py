@@ -98,9 +98,7 @@ def wordings(
     if model is not None or taxonomy is not None:
         tagger, pipeline = choose_tagger(model, taxonomy, None, pipeline)
     else:
-        # Vectors become words only by a model's codebook or a taxonomy's names.
-        stages = tuple(stage for stage in pipeline.stages if stage != "embed")
-        pipeline = pipeline.model_copy(update={"stages": stages})
+        pipeline = pipeline.for_words(named=False)
     return describe(look_only(request, "wordings", pipeline, tagger))
 
 

@@ -24,7 +24,9 @@ KINDS = {
     "object": Kind(1.0, 0.8, thing=True),
     "face": Kind(1.5, 0.9),
     "clip": Kind(0.8, 0.3),
+    # What a picture looks like as a whole, where that is sure, and where it is not: that is no keyword.
     "looks": Kind(1.0, 0.8, thing=True),
+    "guess": Kind(1.0, 0.0, thing=True),
 }
 LISTED = ", ".join(KINDS)
-THINGS = frozenset(name for name, kind in KINDS.items() if kind.thing)
+KEYWORDS = ", ".join(name for name, kind in KINDS.items() if kind.trust)

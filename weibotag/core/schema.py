@@ -9,7 +9,7 @@ from functools import cache
 
 import pyarrow as pa
 
-from weibotag.core.kinds import LISTED
+from weibotag.core.kinds import KEYWORDS
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("keyword", pa.string(), "keywords", "the keyword, as it is written first"),
         Column("posts", pa.int64(), "keywords", "posts of the channel that mention it, outside of longer keywords"),
         Column("score", pa.float32(), "keywords", "how much of a keyword it is, from 0 up, comparable within a file"),
-        Column("sources", STRINGS, "keywords", f"where it was found: text, {LISTED}"),
+        Column("sources", STRINGS, "keywords", f"where it was found: text, {KEYWORDS}"),
         Column("trend", pa.float32(), "keywords", "logarithm of its growth since the earlier time; null without one"),
         Column("is_new", pa.bool_(), "keywords", "whether the earlier time does not have it; null without one"),
     ),
@@ -174,7 +174,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "tags": (
         Column("post_id", pa.string(), "posts", "id of the post"),
         Column("tags", pa.list_(TAG), "tag", "tag ids with calibrated scores 0 to 1, highest first, parents included"),
-        Column("keywords", pa.list_(KEYWORD), "keywords", f"keywords, best first; source: text, {LISTED}"),
+        Column("keywords", pa.list_(KEYWORD), "keywords", f"keywords, best first; source: text, {KEYWORDS}"),
         Column("route", pa.string(), "tag", "what answered, + the stages that a cascade asked, +late when time ran out"),
         Column("evidence", pa.list_(EVIDENCE), "tag", "words that spoke for a tag, what a network looked at, and where"),
         Column("error", pa.string(), "tag", "what could not be used of this post; null when all was"),

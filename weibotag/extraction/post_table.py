@@ -73,7 +73,9 @@ def add_findings(
     `pictured` tells whether it has any. `words` says what vectors say; nothing where it is None.
     """
     read_vectors = with_vectors or words is not None
-    names = [name for name in context.fingerprints if name != "embed" or read_vectors]
+    embed = context.stages.get("embed")
+    tells_classes = isinstance(embed, Embed) and embed.tells_classes
+    names = [name for name in context.fingerprints if name != "embed" or read_vectors or tells_classes]
     links, media, found = read_findings(run, links, context, names)
     post_ids, files = posts["post_id"].combine_chunks(), links["file_id"].drop_null()
     frames = media.filter(pc.is_null(media["media_error"]))["media_id"]
@@ -87,7 +89,7 @@ def add_findings(
         posts = posts.append_column("looked", pa.array(bits)).append_column("pictured", pa.array(has))
     if "embed" in found:
         # What the vectors say is known; whether there are any is not.
-        found["embed"] = found["embed"].select(["media_id", "embed_error"])
+        found["embed"] = found["embed"].select(["media_id", "embed_classes", "embed_error"])
     expected = () if context.partial or context.stats.late else ("media", *found)
     known = Findings(media, found, vector_words, context.stats.unseen, expected)
     wordings = collect_wordings(post_ids.to_pylist(), links, known)

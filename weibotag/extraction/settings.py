@@ -121,9 +121,13 @@ class Pipeline(Strict):
             raise RequestError(f"--words {strange}={words[strange]}: expected one of {LISTED} before the =")
         return self.model_copy(update={"words": {**self.words, **words}})
 
-    def for_rules(self) -> "Pipeline":
-        """Return this pipeline without picture vectors, unless they say something without a codebook."""
-        if "embed" not in self.stages or getattr(self.make_stage("embed"), "says_words", False):
+    def for_words(self, named: bool = True) -> "Pipeline":
+        """Return this pipeline without `embed` where it says nothing without a codebook.
+
+        It does by its classes, and, where names of tags are at hand (`named`), by vectors of texts.
+        """
+        embed = self.make_stage("embed") if "embed" in self.stages else None
+        if embed is None or getattr(embed, "tells_classes", False) or (named and getattr(embed, "reads_texts", False)):
             return self
         return self.model_copy(update={"stages": tuple(stage for stage in self.stages if stage != "embed")})
 

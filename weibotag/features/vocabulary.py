@@ -60,10 +60,11 @@ class Lines:
         return np.asarray(NAMED[self.sources])
 
 
-def list_lines(table: pa.Table) -> Lines:
+def list_lines(table: pa.Table, guesses: bool = False) -> Lines:
     """Return what the posts of a table say.
 
-    That is its column text without whom it mentions, and of `wordings` all but visual codes, which are no words.
+    That is its column text without whom it mentions, and of `wordings` all but visual codes, which are no words, and, unless
+    they are asked for, `guesses`, which are no keywords.
     """
     said = hide_mentions(table["text"].to_pylist())
     posts, sources, nowhere = np.arange(len(table)), np.zeros(len(table), np.int64), np.full(len(table), -1)
@@ -71,7 +72,7 @@ def list_lines(table: pa.Table) -> Lines:
         return Lines(said, posts, sources, nowhere)
     offsets, values = list_parts(table["wordings"].combine_chunks())
     kinds = pc.index_in(values.field("kind"), pa.array(SOURCES)).fill_null(-1).to_numpy(zero_copy_only=False)
-    spoken = np.flatnonzero(kinds >= 0)
+    spoken = np.flatnonzero((kinds >= 0) & (guesses | (PLACES[kinds] > 0)))
     posts = np.concatenate([posts, np.repeat(posts, np.diff(offsets))[spoken]])
     order = np.argsort(posts, kind="stable")
     words = values.field("word").take(pa.array(spoken)).cast(pa.string()).fill_null("")
@@ -159,7 +160,7 @@ class Vocabulary:
 
     def find(self, table: pa.Table) -> Mentions:
         """Return what the texts and wordings of a posts table mention."""
-        lines = list_lines(table)
+        lines = list_lines(table, guesses=True)
         places, words = self._finder.find(lines)
         seen = np.flatnonzero(THINGS[lines.sources])
         things = np.array([self._things.get(thing_key(lines.texts[at]), 0) for at in seen.tolist()], np.int64)

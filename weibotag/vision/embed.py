@@ -1,5 +1,6 @@
-"""Pictures to vectors."""
+"""Pictures to vectors, and what they look like as a whole."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -8,7 +9,12 @@ from pydantic import Field
 
 from weibotag.vision.backend import PictureVector
 from weibotag.vision.backends.embed_transformers import choose_precision
-from weibotag.vision.stage import PictureStage, StageConfig
+from weibotag.vision.object_names import find_thing, read_things
+from weibotag.vision.stage import PictureStage, Row, StageConfig, Wording
+
+# Of photos of clothes and groceries nine of ten classes and kinds were right from here on.
+SURE = 0.5
+GUESSES, LEAST = 3, 0.01
 
 CLASS_FIELDS = "number", "score"
 
@@ -18,8 +24,8 @@ class Embed(PictureStage[PictureVector]):
 
     name: ClassVar[str] = "embed"
     version: ClassVar[int] = 3
-    # By a codebook, and by names of tags in the space of the vectors.
-    kinds: ClassVar[tuple[str, ...]] = ("code", "clip")
+    # By a codebook, by names of tags in the space of the vectors, and by the network's own classes.
+    kinds: ClassVar[tuple[str, ...]] = ("code", "clip", "looks", "guess")
     nominal_ms: ClassVar[float] = 4.0
     finds: ClassVar[str] = "embed_vector"
 
@@ -47,6 +53,11 @@ class Embed(PictureStage[PictureVector]):
         """Tell whether the backend gives texts vectors in the space of its pictures' vectors."""
         return hasattr(self._backend_class(), "encode_texts")
 
+    @property
+    def tells_classes(self) -> bool:
+        """Tell whether the backend tells classes, so that pictures say words without a codebook."""
+        return bool(getattr(self._backend_class(), "tells_classes", False))
+
     def fill(self, answers: Sequence[PictureVector | None]) -> dict[str, list[Any]]:
         """Return the vectors, the patches where there is a grid, and classes where the network knows some."""
         patches = [None if answer is None or answer.patches is None else list(answer.patches) for answer in answers]
@@ -66,3 +77,30 @@ class Embed(PictureStage[PictureVector]):
             return backend.encode_texts(texts), backend.scale
         finally:
             backend.close()
+
+    @staticmethod
+    def words(row: Row) -> list[Wording]:
+        """Return what a picture looks like, by its likeliest classes: its class where that is sure, else their sure kind.
+
+        That is said in Chinese and, where it has an English name, in English. Other classes are guesses. Classes that are
+        no kind of thing, such as the grocery store that each shelf looks like, are not said.
+        """
+        _, named = read_things()
+        classes = [(named[one["number"]], one["score"]) for one in row.get("embed_classes") or ()]
+        classes = [(thing, score) for thing, score in classes if thing.means]
+        sums: Counter[str] = Counter()
+        for thing, score in classes:
+            sums.update(dict.fromkeys((thing.chinese[0], *thing.means), score))
+        words = (word for thing, _ in classes for word in (thing.chinese[0], *thing.means))
+        sure = next((word for word in words if sums[word] >= SURE), "")
+        thing = find_thing(sure)
+        said = [sure, *(thing.english[:1] if thing else ())] if sure else []
+        looks = [Wording(word, "looks", min(1.0, sums[sure])) for word in said]
+        others = [(thing.chinese[0], score) for thing, score in classes[:GUESSES] if score >= LEAST]
+        return looks + [Wording(word, "guess", score) for word, score in dict(others).items() if word != sure]
+
+    @classmethod
+    def agree(cls, one: Row, other: Row) -> bool:
+        """Tell whether the likeliest class of one is among the likely ones of the other."""
+        first, second = ([found["number"] for found in row.get("embed_classes") or ()] for row in (one, other))
+        return not first or first[0] in second[:GUESSES]

@@ -34,7 +34,7 @@ def choose_tagger(
         if route not in (None, "rules") or plan is not None:
             asked = "--plan" if plan is not None else f"--route {route}"
             raise RequestError(f"{asked} needs a trained model: give --model, or train one with: weibotag train")
-        return TaggerRef("rules", str(taxonomy), load(taxonomy).digest), pipeline.for_rules()
+        return TaggerRef("rules", str(taxonomy), load(taxonomy).digest), pipeline.for_words()
     about = read_about(model)
     route = route or about["tagger"]
     check_route(model, about, route)
@@ -44,7 +44,7 @@ def choose_tagger(
         tagger = replace(tagger, plan=read_plan(plan, route, digest))
     pipeline = look_as_trained(pipeline, about, model, partial=route == "cascade")
     if route == "rules":
-        return tagger, pipeline.for_rules()
+        return tagger, pipeline.for_words()
     if route == "cascade":
         pipeline = leave_out_what_can_not_run(pipeline)
         kept = {name: mark for name, mark in about["fingerprints"].items() if name in pipeline.stages}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,6 +30,8 @@ class EfficientNetLite(Backend[PictureVector]):
     The middle square of a picture is looked at. Each block has unit length; 2,600 numbers with lite0. With a `grid`, also to
     its cells, row by row, as the other backends on onnxruntime have them. `model` is a name of `SIDES`.
     """
+
+    tells_classes: ClassVar[bool] = True
 
     grid: int = 0
     model: str = next(iter(SIDES))
