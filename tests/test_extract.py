@@ -316,8 +316,9 @@ def test_most_names_that_people_marked_in_real_posts_are_found(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("rows", ["", "1,\n"])
-def test_posts_that_say_nothing_have_no_keywords(tmp_path: Path, rows: str) -> None:
+def test_posts_that_say_nothing_keep_the_older_output(tmp_path: Path, rows: str) -> None:
     (tmp_path / "posts.csv").write_text(f"post_id,text\n{rows}", encoding="utf-8")
+    (tmp_path / "keywords.csv").write_text("older", encoding="utf-8")
     words = ("keywords", "extract", str(tmp_path / "posts.csv"), "-o", str(tmp_path / "keywords.csv"), "--quiet")
-    assert ask(*words).exit_code == 0
-    assert read_keywords(tmp_path / "keywords.csv").num_rows == 0
+    assert ask(*words).exit_code == 3
+    assert (tmp_path / "keywords.csv").read_text(encoding="utf-8") == "older"

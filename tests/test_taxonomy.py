@@ -1,6 +1,7 @@
 import json
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,14 @@ def test_yaml_words_stay_as_written(write: Write) -> None:
         ("t.yaml", "- name: a\n  children:\n  - name: b\n    name: c\n", 3, "key 'name' given twice"),
         ("t.yaml", "- a\n", 1, "expected a tag"),
         ("t.yaml", "- &x\n  name: a\n  children: [*x]\n", 2, "levels"),
+        ("t.yaml", "[" * 50_000, 1, "nested too deeply"),
+        ("t.yaml", "{a: " * 50_000, 1, "nested too deeply"),
+        (
+            "t.yaml",
+            "- &a [x]\n" + "".join(f"- &{b} [{f'*{a},' * 9}]\n" for a, b in pairwise("abcdefghi")),
+            7,
+            "aliases stand",
+        ),
     ],
 )
 def test_load_says_line_and_fix(write: Write, name: str, text: str, line: int, words: str) -> None:

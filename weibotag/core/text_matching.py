@@ -3,11 +3,11 @@ of word borders.
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from itertools import accumulate, chain, pairwise
 
 import numpy as np
-from ahocorasick_rs import BytesAhoCorasick, MatchKind
+from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
 
 # Full-width ASCII and the wide blank, each to its plain twin: one character for one, so that places stay true.
 WIDTHS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
@@ -19,8 +19,12 @@ CODES = "utf-32-le"
 LINE_BREAK = ord("\n")
 LETTER, DIGIT = 1, 2
 # ahocorasick_rs takes time that grows with the square of the words while it looks for rare bytes to skip by, which
-# thousands of words never have; a first word of 256 bytes keeps it from looking.
+# thousands of words never have; a first word of 256 bytes keeps it from looking. Of few words it would make an automaton
+# that takes as long for one that repeats a letter ten thousand times.
 GUARD = b"\0" * 256
+FORM = Implementation.ContiguousNFA
+# In a longer word that is glued to what stands beside it no shorter ones are looked for.
+LONGEST = 100
 # A Chinese word of so many characters may be the end of one and the start of another: 写作 in 写作业.
 SHORT = 2
 
@@ -68,7 +72,7 @@ def edge_kinds(codes: np.ndarray) -> np.ndarray:
 
 def build_automaton(words: Sequence[str], matchkind: MatchKind) -> BytesAhoCorasick:
     """Return an automaton over UTF-8 that numbers `words` from 1: bytes are matched faster, and never inside a character."""
-    return BytesAhoCorasick([GUARD, *(word.encode() for word in words)], matchkind=matchkind)
+    return BytesAhoCorasick([GUARD, *(word.encode() for word in words)], matchkind=matchkind, implementation=FORM)
 
 
 def locate(found: list[tuple[int, int, int]], encoded: bytes) -> np.ndarray:
@@ -91,7 +95,12 @@ class Matcher:
     def __init__(self, words: Sequence[str]) -> None:
         self._edges = np.array([(0, 0), *((edge_kind(word[0]), edge_kind(word[-1])) for word in words)], np.uint8)
         self._bare = (self._edges == 0).all(axis=1).tolist()
+        self._words = words
         self._automaton = build_automaton(words, MatchKind.LeftmostLongest)
+
+    @cached_property
+    def _within(self) -> BytesAhoCorasick:
+        return build_automaton(self._words, MatchKind.Standard)
 
     def find(self, text: str, written: str = "") -> list[Match]:
         """Return the matches in folded `text`, from left to right, none overlapping another.
@@ -103,9 +112,10 @@ class Matcher:
             return found
         return [match for one in found for match in self._settle(text, written, one)]
 
-    def _scan(self, text: str) -> list[Match]:
+    def _scan(self, text: str, overlapping: bool = False) -> list[Match]:
         encoded = text.encode("utf-8", "surrogatepass")
-        found = self._automaton.find_matches_as_indexes(encoded)
+        automaton = self._within if overlapping else self._automaton
+        found = automaton.find_matches_as_indexes(encoded, overlapping=overlapping)
         if not found or len(encoded) == len(text):
             return found
         return [(number, start, end) for number, start, end in locate(found, encoded).tolist()]
@@ -139,16 +149,18 @@ class Matcher:
         return np.searchsorted(ends, matches[:, 1], side="right"), matches[:, 0]
 
     def _settle(self, text: str, written: str, match: Match) -> list[Match]:
-        """Return the match where it is a whole word, else what shorter words its place holds."""
+        """Return the match where it is a whole word, else the whole words that its place holds."""
         number, start, end = match
         if self._bare[number] or self._is_whole(text, written, match):
             return [match]
-        for low, high in ((start, end - 1), (start + 1, end)):
-            inner = self._scan(text[low:high])
-            settled = [whole for word, at, to in inner for whole in self._settle(text, written, (word, at + low, to + low))]
-            if settled:
-                return settled
-        return []
+        if end - start > LONGEST:
+            return []
+        inner = [(word, low + start, high + start) for word, low, high in self._scan(text[start:end], overlapping=True)]
+        settled: list[Match] = []
+        for one in sorted(inner, key=lambda found: (found[1], -found[2])):
+            if (not settled or one[1] >= settled[-1][2]) and self._is_whole(text, written, one):
+                settled.append(one)
+        return settled
 
     def _is_whole(self, text: str, written: str, match: Match) -> bool:
         number, start, end = match

@@ -17,6 +17,7 @@ COLUMNS = ("id", "parent_id", "name", "aliases", "keywords")
 KEYS = ("id", "name", "aliases", "keywords", "children")
 # A tree file may name one YAML node twice, even inside itself; no taxonomy for people is this deep.
 MAX_DEPTH = 100
+MOST_FOLLOWED = 1_000_000
 LONGEST_CELL = 2**31 - 1
 # Strings come first, so that a brace inside one is none; they hold no line break.
 STRINGS_AND_BRACES = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]|\n')
@@ -165,14 +166,49 @@ def _parse_yaml(path: Path, text: str) -> tuple[Any, Iterator[int]]:
             return {str(key.value): simplify(value, depth + 1) for key, value in node.value}
         return None if node.tag == "tag:yaml.org,2002:null" else node.value
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        _bound_yaml(path, yaml.parse(text, Loader=loader))
+        root = yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise TaxonomyError(f"{path}:{line}: not YAML: {error.problem}; mend this line") from error
     except yaml.YAMLError as error:
         raise TaxonomyError(f"{path}: not YAML: {' '.join(str(error).split())}; mend the file") from error
     return simplify(root, 1) if root is not None else [], iter(lines)
+
+
+def _bound_yaml(path: Path, events: Iterator[Any]) -> None:
+    """Raise TaxonomyError for a text whose lists are too deep, or whose aliases stand for too many values."""
+    import yaml
+
+    # How many values each list that is open has so far, and its anchor; those of what was named.
+    open_lists: list[tuple[str | None, int]] = [(None, 0)]
+    named: dict[str, int] = {}
+    followed = 0
+    for event in events:
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_lists.append((event.anchor, 1))
+            if len(open_lists) > 2 * MAX_DEPTH:
+                raise TaxonomyError(f"{path}:{line}: nested too deeply; a taxonomy has at most {MAX_DEPTH} levels")
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, count = open_lists.pop()
+        elif isinstance(event, yaml.NodeEvent):
+            anchor, count = event.anchor, 1
+            if isinstance(event, yaml.AliasEvent):
+                # One within what it names has no end, which its depth shows later.
+                count = named.get(str(event.anchor), 1)
+                followed += count
+        else:
+            continue
+        if anchor is not None:
+            named[anchor] = count
+        outer, so_far = open_lists[-1]
+        open_lists[-1] = outer, so_far + count
+        if followed > MOST_FOLLOWED:
+            raise TaxonomyError(f"{path}:{line}: aliases stand for more than {MOST_FOLLOWED:,} values; write them out")
 
 
 def _list_tags(
