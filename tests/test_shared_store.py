@@ -22,7 +22,13 @@ import encodings.ascii, os, sys
 from pathlib import Path
 import duckdb, filelock, pyarrow as pa
 from weibotag.core.errors import RequestError
+from weibotag.curation.keywords.feature_export import open_dictionary
+from weibotag.extraction.context import open_context
+from weibotag.extraction.ingest import open_run
+from weibotag.extraction.settings import Pipeline
+from weibotag.posts.source import PostsSource
 from weibotag.runtime.findings_store import Store
+context = lambda store: open_context(Pipeline(stages=()), store.root, 0, True)
 # All is imported: the interpreter itself may be where only root can read.
 os.setgroups([int(sys.argv[3])]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2])); os.umask(0o077)
 store, ids = Store(Path(sys.argv[1])), pa.array(["a", "b"])
@@ -114,3 +120,21 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(tmp_path: Path) -> None:
         make_shared(tmp_path, tmp_path / "faces-f")
     with pytest.raises(RequestError):
         Store(tmp_path).write("faces", "f", pa.table({"media_id": ["a"]}))
+
+
+def test_two_users_who_ask_for_the_same_on_stdout_have_runs_of_their_own(root: Path) -> None:
+    root.chmod(0o2775)
+    (root.parent / "posts.csv").write_text("post_id,text\n1,a\n")
+    code = """
+with open_run("tag", PostsSource(f"{store.root.parent}/posts.csv"), "-", context(store), None, {}) as run:
+    print(run.folder)
+"""
+    places = {act(user, root, code) for user in (ONE, OTHER, ONE)}
+    assert len(places) == 2 and {Path(place).parent for place in places} == {root / "runs"}
+
+
+def test_two_users_export_by_one_dictionary(root: Path) -> None:
+    root.chmod(0o2775)
+    code = "os.umask(0o022)\nwith open_dictionary(store.root / 'd.parquet') as dictionary: print(len(dictionary))"
+    assert (act(ONE, root, code), act(OTHER, root, code), act(ONE, root, code)) == ("0", "0", "0")
+    assert (root / ".d.parquet.lock").stat().st_mode & 0o060 == 0o060

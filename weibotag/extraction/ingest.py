@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -53,8 +54,8 @@ def open_run(
         "out": out,
     }
     if folder is None and out == "-":
-        # Beside no output: in the store, by what is asked for, so that two pipes don't meet and the same one goes on.
-        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        # Beside no output: in the store, by who asks for what, so that two pipes don't meet and the same one goes on.
+        digest = hashlib.sha256(json.dumps([request, os.getuid()], sort_keys=True).encode()).hexdigest()
         folder = context.store.make("runs") / digest[:FINGERPRINT_LENGTH]
     folder = folder or Path(f"{out}.run")
     run = Run.open(folder, request)

@@ -91,7 +91,9 @@ def open_dictionary(path: Path) -> Iterator[Dictionary]:
     from filelock import FileLock, Timeout
 
     remembered = path.with_name(f".{path.name}.size")
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS)
+    # Open to whoever may write to the folder.
+    mode = path.parent.stat().st_mode & 0o666
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS, mode=mode)
     try:
         lock.acquire()
     except Timeout as error:
