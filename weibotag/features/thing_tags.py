@@ -83,9 +83,14 @@ class _Tree:
         choices = {
             "name": self._inside(_union(self.names, words), above),
             "alias": self._inside(_union(self.aliases, words), above) if above else set(),
-            "kind": next(filter(None, kinds), set()),
+            "kind": self._highest(next(filter(None, kinds), set())),
         }
         return next((dict.fromkeys(sorted(tags), by) for by, tags in choices.items() if tags), {})
+
+    def _highest(self, tags: set[int]) -> set[int]:
+        """Return the tags nearest to the root: 美食 and not 旅游/美食."""
+        least = min((int(self.taxonomy.depth[tag]) for tag in tags), default=0)
+        return {tag for tag in tags if self.taxonomy.depth[tag] == least}
 
     def _kind(self, word: str) -> set[int]:
         """Return the tags that bear the word, or its English, as a name or an alias; of a thing those in its kinds."""
