@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 Counts = dict[str, tuple[int, int]]
 
 
-File = Annotated[Path, Argument("Taxonomy: CSV id,parent_id,name,aliases,keywords, or a JSON or YAML tree."), Input()]
+File = Annotated[
+    Path, Argument("Taxonomy: CSV id,parent_id,name,aliases,keywords,description, or a JSON or YAML tree."), Input()
+]
 
 
 @command("check")

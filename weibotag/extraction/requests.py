@@ -188,6 +188,7 @@ class TagRequest(PicturesRequest):
     plan: Annotated[File | None, Option("What `weibotag plan` made: what the cascade may spend, and on what."), Input()] = (
         None
     )
+    words_only: Annotated[bool, Option("Rules go by words alone, not by what posts mean, too.")] = False
     deadline: Annotated[
         float | None,
         BeforeValidator(read_seconds),

@@ -52,7 +52,8 @@ class TaggerRef:
     """The tagger that answers: `route` of the model, or of the taxonomy, at `place`, whose digest is `digest`.
 
     `digest` is that of a model's model.json, or a taxonomy's own. `stages` are those whose bits the column `looked` has, in
-    order. `late` tells that time ran out before all was looked at that should have been.
+    order. `late` tells that time ran out before all was looked at that should have been. `meaning`: rules go by what words
+    mean, too, and `store` is the folder that keeps what tags mean.
     """
 
     route: str
@@ -61,10 +62,13 @@ class TaggerRef:
     stages: tuple[str, ...] = ()
     plan: BudgetPlan = field(default_factory=BudgetPlan)
     late: bool = False
+    meaning: bool = False
+    store: str = ""
 
     def request(self) -> dict[str, object]:
         """Return, for JSON, what an answer depends on: a run of another tagger or plan is another run."""
-        return {"route": self.route, "place": self.place, "digest": self.digest, "plan": asdict(self.plan)}
+        asked = {"route": self.route, "place": self.place, "digest": self.digest, "plan": asdict(self.plan)}
+        return asked | {"meaning": self.meaning}
 
 
 def open_model(tagger: TaggerRef) -> Model:
@@ -124,7 +128,7 @@ def _read_words(route: str, place: str, digest: str) -> tuple[Vocabulary, Taxono
 def open_answerer(tagger: TaggerRef) -> Answerer:
     """Return what answers by a route."""
     if tagger.route == RULES:
-        return _answer_alike(rules_tagger(open_taxonomy(tagger)), tagger)
+        return _answer_alike(rules_tagger(open_taxonomy(tagger), Path(tagger.store) if tagger.meaning else None), tagger)
     if tagger.route == CASCADE:
         return partial(_answer_by_cascade, open_cascade(tagger), tagger)
     return _answer_alike(open_model(tagger).tagger(tagger.route), tagger)

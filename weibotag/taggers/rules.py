@@ -14,8 +14,12 @@ from weibotag.core.arrays import rows_of
 from weibotag.core.kinds import KINDS
 from weibotag.core.text_matching import Matcher, drop_cut_out, edge_kind, fold
 from weibotag.features.plain_text import hide_mentions
+from weibotag.features.tag_meanings import open_meanings
+from weibotag.features.text_vectors import open_encoder
 from weibotag.features.thing_tags import match_things, thing_key
 from weibotag.scoring.decision import Decision
+from weibotag.taggers import rules_meaning
+from weibotag.taggers.rules_meaning import Meaning, settle
 from weibotag.taggers.tagger import Ensemble, Tagger
 from weibotag.taxonomy.tree import Taxonomy
 
@@ -50,10 +54,11 @@ Hit = tuple[int, int, float]
 
 
 class RulesScorer:
-    """Scores posts by the words of a taxonomy that stand in them."""
+    """Scores posts by the words of a taxonomy that stand in them and, where `meaning` is there, by what they mean."""
 
-    def __init__(self, taxonomy: Taxonomy) -> None:
+    def __init__(self, taxonomy: Taxonomy, meaning: Meaning | None = None) -> None:
         self.taxonomy = taxonomy
+        self._meaning = meaning
         owners = _collect_owners(taxonomy)
         self._matcher = Matcher(list(owners))
         # Words of texts are numbered from 1, what is seen after them.
@@ -62,8 +67,7 @@ class RulesScorer:
         self._upwards = _damp_upwards(taxonomy)
         words = [(_find_factor(word), tags) for word, tags in owners.items()]
         words += [(1.0, {tag: TRUST[by] for tag, by in tags.items()}) for tags in things.tags]
-        weights = _weigh(words, len(taxonomy))
-        self._weights = csr_matrix(weights @ self._upwards)
+        self._weights = _weigh(words, len(taxonomy))
         self._channels = _index_channels(taxonomy)
         self._roots = np.arange(len(taxonomy))
         for _ in range(int(taxonomy.depth.max(initial=1)) - 1):
@@ -79,12 +83,16 @@ class RulesScorer:
         found.sum_duplicates()
         # The second and third time a word stands in a post say less than the first.
         found.data = np.log2(1 + found.data)
-        evidence = csr_matrix(found @ self._weights)
+        own = csr_matrix(found @ self._weights)
         rows, tags = self._find_channels(table)
         if rows:
             given = csr_matrix((np.full(len(rows), CHANNEL_EVIDENCE), (rows, tags)), shape=(posts, len(self.taxonomy)))
-            evidence = csr_matrix(evidence + given @ self._upwards)
-        return self._settle(evidence)
+            own = csr_matrix(own + given)
+        evidence = csr_matrix(own @ self._upwards)
+        words = self._settle(evidence)
+        if self._meaning is None:
+            return words
+        return settle(own, evidence, words, self._meaning.compare(table), self.taxonomy, self._roots)
 
     def save(self, folder: Path) -> None:
         """Write nothing: all that it knows is in the taxonomy."""
@@ -228,6 +236,12 @@ def _index_channels(taxonomy: Taxonomy) -> dict[str, int]:
     return index
 
 
-def rules_tagger(taxonomy: Taxonomy) -> Tagger:
-    """Return the tagger that needs no training."""
-    return Tagger(Ensemble.alone("rules", RulesScorer(taxonomy)), Decision.fixed(taxonomy, THRESHOLD))
+def rules_tagger(taxonomy: Taxonomy, meanings: Path | None = None) -> Tagger:
+    """Return the tagger that needs no training: by words, and by meaning where `meanings` is the folder that keeps what tags
+    mean and an encoder is installed.
+    """
+    encode = None if meanings is None else open_encoder()
+    tags = None if meanings is None or encode is None else open_meanings(taxonomy, encode, meanings)
+    meaning = None if tags is None or encode is None else Meaning(tags, encode)
+    threshold = THRESHOLD if meaning is None else rules_meaning.THRESHOLD
+    return Tagger(Ensemble.alone("rules", RulesScorer(taxonomy, meaning)), Decision.fixed(taxonomy, threshold))

@@ -100,7 +100,7 @@ def _check_writing(rows: list[Row]) -> Iterator[Diagnostic]:
         if ";" in row.id or "；" in row.id:
             message = "posts join tag ids by ;, so no id may hold one"
             yield _report("error", row, "id with ;", message, "write another character")
-        words = (row.name, *row.aliases, *row.keywords, row.id, row.parent_id)
+        words = (row.name, *row.aliases, *row.keywords, row.description, row.id, row.parent_id)
         # All but a few lines are plain; one search over the whole line keeps a big file fast.
         if ODD.search("\n".join(words)):
             oddity = next(((word, found) for word in words if (found := _find_oddity(word))), None)

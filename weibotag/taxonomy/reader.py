@@ -13,8 +13,8 @@ from typing import Any
 from weibotag.core.errors import TaxonomyError
 from weibotag.core.spreadsheet import unguard
 
-COLUMNS = ("id", "parent_id", "name", "aliases", "keywords")
-KEYS = ("id", "name", "aliases", "keywords", "children")
+COLUMNS = ("id", "parent_id", "name", "aliases", "keywords", "description")
+KEYS = ("id", "name", "aliases", "keywords", "description", "children")
 # A tree file may name one YAML node twice, even inside itself; no taxonomy for people is this deep.
 MAX_DEPTH = 100
 MOST_FOLLOWED = 1_000_000
@@ -34,6 +34,7 @@ class Row:
     aliases: tuple[str, ...]
     keywords: tuple[str, ...]
     surplus: tuple[str, ...] = ()
+    description: str = ""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -96,7 +97,7 @@ def _read_csv(path: Path, text: str) -> list[Row]:
         if missing:
             raise TaxonomyError(
                 f"{path}:1: no column {', '.join(missing)} in {','.join(header) or 'an empty file'}; "
-                f"the first line must be {','.join(COLUMNS)} (the last two may be left out)"
+                f"the first line must be {','.join(COLUMNS)} (the last three may be left out)"
             )
         line = reader.line_num + 1
         for cells in reader:
@@ -104,8 +105,10 @@ def _read_csv(path: Path, text: str) -> list[Row]:
                 surplus = tuple(cells[len(header) :])
                 if len(cells) < len(header):
                     cells += [""] * (len(header) - len(cells))
-                tag_id, parent_id, name, aliases, keywords = (unguard(cells[at]) if at >= 0 else "" for at in places)
-                rows.append(Row(line, tag_id, parent_id, name, split_list(aliases), split_list(keywords), surplus))
+                *given, aliases, keywords, description = (unguard(cells[at]) if at >= 0 else "" for at in places)
+                tag_id, parent_id, name = given
+                words = split_list(aliases), split_list(keywords)
+                rows.append(Row(line, tag_id, parent_id, name, *words, surplus, description))
             line = reader.line_num + 1
     except csv.Error as error:
         raise TaxonomyError(f"{path}:{line}: {error}; check the quotes from this line on") from error
@@ -231,7 +234,8 @@ def _list_tags(
         name = _scalar(fields.get("name"), path, at)
         tag_id = _scalar(fields.get("id"), path, at) or (f"{parent_id}/{name}" if parent_id else name)
         aliases, keywords = (_words(fields.get(key), path, at) for key in ("aliases", "keywords"))
-        yield Row(at, tag_id, parent_id, name, aliases, keywords)
+        description = _scalar(fields.get("description"), path, at)
+        yield Row(at, tag_id, parent_id, name, aliases, keywords, description=description)
         yield from _list_tags(fields.get("children"), lines, path, tag_id, at, depth + 1)
 
 

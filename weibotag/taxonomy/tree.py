@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """One tag; `parent_id` is None for a channel (a tag of the first level); `line` is its line in the file."""
+    """One tag; `parent_id` is None for a channel (a tag of the first level); `line` is its line in the file.
+
+    `description` is what posts about it say, in a few words or a sentence.
+    """
 
     id: str
     parent_id: str | None
@@ -35,6 +38,7 @@ class Tag:
     aliases: tuple[str, ...]
     keywords: tuple[str, ...]
     line: int
+    description: str = ""
 
 
 class Taxonomy:
@@ -110,7 +114,7 @@ class Taxonomy:
 
 
 def load(path: Path) -> Taxonomy:
-    """Load a taxonomy: CSV `id,parent_id,name,aliases,keywords`, or a JSON or YAML tree; UTF-8 or GB18030.
+    """Load a taxonomy: CSV `id,parent_id,name,aliases,keywords,description`, or a JSON or YAML tree; UTF-8 or GB18030.
 
     Blanks around ids and words are dropped. Raises TaxonomyError with line and fix for the first fault that keeps
     the file from being a tree.
@@ -130,7 +134,8 @@ def _tag_of(row: Row) -> Tag:
     aliases, keywords = (
         tuple(dict.fromkeys(word for raw in words if (word := raw.strip()))) for words in (row.aliases, row.keywords)
     )
-    return Tag(row.id.strip(), row.parent_id.strip() or None, row.name.strip(), aliases, keywords, row.line)
+    description = row.description.strip()
+    return Tag(row.id.strip(), row.parent_id.strip() or None, row.name.strip(), aliases, keywords, row.line, description)
 
 
 def save_csv(taxonomy: Taxonomy, path: Path) -> None:
@@ -142,10 +147,12 @@ def save_csv(taxonomy: Taxonomy, path: Path) -> None:
 def _write(taxonomy: Taxonomy, finish: Callable[[str], str] = str) -> str:
     out = io.StringIO()
     writer = csv.writer(out)  # Ends lines with CR LF, so that a CR inside a cell is quoted too.
-    writer.writerow(COLUMNS)
+    # A taxonomy without descriptions is written, and has the digest, as before there were any.
+    columns = COLUMNS if any(tag.description for tag in taxonomy.tags) else COLUMNS[:-1]
+    writer.writerow(columns)
     for tag in taxonomy.tags:
-        cells = (tag.id, tag.parent_id or "", tag.name, join_list(tag.aliases), join_list(tag.keywords))
-        writer.writerow(map(finish, cells))
+        cells = (tag.id, tag.parent_id or "", tag.name, join_list(tag.aliases), join_list(tag.keywords), tag.description)
+        writer.writerow(map(finish, cells[: len(columns)]))
     return out.getvalue()
 
 

