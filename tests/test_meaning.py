@@ -9,7 +9,9 @@ from commands import ask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from weibotag.core.schema import WORDING
 from weibotag.features import tag_meanings
+from weibotag.features.joint_space import JointSpace
 from weibotag.features.tag_meanings import open_meanings, read_meanings
 from weibotag.features.text_vectors import MOST_CHARACTERS, WIDTH, Encoder, open_encoder
 from weibotag.taggers import rules
@@ -128,8 +130,36 @@ def test_a_description_says_what_a_tag_means(encode: Encoder) -> None:
     said = "复试上岸，调剂，双非"
     plain = Taxonomy([Tag("a", None, "考研", (), (), 0), Tag("b", None, "历史", (), (), 0)])
     described = Taxonomy([Tag("a", None, "考研", (), (), 0, said), Tag("b", None, "历史", (), (), 0)])
-    vector = encode(["终于上岸了，调剂到一所双非"])
-    assert read_meanings(described, encode).compare(vector)[0, 0] > read_meanings(plain, encode).compare(vector)[0, 0]
+    table = posts(["终于上岸了，调剂到一所双非"])
+    more, less = (Meaning(read_meanings(tree, encode), encode).compare(table)[0, 0] for tree in (described, plain))
+    assert more > less
+
+
+# Pictures beside texts
+
+
+def seen(*words: tuple[str, str, float]) -> list[dict[str, object]]:
+    return [{"word": word, "kind": kind, "score": score, "media_id": "m"} for word, kind, score in words]
+
+
+def test_pictures_are_near_what_they_show(taxonomy: Taxonomy, encode: Encoder) -> None:
+    shown = [
+        seen(("虎斑猫", "guess", 0.4), ("波斯猫", "guess", 0.3)),
+        seen(("草莓", "looks", 0.9), ("strawberry", "looks", 0.9)),
+        seen(("猫咪", "code", 1.0), ("猫咪", "ocr", 1.0)),
+        [],
+        None,
+    ]
+    table = posts([""] * 5).append_column("wordings", pa.array(shown, pa.list_(WORDING)))
+    space = JointSpace(encode, np.zeros(WIDTH, np.float32))
+    vectors = space.read_pictures(table)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), [1, 1, 0, 0, 0], atol=1e-3)
+    texts = space.read_texts(posts(["一只可爱的猫", "水果"]))
+    assert (np.argmax(texts @ vectors[:2].T, axis=1) == [0, 1]).all()
+    meaning = Meaning(read_meanings(taxonomy, encode), encode)
+    nearest = meaning.compare(table)[:2].argmax(axis=1)
+    assert [taxonomy.ids[at] for at in nearest] == ["萌宠/猫咪", "美食/水果"]
+    assert not meaning.compare(table)[2:].any()
 
 
 # Words and meaning together

@@ -38,3 +38,9 @@ def keep_highest(matrix: csr_matrix, most: int) -> csr_matrix:
     order = np.lexsort((-matrix.data, rows))
     kept = order[rank_in_runs(rows[order]) < most]
     return csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors (…, d) of unit length; those of zeros stay."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1))

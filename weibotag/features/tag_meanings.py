@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from weibotag.core.arrays import unit
 from weibotag.core.errors import OwnFileError
 from weibotag.core.own_files import Origin, TensorTypes, read_metadata, read_tensors, write_tensors
 from weibotag.features.text_vectors import ENCODER, WIDTH, Encoder
@@ -53,17 +54,6 @@ class TagMeanings:
 
     vectors: np.ndarray
     shared: np.ndarray
-
-    def compare(self, vectors: np.ndarray) -> np.ndarray:
-        """Return cosines of texts' vectors (n, d) with the tags, (n, tags) float32; 0 for a vector of zeros."""
-        said = vectors.any(axis=1, keepdims=True)
-        return np.asarray(unit(np.where(said, vectors - self.shared, 0)) @ self.vectors.T)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors (…, d) of unit length; those of zeros stay."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths > 0, lengths, 1))
 
 
 def open_meanings(taxonomy: Taxonomy, encode: Encoder, folder: Path) -> TagMeanings | None:
