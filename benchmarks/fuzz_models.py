@@ -12,24 +12,19 @@ import atexit
 import json
 import os
 import random
-import resource
 import shutil
-import signal
-import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fuzzing import Outcome, Trial, faults, main, mutated
+from fuzzing import Outcome, Trial, faults, main, mutated, run_warm
 from safetensors import safe_open
 
-SECONDS, MEGABYTES, ADDRESS_SPACE = 60.0, 3_000.0, 24 << 30
+SECONDS, MEGABYTES = 60.0, 3_000.0
 NASTY = (
     None,
     True,
@@ -53,42 +48,6 @@ TYPES = ("float16", "float32", "float64", "int32", "int64", "uint8", "uint32")
 WORDS = {"a": ["口红", "唇釉", "粉底"], "b": ["手机", "相机", "iphone"], "c": ["火锅", "烧烤", "奶茶"]}
 TREE = "id,parent_id,name,aliases,keywords\n美妆,,美妆,,\na,美妆,唇妆,,口红\nb,,数码,,手机\nc,,美食,,火锅\n"
 FEW = 30
-
-
-def run_warm(arguments: Sequence[str | Path], folder: Path, patch: Callable[[], None] | None = None) -> Outcome:
-    """Run `weibotag ARGUMENTS` in a folder, in a fork of this process; see `fuzzing.run`."""
-    started, said = time.monotonic(), folder / ".stderr"
-    child = os.fork()
-    if not child:
-        _become(arguments, folder, said, patch)
-    timer = threading.Timer(SECONDS * (10 if patch else 1), os.killpg, (child, signal.SIGKILL))
-    timer.start()
-    _, status, usage = os.wait4(child, 0)
-    timer.cancel()
-    stderr = said.read_bytes().decode("utf-8", "replace")
-    return Outcome(os.waitstatus_to_exitcode(status), time.monotonic() - started, usage.ru_maxrss / 1024, stderr)
-
-
-def _become(arguments: Sequence[str | Path], folder: Path, said: Path, patch: Callable[[], None] | None) -> None:
-    code: Any = 99
-    try:
-        os.setsid()
-        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-        os.chdir(folder)
-        nothing, errors = os.open(os.devnull, os.O_RDWR), os.open(said, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        for number, source in enumerate((nothing, nothing, errors)):
-            os.dup2(source, number)
-        from weibotag.cli.main import main as command
-
-        if patch is not None:
-            patch()
-        sys.argv = ["weibotag", *map(str, arguments)]
-        command()
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    finally:
-        os._exit(code)
 
 
 def interrupt(module: str, holder: str | None, name: str) -> Callable[[], None]:
@@ -144,7 +103,7 @@ class Home:
 
     def do(self, *arguments: str | Path, stop: tuple[str, str | None, str] | None = None) -> None:
         """Run a command that must do, or must be interrupted."""
-        done = run_warm(arguments, self.folder, interrupt(*stop) if stop else lambda: None)
+        done = run_warm(arguments, self.folder, 10 * SECONDS, interrupt(*stop) if stop else None)
         if (done.code == 0) == (stop is not None):
             raise SystemExit(f"{' '.join(map(str, arguments))}: exit code {done.code}: {done.stderr}")
 
