@@ -360,5 +360,6 @@ def test_what_cannot_be_a_detector(folder: Path, tmp_path: Path) -> None:
     assert "expected a whole model" in said(headless)
     hub.BertModel(hub.BertConfig(hidden_size=16, num_attention_heads=2)).save_pretrained(tmp_path / "bert")
     assert "can't load this model" in said(tmp_path / "bert")
-    (bare / "config.json").write_text("{")
-    assert "no settings of a model" in said(bare)
+    for settings in ("{", "[" * 100_000):
+        (bare / "config.json").write_text(settings)
+        assert "no settings of a model" in said(bare)

@@ -147,7 +147,10 @@ def test_the_file_is_named() -> None:
 
 
 def test_what_is_not_toml_is_refused(tmp_path: Path) -> None:
-    assert "my.toml: not TOML: " in refuse(tmp_path, "stages = [")
+    numbers = ("9" * 5_000, "0x" + "f" * 5_000, str(2**63))
+    for value in ("[", "[" * 5_000 + "]" * 5_000, "{a=" * 500 + "1" + "}" * 500, '"\\ud800"', "'\0'", *numbers):
+        said = refuse(tmp_path, f"stages = {value}")
+        assert "my.toml: not TOML: " in said and "\n" not in said and len(said) < 500
     (tmp_path / "my.toml").write_bytes("stages = ['ocr'] # 中文".encode("gb18030"))
     with pytest.raises(RequestError, match=r"my\.toml: not TOML: "):
         read_pipeline(str(tmp_path / "my.toml"))

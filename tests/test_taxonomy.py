@@ -223,6 +223,11 @@ def test_lists_survive_their_cell(words: tuple[str, ...]) -> None:
     assert split_list(join_list(words)) == words
 
 
+def test_a_cell_of_brackets_is_a_word() -> None:
+    for cell in ("[" * 100_000, "[" * 3 + "1" * 5_000):
+        assert split_list(cell) == (cell,)
+
+
 def test_check_finds_fatal_errors(write: Write) -> None:
     path = write("id,parent_id,name\na,b,甲甲\nb,a,乙乙\nb,,丙丙\nd,x,丁丁\n,,戊戊\nf,,\n")
     assert {finding for finding in kinds(path) if finding[0] == "error"} == {

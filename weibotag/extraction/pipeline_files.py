@@ -36,7 +36,8 @@ def read_pipeline(name: str | None) -> PipelineFile:
     path = _find(name)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        _check_numbers(data)
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"{name}: not TOML: {error}") from error
     folder = path.resolve().parent
     try:
@@ -49,6 +50,17 @@ def read_pipeline(name: str | None) -> PipelineFile:
     for stage in dict.fromkeys([*pipeline.stages, *pipeline.stage_settings]):
         pipeline.make_stage(stage)
     return pipeline
+
+
+def _check_numbers(data: object) -> None:
+    """Raise ValueError for a whole number of more than 64 bits, which TOML has not and Python's reader takes."""
+    left = [data]
+    while left:
+        one = left.pop()
+        if isinstance(one, int) and one.bit_length() > 63:
+            raise ValueError("a whole number of more than 64 bits")
+        if isinstance(one, dict | list):
+            left.extend(one.values() if isinstance(one, dict) else one)
 
 
 def with_stage(pipeline: Pipeline, stage: str, settings: Mapping[str, object]) -> Pipeline:

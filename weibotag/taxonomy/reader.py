@@ -69,7 +69,7 @@ def split_list(cell: str) -> tuple[str, ...]:
     if cell.startswith("["):
         try:
             words = json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             words = None
         if isinstance(words, list) and all(isinstance(word, str) for word in words):
             return tuple(words)

@@ -35,7 +35,7 @@ def find_folder(name: str) -> tuple[Path, str]:
         raise RequestError(f"{folder}: found no {CONFIG} with .safetensors; expected a folder as save_pretrained writes it")
     try:
         return folder, str(json.loads((folder / CONFIG).read_bytes()).get("model_type", ""))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise RequestError(f"{folder / CONFIG}: no settings of a model: take it from its source again") from error
 
 
