@@ -27,6 +27,7 @@ COMMANDS = {
     "detect": ("stages:detect", "Find the objects in the pictures of posts."),
     "faces": ("stages:faces_group", "Find the faces in pictures; a gallery gives them names."),
     "embed": ("stages:embed", "Turn the pictures of posts into vectors."),
+    "encode": ("stages:encode", "Turn the texts of posts into vectors."),
     "wordings": ("stages:wordings", "Write what the pictures of posts say, as words."),
     "similarity": ("stages:similarity", "Say how well the text and the pictures of posts belong together."),
     "taxonomy": ("taxonomy:group", "Check a tag tree, show it, audit it, apply proposals."),

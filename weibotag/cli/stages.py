@@ -1,4 +1,4 @@
-"""`weibotag ocr`, `detect`, `faces`, `embed`, `wordings`, `similarity`: what pictures say, without tagging."""
+"""`weibotag ocr`, `detect`, `faces`, `embed`, `encode`, `wordings`, `similarity`: what posts say, without tagging."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +8,7 @@ from weibotag.cli.command import Group, Later, command
 from weibotag.cli.tag import describe_pictures, describe_rejects
 from weibotag.core.errors import RequestError
 from weibotag.core.option import Input, Option
-from weibotag.extraction.requests import Gallery, StageRequest
+from weibotag.extraction.requests import EncodeRequest, Gallery, StageRequest
 
 if TYPE_CHECKING:
     from weibotag.workflows.run_stage import StageSummary
@@ -71,6 +71,22 @@ def embed(request: StageRequest, backend: Backend = None, model: Weights = None)
     Example: weibotag embed posts.csv -o vectors.parquet
     """
     return look_with("embed", request, backend=backend, model=model)
+
+
+@command("encode")
+def encode(request: EncodeRequest) -> Answer:
+    """Turn the texts of posts into vectors: texts that mean alike have a high cosine, in sixteen languages.
+
+    One row per post. Nothing is downloaded, and nothing kept: a vector takes about a millisecond.
+
+    Example: weibotag encode posts.csv -o vectors.parquet
+    """
+    from weibotag.workflows.encode import encode_posts
+
+    summary = encode_posts(request)
+    rejects = f", {summary['rejects']:,} rows rejected" if summary["rejects"] else ""
+    text = f"{summary['out']}: {summary['rows']:,} rows by {summary['encoder']}{rejects}; {summary['seconds']:.1f} s"
+    return Answer(summary, text)
 
 
 @command("wordings")

@@ -114,6 +114,11 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("embed_classes", pa.list_(CLASS), "embed", "ten likeliest classes of ImageNet, by number from 0; or empty"),
         Column("embed_error", pa.string(), "embed", "why there is no vector; null when there is one"),
     ),
+    "encode": (
+        Column("post_id", pa.string(), "posts", "id of the post"),
+        Column("encode_vector", VECTOR, "encode", "vector of its text, unit length"),
+        Column("encode_error", pa.string(), "encode", "why there is no vector; null when there is one"),
+    ),
     "wordings": (
         Column("post_id", pa.string(), "posts", "id of the post"),
         Column("wordings", pa.list_(WORDING), "wordings", "words of its pictures, by kind; count: frames with it"),

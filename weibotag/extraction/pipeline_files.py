@@ -7,10 +7,17 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from weibotag.core.errors import RequestError
-from weibotag.extraction.requests import NAMED, PicturesRequest, PipelineFile
-from weibotag.extraction.settings import Pipeline, StageTable, explain
+from weibotag.extraction.requests import NAMED, EncodeRequest, PicturesRequest, PipelineFile
+from weibotag.extraction.settings import EncodeSettings, Pipeline, StageTable, explain
 from weibotag.taxonomy.tree import load as load_taxonomy
 from weibotag.vision.object_names import list_classes
+
+
+def choose_encoder(request: EncodeRequest) -> EncodeSettings:
+    """Return how a request turns texts into vectors."""
+    asked = request.pipeline
+    settings = (asked if isinstance(asked, Pipeline) else read_pipeline(asked)).encode
+    return settings if request.model is None else settings.model_copy(update={"model": request.model})
 
 
 def choose_pipeline(request: PicturesRequest, gallery: Path | None = None) -> Pipeline:

@@ -225,6 +225,14 @@ class StageRequest(PicturesRequest):
     reuse: Same = None
 
 
+class EncodeRequest(PostsRequest):
+    """Whose texts become vectors, by which encoder, and where they are written."""
+
+    out: Annotated[Text, Option("OUT.parquet, OUT.csv, OUT.jsonl, or - (JSONL to stdout).", short="-o"), Output()]
+    pipeline: Annotated[Text | Pipeline | None, Option("TOML file with a table [encode].", short="-p"), Input()] = None
+    model: Annotated[str | None, Option("Encoder: use, a folder, or hf:owner/name.", shown="the pipeline's"), Input()] = None
+
+
 class PipelineFile(Pipeline):
     """A pipeline, and what `weibotag run` does with it, in this order."""
 

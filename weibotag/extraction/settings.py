@@ -18,8 +18,8 @@ from pydantic import (
 
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.kinds import KINDS, LISTED
-from weibotag.vision.registry import load, names
-from weibotag.vision.weights.catalogue import pin, refuse_unpinned
+from weibotag.vision.registry import MOST_CHARACTERS, USE, load, names
+from weibotag.vision.weights.catalogue import HUB, pin, refuse_unpinned
 
 if TYPE_CHECKING:
     from weibotag.vision.stage import PictureStage, StageConfig, TrainedLooks
@@ -45,6 +45,11 @@ def place(path: Path, info: ValidationInfo) -> Path:
     """Return a path of a pipeline file, whose folder is the validation's context; any other path as it is."""
     folder: Path = Path() if info.context is None else info.context["folder"]
     return folder / path
+
+
+def place_model(name: str, info: ValidationInfo) -> str:
+    """Return the name of a text encoder, `place` where it is a folder."""
+    return name if name == USE or name.startswith(HUB) else str(place(Path(name), info))
 
 
 # A path as it is typed; one in a pipeline file is relative to it.
@@ -80,6 +85,13 @@ class WorkerSettings(Strict):
     memory_mb: int | None = Field(default=None, ge=100)
 
 
+class EncodeSettings(Strict):
+    """How texts become vectors: by `use` or a model (a folder, hf:owner/name), and so many characters of each."""
+
+    model: Annotated[str, AfterValidator(place_model)] = USE
+    most_characters: int = Field(default=MOST_CHARACTERS, ge=1, le=10_000)
+
+
 class Pipeline(Strict):
     """How pictures are looked at: the stages with their settings, and workers.
 
@@ -92,6 +104,7 @@ class Pipeline(Strict):
     stage_settings: dict[str, StageTable] = {}
     media: MediaSettings = MediaSettings()
     workers: WorkerSettings = WorkerSettings()
+    encode: EncodeSettings = EncodeSettings()
     store: File | None = None
     media_root: File | None = None
     reuse: Reuse = "exact"

@@ -10,15 +10,14 @@ import numpy as np
 
 from weibotag.core.errors import RequestError
 from weibotag.vision.backends.transformers_model import FILE_KINDS, find_folder, first_line, load_pretrained
+from weibotag.vision.registry import MOST_CHARACTERS, USE
 from weibotag.vision.stage import fingerprint
 from weibotag.vision.weights.catalogue import match, package_path
 
 # Google's multilingual Universal Sentence Encoder (Yang et al., 2019, https://arxiv.org/abs/1907.04307).
-USE, ENCODER, WIDTH = "use", "use-multilingual-3", 512
+ENCODER, WIDTH = "use-multilingual-3", 512
 USE_FILES = ("weights.npz", "sp.model")
 VERSION = 1
-# A post says early what it is about, and the price grows with the length.
-MOST_CHARACTERS = 100
 # Texts at once, of about the same length.
 BATCH = 64
 MOST_TOKENS = 128
@@ -29,7 +28,7 @@ POOLING = "1_Pooling/config.json"
 class Encoder(Protocol):
     """Texts, of each so many characters, to vectors (texts, width) float32 of unit length; zeros for one without a letter.
 
-    A vector is that of its own text alone, to four decimals. `fingerprint` changes with the weights.
+    A vector is that of its own text alone, to five decimals. `fingerprint` changes with the weights.
     """
 
     name: str
@@ -57,7 +56,7 @@ class _TextEncoder:
             rows = spoken[start : start + BATCH]
             found = self._encode([said[at] for at in rows])
             # After rounding nothing is left of how many texts were read together.
-            vectors[rows] = (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)).round(4)
+            vectors[rows] = (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)).round(5)
         return vectors
 
     def _encode(self, texts: list[str]) -> np.ndarray:

@@ -18,6 +18,9 @@ class Entry:
     licence: str
 
 
+# What turns texts into vectors unless another is named, and how much of a text it reads: a post says early what it is about,
+# and the price grows with the length.
+USE, MOST_CHARACTERS = "use", 100
 BACKENDS = "weibotag.vision.backends"
 REGISTRY: dict[tuple[str, str], Entry] = {
     ("ocr", "rapidocr"): Entry(f"{BACKENDS}.ocr_rapidocr:RapidOcr", ("rapidocr", "onnxruntime"), None, "Apache-2.0"),
