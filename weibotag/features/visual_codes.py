@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags
 
 from weibotag.core.errors import ModelError, OwnFileError
 from weibotag.core.own_files import Origin, TensorTypes, read_metadata, read_tensors, write_tensors
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SIZES = (64, 256)
-NEAREST = 3
 FOLDS = 5
 # Standardised vectors have as many units of variance as dimensions (some two thousand); half of that as penalty.
 RIDGE = 1000.0
@@ -51,15 +50,16 @@ Encode = Callable[[Sequence[str]], tuple[np.ndarray, float]]
 
 @dataclass(frozen=True)
 class Codebook:
-    """Centres of clusters in a space that a linear map learnt from labelled pictures spans.
+    """A linear map from vectors to tags, learnt from labelled pictures, and centres of clusters in the space it spans.
 
     `mean`, `scale`: (d,) float32, standardise a vector; `weights`: (d + 1, t) float32, the map, the last row its
-    offset; `centres`: one (k, t) float32 array for each size k.
+    offset; `levels`: (t,) int32, how deep in the tree each tag is; `centres`: one (k, t) float32 array for each size k.
     """
 
     mean: np.ndarray
     scale: np.ndarray
     weights: np.ndarray
+    levels: np.ndarray
     centres: tuple[np.ndarray, ...]
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
@@ -72,7 +72,8 @@ class Codebook:
         return np.asarray(standardise(vectors, self.mean, self.scale) @ self.weights[:-1] + self.weights[-1], np.float32)
 
     def codes(self, vectors: np.ndarray) -> list[list[str]]:
-        """Return for each of the vectors (n, d) the words of its nearest clusters, nearest first: v64_17, v256_3 …"""
+        """Return for each of the vectors (n, d) its words: the likeliest tag of each level, and the nearest cluster of each
+        size: b1_4, b2_19 …, v64_17, v256_3."""
         return self.name_codes(self.project(vectors))
 
     def code_table(self, table: pa.Table) -> dict[str, list[str]]:
@@ -81,34 +82,40 @@ class Codebook:
         return dict(zip(media, self.codes(vectors), strict=True)) if media else {}
 
     def name_codes(self, projected: np.ndarray) -> list[list[str]]:
-        """Return the words of the nearest clusters of points (n, t) of the learnt space."""
+        """Return the words of points (n, t) of the learnt space."""
         named: list[list[str]] = [[] for _ in projected]
+        # The only tag of a level would say nothing.
+        levels, counts = np.unique(self.levels, return_counts=True)
+        for level in levels[counts > 1].tolist():
+            own = np.flatnonzero(self.levels == level)
+            for words, best in zip(named, own[projected[:, own].argmax(axis=1)].tolist(), strict=True):
+                words.append(f"b{level}_{best}")
         for centres in self.centres:
             distances = (centres**2).sum(axis=1)[None] - 2 * projected @ centres.T
-            for words, nearest in zip(named, np.argsort(distances, axis=1, kind="stable")[:, :NEAREST], strict=True):
-                words += [f"v{len(centres)}_{number}" for number in nearest.tolist()]
+            for words, nearest in zip(named, distances.argmin(axis=1).tolist(), strict=True):
+                words.append(f"v{len(centres)}_{nearest}")
         return named
 
     def save(self, path: Path) -> None:
         """Write the codebook as safetensors."""
-        tensors = {"mean": self.mean, "scale": self.scale, "weights": self.weights}
-        tensors |= {f"centres_{number}": centres for number, centres in enumerate(self.centres)}
-        write_tensors(path, {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()})
+        tensors = {"mean": self.mean, "scale": self.scale, "weights": self.weights, "levels": self.levels}
+        write_tensors(path, tensors | {f"centres_{number}": centres for number, centres in enumerate(self.centres)})
 
     @classmethod
     def load(cls, path: Path) -> "Codebook":
         """Read a codebook that `save` wrote; raises OwnFileError for anything else."""
         tensors = read_tensors(path, list_types, ORIGIN)
         ORIGIN.need(path, (tensors["scale"] > 0).all(), "found a scale of 0")
-        centres = tuple(tensors[f"centres_{number}"] for number in range(len(tensors) - 3))
-        return cls(tensors["mean"], tensors["scale"], tensors["weights"], centres)
+        centres = tuple(tensors[f"centres_{number}"] for number in range(len(tensors) - 4))
+        return cls(tensors["mean"], tensors["scale"], tensors["weights"], tensors["levels"], centres)
 
 
 def list_types(names: Collection[str]) -> TensorTypes:
     """Return the arrays of a codebook with as many sizes of clusters as these names tell."""
-    sizes = max(1, len(names) - 3)
+    sizes = max(1, len(names) - 4)
     centres = {f"centres_{number}": ("float32", f"clusters {number}", "t") for number in range(sizes)}
-    return {"mean": ("float32", "d"), "scale": ("float32", "d"), "weights": ("float32", "d+1", "t"), **centres}
+    learnt: TensorTypes = {"mean": ("float32", "d"), "scale": ("float32", "d"), "weights": ("float32", "d+1", "t")}
+    return {**learnt, "levels": ("int32", "t"), **centres}
 
 
 def stack_vectors(table: pa.Table) -> tuple[list[str], np.ndarray]:
@@ -147,11 +154,12 @@ def learn_centres(
         return means.fit(vectors)
 
 
-def fit(vectors: np.ndarray, labels: csr_matrix) -> tuple[Codebook, list[list[str]]] | None:
+def fit(vectors: np.ndarray, labels: csr_matrix, levels: np.ndarray) -> tuple[Codebook, list[list[str]]] | None:
     """Learn a codebook from labelled pictures; return it with the pictures' own codes, or None for too few pictures.
 
-    `vectors`: (n, d); `labels`: (n, tags) 0/1, those of the posts that show the pictures. The map is a ridge regression
-    from vectors to tags, so that clusters part what tags part. The codes that come back are those of each picture under a
+    `vectors`: (n, d); `labels`: (n, tags) 0/1, those of the posts that show the pictures; `levels`: (tags,), from 1. The map
+    is a ridge regression from vectors to tags, so that clusters part what tags part, each divided by the root of its
+    pictures' number, so that rare tags count as well. The codes that come back are those of each picture under a
     map that was fitted without it (out of fold): a classifier trained on codes of a map that had seen the labels would
     trust them too much. Deterministic.
     """
@@ -165,7 +173,7 @@ def fit(vectors: np.ndarray, labels: csr_matrix) -> tuple[Codebook, list[list[st
     folds[chosen] = np.random.default_rng(SEED).permutation(len(chosen)) % FOLDS
     mean = vectors[chosen].mean(axis=0, dtype=np.float64).astype(np.float32)
     scale = vectors[chosen].std(axis=0, dtype=np.float64).astype(np.float32) + np.float32(1e-3)
-    targets = labels[:, tags]
+    targets = labels[:, tags] @ diags(counts[tags] ** -0.5)
 
     grams, products = zip(
         *(_accumulate(standardise(vectors[folds == fold], mean, scale), targets[folds == fold]) for fold in range(FOLDS)),
@@ -183,7 +191,7 @@ def fit(vectors: np.ndarray, labels: csr_matrix) -> tuple[Codebook, list[list[st
     centres = tuple(
         learn_centres(projected[chosen], size, 50, tries=2).cluster_centers_.astype(np.float32) for size in sizes
     )
-    book = Codebook(mean, scale, weights, centres)
+    book = Codebook(mean, scale, weights, levels[tags].astype(np.int32), centres)
     return book, book.name_codes(projected)
 
 

@@ -169,7 +169,7 @@ def learn_codes(
     labels = csr_matrix(
         (np.ones(indptr[-1], np.float32), np.concatenate(tags), indptr), shape=(len(media_ids), len(taxonomy))
     )
-    fitted = visual_codes.fit(vectors, labels)
+    fitted = visual_codes.fit(vectors, labels, taxonomy.depth)
     if fitted is None:
         return None, {}
     return fitted[0], dict(zip(media_ids, fitted[1], strict=True))
