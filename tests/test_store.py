@@ -276,28 +276,6 @@ def test_the_root_follows_the_environment(tmp_path: Path, monkeypatch: pytest.Mo
     assert default_root().parts[-2:] == ("weibotag", "store")
 
 
-def test_parts_from_before_a_column_are_read_beside_new_ones_and_merged(tmp_path: Path) -> None:
-    kept = Store(tmp_path)
-    vectors = pa.array([[1.0, 2.0]], pa.list_(pa.float16()))
-    for number, name in enumerate("abc"):
-        new = {"media_id": [name], "embed_vector": vectors}
-        kept.write("embed", "e1", pa.table(new))
-        if number < 2:
-            part = max((tmp_path / "embed-e1").glob("part-*"), key=lambda path: path.stat().st_mtime_ns)
-            old = schema.cast(pa.table(new), "embed").drop_columns("embed_patches")
-            pq.write_table(old, part, write_page_checksum=True)
-    ids = pa.array(["c", "a", "x", "b"])
-    assert kept.missing("embed", "e1", ids).to_pylist() == ["x"]
-    table = kept.read("embed", "e1", ids)
-    assert table.schema.equals(schema.arrow_schema("embed")) and ids_of(table) == ["c", "a", "b"]
-    assert ids_of(kept.scan("embed", "e1", ["media_id"])) == ["a", "b", "c"]
-    assert kept.sizes()[0][2:4] == (3, 3)
-    kept.compact("embed", "e1", small=1)
-    assert kept.read("embed", "e1", ids).equals(table)
-    assert len(list((tmp_path / "embed-e1").glob("part-*"))) == 1
-    assert not list(tmp_path.glob("*/*.broken"))
-
-
 def test_who_may_only_read_spills_where_nobody_can_foresee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     places = {findings_store._choose_spill(tmp_path) for _ in range(9)}

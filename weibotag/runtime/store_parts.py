@@ -18,8 +18,6 @@ from weibotag.core.files import TEMPORARY, atomic
 from weibotag.core.sealed_parquet import DamagedError, SealedParquet, write_sealed
 from weibotag.runtime.shared_folder import ELSEWHERE, refuse_closed, share_file
 
-# Columns that parts written before there were any lack; they read as null.
-LATER = {"embed": ("embed_patches",)}
 ROW_GROUP = 1024
 # Keys and vectors do not repeat: a dictionary makes no part smaller, and reading vectors four times slower.
 DICTIONARY = False
@@ -57,9 +55,7 @@ def open_part(stage: str, part: Path) -> Iterator[SealedParquet]:
     except PermissionError as error:
         raise RequestError(f"{part}: can't be read ({error.strerror}): have its owner open it, or {ELSEWHERE}") from error
     with file:
-        declared = schema.arrow_schema(stage)
-        before = pa.schema([field for field in declared if field.name not in LATER.get(stage, ())])
-        if file.schema not in (declared, before):
+        if file.schema != schema.arrow_schema(stage):
             raise StrangePartError(part) if file.sealed else DamagedError(part)
         yield file
 
