@@ -10,14 +10,15 @@ run in forks of one process that has imported everything.
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fuzzing import Outcome, Trial, faults, main, mutated, run_warm
 
 # A condition may take 60 s, and a gigabyte beside what commands take.
 SECONDS, MEGABYTES = 90.0, 2_000.0
-POSTS = "post_id,text,n,tags\n" + "".join(f"{n},口红 {'手机' * n},{n},a\n" for n in range(20)) + f"x,{'ab' * 50_000},7,b\n"
+ROWS = [f"{n},口红 {'手机' * n},{n},a;b,train,2026-02-03T00:00:00" for n in range(20)]
+POSTS = "\n".join(("post_id,text,n,tags,split,created_at", *ROWS, f"x,{'ab' * 50_000},7,b,test,", ""))
 TREE = "id,parent_id,name,aliases,keywords\na,,美妆,,口红\nb,,手机,,手机\n"
 GOOD = (
     "split = 'train' AND n::INT % 2 = 0 OR lower(text) LIKE '%a%' AND text NOT IN ('x', 'y')",
@@ -26,7 +27,7 @@ GOOD = (
     "text ~ '(a|b){3}.*' AND regexp_matches(text, 'c') IS NOT TRUE AND hash(text) % 10 < 11",
     "try_cast(text AS DECIMAL(10, 2)) IS NULL AND coalesce(nullif(text, ''), 'x') COLLATE NOCASE = 'AB'",
     "json_extract_string('{\"k\": 1}', '$.k') = '1' AND posts.n IS DISTINCT FROM '3' -- and a remark",
-    "created_at >= DATE '2026-01-01' AND current_date + INTERVAL 1 YEAR > DATE '2000-01-01'",
+    "created_at::TIMESTAMP >= DATE '2026-01-01' AND current_date + INTERVAL 1 YEAR > DATE '2000-01-01'",
 )
 LEAVES = (
     "n",
@@ -42,6 +43,23 @@ LEAVES = (
     "[1, 2]",
     "*",
     "?",
+)
+# What takes texts and gives a text, so that it binds however it is nested.
+TEXTS, GROWING = (
+    ("n", "text", "split", "'a''b\"\\'"),
+    (
+        "[{}]::VARCHAR",
+        "[{}]::JSON::VARCHAR",
+        "concat({}, {}, {}, {})",
+        "({} || {})",
+        "[{}, {}]::VARCHAR",
+        "replace({}, 'a', 'b')",
+        "lower({})",
+        "array_slice({}, 1, 9)",
+        "list_sort(split({}, ''))::VARCHAR",
+        "({} LIKE {})::VARCHAR",
+        "regexp_extract({}, '(a{{9}}b?){{9}}|.*')",
+    ),
 )
 AROUND = (
     "[{}]::VARCHAR",
@@ -77,7 +95,7 @@ TABLES = {
         "out": '"out.csv"',
         "quiet": "true",
         "limit": "5",
-        "where": '"n > 1"',
+        "where": '"n::INT > 1"',
     },
 }
 VALUES = (
@@ -105,7 +123,7 @@ VALUES = (
     "",
 )
 COMMANDS = (
-    ("tag", "p.csv", "-t", "t.csv", "-o", "out.csv", "--limit", "5", "--where", "n > 1", "-p", "p.toml"),
+    ("tag", "p.csv", "-t", "t.csv", "-o", "out.csv", "--limit", "5", "--where", "n::INT > 1", "-p", "p.toml"),
     ("export", "out.jsonl", "-o", "x.csv"),
     ("evaluate", "out.jsonl", "p.csv", "-t", "t.csv", "-o", "r.json"),
     ("taxonomy", "check", "t.csv"),
@@ -154,22 +172,25 @@ WORDS = (
 )
 
 
-def nest(chance: random.Random, depth: int) -> str:
+def nest(chance: random.Random, depth: int, leaves: Sequence[str], around: Sequence[str]) -> str:
     """Return an expression at random."""
     if depth == 0:
-        return chance.choice(LEAVES)
-    # One part is built and used for every place, so that the text grows as much as it can.
-    around, inner = chance.choice(AROUND), nest(chance, depth - 1)
-    grown = around.replace("{}", "\0").replace("{{", "{").replace("}}", "}")
-    return grown.replace("\0", inner if len(inner) < 20_000 else chance.choice(LEAVES))
+        return chance.choice(leaves)
+    # One part is used for every place, so that the text grows as much as it can.
+    outer, inner = chance.choice(around), nest(chance, depth - 1, leaves, around)
+    grown = outer.replace("{}", "\0").replace("{{", "{").replace("}}", "}")
+    return grown.replace("\0", inner if len(inner) < 20_000 else chance.choice(leaves))
 
 
 def condition(chance: random.Random) -> str:
     """Return a condition: one in two a good one with characters changed."""
     if chance.random() < 0.5:
-        return mutated(chance.choice(GOOD).encode(), chance).decode("utf-8", "surrogateescape")
+        return mutated(chance.choice(GOOD).encode(), chance, 1).decode(
+            "utf-8", chance.choice(("ignore", "ignore", "surrogateescape"))
+        )
     around = chance.choice(("{} = 'a'", "{}", "{} IS NULL", "NOT ({})", "{} AND (" + "(" * chance.choice((0, 500, 40_000))))
-    return around.replace("{}", nest(chance, chance.choice((1, 2, 3, 5, 9, 60))))
+    parts = (TEXTS, GROWING) if chance.random() < 0.6 else (LEAVES, AROUND)
+    return around.replace("{}", nest(chance, chance.choice((1, 2, 3, 5, 9, 60)), *parts))
 
 
 def pipeline(chance: random.Random) -> bytes:
@@ -179,8 +200,8 @@ def pipeline(chance: random.Random) -> bytes:
         lines += [f"[{table}]"] * bool(table)
         for key, value in values.items():
             name = chance.choice(("x" * 3_000, "", "a.b.c", '"\\u0000"', f"{key}x")) if chance.random() < 0.02 else key
-            written = f"{name} = {chance.choice(VALUES) if chance.random() < 0.04 else value}"
-            lines += [written] * chance.choice((1,) * 50 + (0, 0, 0, 2))
+            written = f"{name} = {chance.choice(VALUES) if chance.random() < 0.03 else value}"
+            lines += [written] * chance.choice((1,) * 300 + (0, 0, 0, 2))
     lines += ["a." * 2_000 + "b = 1"] * (chance.random() < 0.02)
     data = "\n".join(lines).encode("utf-8", "surrogatepass")
     return mutated(data, chance) if chance.random() < 0.25 else data
@@ -218,7 +239,7 @@ def asks(make: Callable[[random.Random, Path], tuple[list[str], int | None]]) ->
 
 def make_where(chance: random.Random, _: Path) -> tuple[list[str], int | None]:
     """Return `tag --where` with a condition."""
-    return ["tag", "p.csv", "-t", "t.csv", "-o", "out.csv", "-q", "--where", condition(chance)], None
+    return ["tag", "p.csv", "-t", "t.csv", "-o", "out.csv", "-q", "--words-only", "--where", condition(chance)], None
 
 
 def make_pipeline(chance: random.Random, folder: Path) -> tuple[list[str], int | None]:
