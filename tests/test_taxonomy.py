@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from weibotag.cli.main import app
 from weibotag.core.errors import TaxonomyError
+from weibotag.taxonomy import reader
 from weibotag.taxonomy.check import Diagnostic, check
 from weibotag.taxonomy.reader import join_list, split_list
 from weibotag.taxonomy.tree import Tag, Taxonomy, count_posts, load, save_csv
@@ -135,6 +136,8 @@ def test_yaml_words_stay_as_written(write: Write) -> None:
             7,
             "aliases stand",
         ),
+        ("t.yaml", "- name: a\n- ? [b]\n  : c\n", 2, "a key that is no text"),
+        ("t.json", '[{"name": "a"},\n{"name": "\\ud800"}]', 2, "surrogate"),
     ],
 )
 def test_load_says_line_and_fix(write: Write, name: str, text: str, line: int, words: str) -> None:
@@ -144,6 +147,19 @@ def test_load_says_line_and_fix(write: Write, name: str, text: str, line: int, w
     assert str(caught.value).startswith(f"{path}:{line}: ")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_beyond_the_limits_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TaxonomyError, match=r"zero: more than 64,000,000 bytes"):
+        load(Path("/dev/zero"))
+    monkeypatch.setattr(reader, "MOST_VALUES", 10)
+    with pytest.raises(TaxonomyError, match="1: more than 10 values"):
+        load(write(f"[{'a,' * 11}]", "t.yaml"))
+
+
+def test_half_characters_are_errors_of_the_check(write: Write) -> None:
+    text = json.dumps([{"name": "\ud800b"}, {"name": "a", "keywords": ["\udc00"]}, {"name": "bb"}])
+    assert [one.kind for one in check(write(text, "t.json")) if one.level == "error"] == ["half a character"] * 2
 
 
 def test_load_takes_a_long_list_of_keywords(write: Write) -> None:

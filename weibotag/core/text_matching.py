@@ -72,7 +72,9 @@ def edge_kinds(codes: np.ndarray) -> np.ndarray:
 
 def build_automaton(words: Sequence[str], matchkind: MatchKind) -> BytesAhoCorasick:
     """Return an automaton over UTF-8 that numbers `words` from 1: bytes are matched faster, and never inside a character."""
-    return BytesAhoCorasick([GUARD, *(word.encode() for word in words)], matchkind=matchkind, implementation=FORM)
+    return BytesAhoCorasick(
+        [GUARD, *(word.encode("utf-8", "surrogatepass") for word in words)], matchkind=matchkind, implementation=FORM
+    )
 
 
 def locate(found: list[tuple[int, int, int]], encoded: bytes) -> np.ndarray:
@@ -149,7 +151,7 @@ class Matcher:
         return np.searchsorted(ends, matches[:, 1], side="right"), matches[:, 0]
 
     def _settle(self, text: str, written: str, match: Match) -> list[Match]:
-        """Return the match where it is a whole word, else the whole words that its place holds."""
+        """Return the match where it is a whole word, else the whole words that its place holds, none that goes beyond it."""
         number, start, end = match
         if self._bare[number] or self._is_whole(text, written, match):
             return [match]
@@ -184,7 +186,7 @@ def drop_cut_out(text: str, matches: list[Match]) -> list[Match]:
     Such a word has to begin where a word of the text begins, and not to end amid another: 写作 in 写|作业 and 体育 in
     工人体育场 go, 火锅 in 火锅店 stays. Words of the text are those of rjieba, which is asked where it decides.
     """
-    doubtful = [match for match in matches if match[2] - match[1] <= SHORT and min(text[match[1] : match[2]]) >= CJK_HEAD]
+    doubtful = {match for match in matches if match[2] - match[1] <= SHORT and min(text[match[1] : match[2]]) >= CJK_HEAD}
     if not doubtful:
         return matches
     import rjieba

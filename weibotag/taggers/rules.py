@@ -143,11 +143,13 @@ class RulesScorer:
         lead = end_of_lead.start() if end_of_lead else 0
         last = len(text)
         tagged = "#" in text
+        hashes = counted = 0
         for word, start, end in found:
             weight = LEAD if start < lead else TEXT
-            # An even number of # before it means that the # on its left closes another hashtag.
-            if tagged and start and end < last and text[start - 1] == "#" == text[end] and text.count("#", 0, start) % 2:
-                weight = HASHTAG
+            if tagged and start and end < last and text[start - 1] == "#" == text[end]:
+                hashes, counted = hashes + text.count("#", counted, start), start
+                # An even number of # before it means that the # on its left closes another hashtag.
+                weight = HASHTAG if hashes % 2 else weight
             yield row, word, weight
 
     def _find_channels(self, table: pa.Table) -> tuple[list[int], list[int]]:

@@ -16,6 +16,7 @@ from weibotag.taxonomy.reader import Row, read_rows
 MAX_OWNERS = 3
 # Blanks at an end, two blanks, other blanks than the plain one, control and zero-width characters, full-width letters.
 ODD = re.compile("(?m)^ | $|  |[^\\S\n ]|[\x00-\x09\x0b-\x1f\x7f\u200b-\u200f\ufeff\uff10-\uff5a]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 LEVELS = ("error", "warning", "note")
 
 
@@ -160,7 +161,7 @@ def _check_contained_names(named: list[Row]) -> Iterator[Diagnostic]:
     names = list(first)
     automaton = build_automaton(names, MatchKind.Standard)
     for name, row in first.items():
-        matches = automaton.find_matches_as_indexes(name.encode(), overlapping=True)
+        matches = automaton.find_matches_as_indexes(name.encode("utf-8", "surrogatepass"), overlapping=True)
         inside = sorted({names[number - 1] for number, _, _ in matches} - {name})
         # A child that repeats its parent's name (体育/体育新闻) is ordinary.
         strangers = [first[short] for short in inside if first[short].id.strip() != row.parent_id.strip()]
@@ -189,6 +190,8 @@ def find_errors(rows: list[Row]) -> list[Diagnostic]:
             add(row, "duplicate id", f"{tag_id} is also on line {first[tag_id].line}", "rename or delete one of them")
         if not row.name.strip():
             add(row, "empty name", f"{tag_id or 'a tag'} has no name", "give it one")
+        if SURROGATE.search("\n".join((tag_id, row.parent_id, row.name, row.description, *row.aliases, *row.keywords))):
+            add(row, "half a character", "a lone surrogate, which is no character", "type the word anew")
     parent_of = {tag_id: row.parent_id.strip() for tag_id, row in first.items()}
     for tag_id, parent_id in parent_of.items():
         if parent_id and parent_id not in first:

@@ -18,6 +18,9 @@ KEYS = ("id", "name", "aliases", "keywords", "description", "children")
 # A tree file may name one YAML node twice, even inside itself; no taxonomy for people is this deep.
 MAX_DEPTH = 100
 MOST_FOLLOWED = 1_000_000
+MOST_BYTES = 64_000_000
+# Of YAML, whose values take a kilobyte each while they are read.
+MOST_VALUES = 2_000_000
 LONGEST_CELL = 2**31 - 1
 # Strings come first, so that a brace inside one is none; they hold no line break.
 STRINGS_AND_BRACES = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]|\n')
@@ -53,9 +56,12 @@ def read_rows(path: Path) -> list[Row]:
 
 def _read_text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise TaxonomyError(f"{path}: {error.strerror or error}; give the path of a taxonomy file") from error
+    if len(data) > MOST_BYTES:
+        raise TaxonomyError(f"{path}: more than {MOST_BYTES:,} bytes; a taxonomy has at most that many")
     for encoding in ("utf-8-sig", "gb18030"):
         try:
             return data.decode(encoding)
@@ -164,9 +170,11 @@ def _parse_yaml(path: Path, text: str) -> tuple[Any, Iterator[int]]:
             return [simplify(child, depth + 1) for child in node.value]
         if isinstance(node, yaml.MappingNode):
             lines.append(node.start_mark.line + 1)
-            if (twice := _find_doubled(str(key.value) for key, _ in node.value)) is not None:
+            if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+                raise TaxonomyError(f"{path}:{lines[-1]}: a key that is no text; a tag has {', '.join(KEYS)}")
+            if (twice := _find_doubled(key.value for key, _ in node.value)) is not None:
                 raise TaxonomyError(f"{path}:{lines[-1]}: key {twice!r} given twice; expected each key once")
-            return {str(key.value): simplify(value, depth + 1) for key, value in node.value}
+            return {key.value: simplify(value, depth + 1) for key, value in node.value}
         return None if node.tag == "tag:yaml.org,2002:null" else node.value
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -189,8 +197,10 @@ def _bound_yaml(path: Path, events: Iterator[Any]) -> None:
     open_lists: list[tuple[str | None, int]] = [(None, 0)]
     named: dict[str, int] = {}
     followed = 0
-    for event in events:
+    for number, event in enumerate(events):
         line = event.start_mark.line + 1
+        if number > MOST_VALUES:
+            raise TaxonomyError(f"{path}:{line}: more than {MOST_VALUES:,} values; write it as CSV or JSON")
         if isinstance(event, yaml.CollectionStartEvent):
             open_lists.append((event.anchor, 1))
             if len(open_lists) > 2 * MAX_DEPTH:
