@@ -39,7 +39,7 @@ from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.training.cascade import learn_cascade
 from weibotag.training.dataset import Dataset, LearningOptions, Lesson, NetworkOptions, blake, gold_matrix
 from weibotag.training.fasttext import first_settings, tune
-from weibotag.training.learners import Trainer
+from weibotag.training.learners import Trainer, fit_linear
 from weibotag.training.network.fit import train_fused
 from weibotag.training.network.settings import Settings, TrainingRun
 from weibotag.vision.stage import stage_class
@@ -95,6 +95,8 @@ def run_flat(
         found[name] = tuple(tagger.score_lines(rows.write_lines(settings.spacing)) for rows in (held, tested))
     linear = train_linear(trained.tables, trained.gold, taxonomy)
     found["linear"] = tuple(linear.raw_scores(rows.tables[0]) for rows in (held, tested))
+    reading = fit_linear(Lesson(trained, held, taxonomy, LearningOptions(seconds, quiet=True))).scorer
+    found["linear, as `train` learns it"] = tuple(reading.raw_scores(rows.tables[0]) for rows in (held, tested))
     one, other = found["fast, tuned"], found["linear"]
     found["average of fast, tuned and linear"] = blend(one[0], other[0], 0.5), blend(one[1], other[1], 0.5)
     return found

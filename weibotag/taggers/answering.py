@@ -19,6 +19,7 @@ from weibotag.features.visual_codes import Codebook
 from weibotag.features.vocabulary import Vocabulary, add_attended, find_keywords
 from weibotag.posts.passing import pass_through
 from weibotag.taggers.cascade.policy import Cascade, choose_step, stages_of, translate
+from weibotag.taggers.linear import LinearScorer
 from weibotag.taggers.model_folder import ABOUT, CASCADE, FUSED, RULES, Model, ModelReader, load_model, read_about
 from weibotag.taggers.rules import rules_tagger
 from weibotag.taggers.tagger import Tagger
@@ -95,6 +96,14 @@ def _read_taxonomy(place: str, digest: str) -> Taxonomy:
 def open_codebook(tagger: TaggerRef) -> Codebook | None:
     """Return the codebook that the tagger's visual codes are by; None for rules, and where pictures were too few for one."""
     return None if tagger.route == "rules" else open_model(tagger).codebook
+
+
+def reads_vectors(tagger: TaggerRef) -> bool:
+    """Tell whether what answers reads the vectors of pictures, and not their words alone."""
+    if tagger.route in (RULES, FUSED, CASCADE):
+        return tagger.route != RULES
+    scorers = open_model(tagger).tagger(tagger.route).scorer.scorers.values()
+    return any(isinstance(one, LinearScorer) and one.blocks is not None and one.blocks.reads_pictures for one in scorers)
 
 
 class TaggedPart(TypedDict):

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import combinations
@@ -15,10 +15,11 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.errors import MissingExtraError, RequestError
+from weibotag.features.dense_blocks import DenseBlocks, forget_texts
 from weibotag.runtime.findings_store import default_root
 from weibotag.scoring.decision import Decision, shared_f1
 from weibotag.taggers.fasttext import DivergedError
-from weibotag.taggers.linear import PAIRS_A_SECOND, count_pairs, train_linear
+from weibotag.taggers.linear import PAIRS_A_SECOND, LinearScorer, count_pairs, train_linear
 from weibotag.taggers.model_folder import Candidate, TaggerAbout
 from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.rules import RulesScorer, rules_tagger
@@ -27,6 +28,7 @@ from weibotag.training.dataset import WORTHWHILE, Dataset, Learner, Learnt, Less
 from weibotag.training.fasttext import is_fast_affordable
 from weibotag.training.linear_tree import train_xmc
 from weibotag.training.network.settings import ALIASES, NETWORKS
+from weibotag.vision.registry import USE
 
 # Thresholds and calibration of more held-out posts than this are no better.
 MOST_HELD = 50_000
@@ -36,6 +38,8 @@ ROUNDS = 3
 LEAST_SECONDS = 30.0
 # A linear tagger scores all tags of a thousand posts at once; more tags than this would not fit a cache, or memory.
 MOST_LINEAR_TAGS = 20_000
+# Vectors help where posts of a tag are few; with more posts or tags learning from them would take too long.
+MOST_WITH_VECTORS, MOST_TAGS_WITH_VECTORS = 20_000, 2_000
 # What learners can be named; a network's name is that of the fused tagger with this network.
 FUSED, CASCADE = "fused", "cascade"
 WITHOUT_TORCH = ("rules", "fast", "linear", "xmc", "text", "average", "auto")
@@ -60,6 +64,8 @@ TEXT_CANDIDATES = (
 # Microseconds of CPU a post, as once measured: candidates count as cheap in this order on every machine and in every run, so
 # that the same posts give the same model. What they take in a run is told, and decides nothing.
 COSTS = {"rules": 8, "linear": 24, "fast": 30, "xmc": 41}
+# What the vectors of texts cost besides, which linear may read.
+TEXT_VECTOR = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -87,10 +93,31 @@ def fit_rules(lesson: Lesson) -> Learnt:
 
 
 def fit_linear(lesson: Lesson) -> Learnt:
-    """Return a linear tagger, from as many posts as it can learn from in `tune_seconds` (at least half a minute)."""
-    seconds = max(lesson.options.tune_seconds, LEAST_SECONDS)
-    scorer = train_linear(lesson.trained.tables, lesson.trained.gold, lesson.taxonomy, seconds)
-    return Learnt(Ensemble.alone("linear", scorer))
+    """Return a linear tagger, from as many posts as it can learn from in `tune_seconds` (at least half a minute).
+
+    It reads the vectors of pictures and of texts where they bring `WORTHWHILE` micro-F1 on the held-out rows.
+    """
+    seconds, trained = max(lesson.options.tune_seconds, LEAST_SECONDS), lesson.trained
+    learn = partial(train_linear, trained.tables, trained.gold, lesson.taxonomy, seconds)
+    best = learn()
+    report: dict[str, float] = {}
+
+    def reach(scorer: LinearScorer) -> float:
+        raw = csr_matrix(vstack([scorer.raw_scores(table) for table in lesson.held.tables]))
+        return shared_f1(Decision.fixed(lesson.taxonomy, 0.5).scores(raw), lesson.held.gold, lesson.taxonomy)
+
+    if trained.gold.shape[0] <= MOST_WITH_VECTORS and len(lesson.taxonomy) <= MOST_TAGS_WITH_VECTORS:
+        report["n-grams"] = reached = reach(best)
+        for name in ("pictures", "texts"):
+            base = best.blocks or DenseBlocks()
+            own = base.with_texts(USE) if name == "texts" else DenseBlocks.learn_pictures(trained.tables)
+            if own is None:
+                continue
+            other = learn(own)
+            report[name] = reach(other)
+            if report[name] >= reached + WORTHWHILE:
+                best, reached = other, report[name]
+    return Learnt(Ensemble.alone("linear", best), {name: round(value, 4) for name, value in report.items()})
 
 
 def fit_xmc(lesson: Lesson) -> Learnt:
@@ -213,6 +240,7 @@ class Trainer:
         first, *others = self.lesson.held.tables
         spent = []
         for _ in range(ROUNDS):
+            forget_texts()
             started = process_time()
             raw = learnt.scorer.raw_scores(first)
             spent.append((process_time() - started) / len(first) * 1e6)
@@ -248,6 +276,11 @@ class Trainer:
     def _rules(self) -> Tagger:
         return rules_tagger(self.lesson.taxonomy, default_root())
 
+    def _price(self, names: tuple[str, ...]) -> int:
+        """Return what a mean of learners costs by `COSTS`, and by what linear learnt to read, in microseconds a post."""
+        scorers = [one for name in names for one in self._score(name).learnt.scorer.scorers.values()]
+        return price(names) + TEXT_VECTOR * sum(isinstance(one, LinearScorer) and one.reads_texts for one in scorers)
+
     @cached_property
     def _bands(self) -> np.ndarray:
         """Return bands of tags of one level and about as many posts: those without held-out posts go by their band."""
@@ -256,7 +289,7 @@ class Trainer:
 
     def _choose(self, candidates: Iterable[tuple[str, ...]]) -> Trained:
         """Return the best of some means, with the figures of all, cheapest first by `COSTS`."""
-        joined = [self._join(names) for names in sorted(candidates, key=price)]
+        joined = [self._join(names) for names in sorted(candidates, key=self._price)]
         if not joined:
             raise RequestError("no mean of taggers could be trained: too many tags for fast and linear; give --tagger xmc")
         known = {one.tagger.scorer.name: one for one in joined}

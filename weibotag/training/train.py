@@ -44,6 +44,8 @@ from weibotag.training.network.settings import check_beyond, read_tasks
 
 # Taggers that xmc may be part of.
 BOUNDED = ("xmc", "average", "auto")
+# Taggers that read no vectors.
+BY_WORDS = ("fast", "xmc", "text")
 PACKAGES = ("fasttext-community", "numpy", "onnxruntime", "pyarrow", "rapidocr", "scikit-learn")
 
 
@@ -78,7 +80,7 @@ def train_model(order: TrainRequest) -> ModelAbout:
         is_valid = mark_valid(run, parts, order.valid, taxonomy)
         codebook, learnt_codes = learn_codes(run, parts, context, taxonomy, is_valid)
         words = open_vector_words(taxonomy, codebook, context, learnt_codes)
-        sides = read_rows(run, parts, context, taxonomy, is_valid, words, tagger in (FUSED, CASCADE))
+        sides = read_rows(run, parts, context, taxonomy, is_valid, words, tagger not in BY_WORDS)
         read_tasks(beyond, *sides)
         keywords = learn_keywords(sides[0].tables, taxonomy)
         options = LearningOptions(order.tune_seconds, order.threads, order.memory, quiet, beyond, run.folder / "network")

@@ -23,7 +23,7 @@ from weibotag.extraction.schedule import look
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.run_folder import KeptReceipt, Run, reject_parts
-from weibotag.taggers.answering import LATE, TaggerRef, open_cascade, open_codebook, open_taxonomy, tag_posts
+from weibotag.taggers.answering import LATE, TaggerRef, open_cascade, open_codebook, open_taxonomy, reads_vectors, tag_posts
 from weibotag.workflows.choose_tagger import choose_tagger
 from weibotag.workflows.spend_budget import BudgetSummary, TimeBudget, look_within_budget
 
@@ -163,7 +163,7 @@ def _tag_parts(run: Run, parts: list[str], context: ExtractionContext, tagger: T
     open_parts = [part for part in parts if part not in settled or not run.done("tags", part)]
     rows = {part: run.count_rows("posts", part) for part in parts}
     words = open_vector_words(open_taxonomy(tagger), open_codebook(tagger), context)
-    with_vectors = tagger.route in ("fused", "cascade") or context.stats.late
+    with_vectors = reads_vectors(tagger) or context.stats.late
     # Reading the next part and writing the last one go on beside the tagger.
     read = work_ahead(
         _try(lambda part: list(read_part(run, part, context, words, with_vectors)), part) for part in open_parts
