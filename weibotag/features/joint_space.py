@@ -18,6 +18,8 @@ from weibotag.vision.object_names import read_things
 
 # The kinds of wordings that name what is seen.
 THINGS = pa.array([name for name, kind in KINDS.items() if kind.thing])
+# Vectors of names that are kept for the next posts, 2 kB each.
+MOST_NAMES = 20_000
 
 
 class JointSpace:
@@ -51,6 +53,8 @@ class JointSpace:
         return unit(total)
 
     def _name(self, words: list[str]) -> np.ndarray:
+        if len(self._words) > MOST_NAMES:
+            self._words.clear()
         new = [word for word in dict.fromkeys(words) if word not in self._words]
         self._words |= dict(zip(new, self._encode(new), strict=True))
         return np.stack([self._words[word] for word in words])
