@@ -167,7 +167,7 @@ def test_plans_and_routes_that_do_not_fit_are_refused(world: Path, tmp_path: Pat
     base = ("tag", str(world / "posts.csv"), "-m", str(world / "model"), "-o", str(tmp_path / "out.csv"))
     (tmp_path / "plan.json").write_text("{}", encoding="utf-8")
     for options, said in (
-        (("--plan", str(tmp_path / "plan.json")), "not a plan"),
+        (("--plan", str(tmp_path / "plan.json")), "expected a plan"),
         (("--plan", str(tmp_path / "absent.json")), "can't be read"),
         (("--route", "fast", "--plan", str(tmp_path / "plan.json")), "is for route cascade"),
         (("--deadline", "soon"), "expected a time"),

@@ -146,7 +146,7 @@ def test_what_can_not_be_trained_is_said_before_any_work(folder: Path, monkeypat
     monkeypatch.setitem(sys.modules, "torch", None)
     result = ask(*given, "--taggers", "rules,hma")
     assert (result.exit_code, result.stderr) == (2, "error: training the hma tagger needs: pip install 'weibotag[torch]'\n")
-    assert not list(folder.glob("figures*"))
+    assert not list(folder.glob("figures/*"))
 
 
 def test_a_name_that_is_not_there_is_an_error_that_names_those_that_are(folder: Path) -> None:

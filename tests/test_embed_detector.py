@@ -56,7 +56,7 @@ def test_of_each_side_the_last_output_before_a_smaller_one_is_read(tmp_path: Pat
 @pytest.mark.parametrize("side", [64, None])
 def test_the_detectors_blocks_follow_the_others(tmp_path: Path, side: int | None) -> None:
     stage = stage_of(write_network(tmp_path / "a.onnx", side=side))
-    plain = Embed(Embed.Config())
+    plain = Embed(Embed.Config(backend="ppocr"))
     for one in (stage, plain):
         one.open()
     frames = frames_table([Frame("a", picture(0)), Frame("b", picture(1))])

@@ -212,7 +212,7 @@ def test_what_an_encoder_can_not_do_is_said_in_one_line(bert: Path, tmp_path: Pa
     for options, said in (
         (("--encoder", str(bert), "--encoder-training", "lora"), "needs: pip install 'weibotag[hf]'"),
         (("--encoder-training", "full"), "give --encoder"),
-        (("--encoder", str(bert), "--start", str(tmp_path)), "--encoder does not go with --start"),
+        (("--encoder", str(bert), "--start", str(tmp_path / "body")), "--encoder does not go with --start"),
         (("--encoder", str(tmp_path / "absent")), "absent"),
     ):
         answered = ask(*train, *options)

@@ -238,11 +238,11 @@ def test_a_body_of_another_network_or_width_is_refused(network: str, width: int,
 
 
 def test_what_is_no_body_is_refused_and_so_is_a_network_that_is_not_pretrained(body: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is no body"):
+    with pytest.raises(ModelError, match="expected a body"):
         teach("vl-bert", tmp_path / "a", draw_posts(40, seed=1), start=tmp_path)
     shutil.copytree(body, tmp_path / "cut")
     (tmp_path / "cut" / "body.safetensors").write_bytes((body / "body.safetensors").read_bytes()[:1000])
-    with pytest.raises(ModelError, match="is no body"):
+    with pytest.raises(ModelError, match="expected a body"):
         teach("vl-bert", tmp_path / "a", draw_posts(40, seed=1), start=tmp_path / "cut")
     with pytest.raises(RequestError, match="'concat' to pretrain; there are: vl-bert"):
         rehearse("concat", tmp_path / "b")

@@ -92,7 +92,7 @@ def test_what_was_saved_answers_the_same(names: tuple[str, ...], tmp_path: Path,
     save_taggers({"text": tagger}, tmp_path)
     save_csv(TREE, tmp_path / "taxonomy.csv")
     files = {path.relative_to(tmp_path).as_posix(): sha256_of(path) for path in tmp_path.rglob("*") if path.is_file()}
-    loaded = ModelReader(tmp_path, {"files": files}).tagger("text")  # type: ignore[typeddict-item]
+    loaded = ModelReader(tmp_path, {"files": files, "taxonomy": TREE.digest}).tagger("text")  # type: ignore[typeddict-item]
     assert loaded.scorer.name == tagger.scorer.name
     assert np.array_equal(loaded.decision.thresholds, tagger.decision.thresholds)
     scores = tagger.scores(HELD.tables[0])
@@ -103,8 +103,9 @@ def test_what_was_saved_answers_the_same(names: tuple[str, ...], tmp_path: Path,
 
 def test_a_folder_without_it_is_named(tmp_path: Path) -> None:
     save_csv(TREE, tmp_path / "taxonomy.csv")
-    reader = ModelReader(tmp_path, {"files": {"taxonomy.csv": sha256_of(tmp_path / "taxonomy.csv")}})  # type: ignore[typeddict-item]
-    with pytest.raises(ModelError, match=r"text/decision\.safetensors: absent or not the file that was trained"):
+    about = {"files": {"taxonomy.csv": sha256_of(tmp_path / "taxonomy.csv")}, "taxonomy": TREE.digest}
+    reader = ModelReader(tmp_path, about)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"text/decision\.safetensors"):
         reader.tagger("text")
 
 

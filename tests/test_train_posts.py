@@ -67,10 +67,10 @@ def test_posts_without_labels_change_nothing(store: Path, model: Path, tmp_path:
 
 def test_what_a_killed_training_left_beside_the_model_goes(model: Path, tmp_path: Path) -> None:
     place = tmp_path / "model"
-    for name in (f".model-{'a' * 32}.tmp", f".model-{'b' * 32}.old", f".model-b-{'c' * 32}.tmp", ".model-mine.old"):
+    for name in (f".model.{'a' * 16}.tmp", f".model.{'b' * 16}.old", f".model.b.{'c' * 16}.tmp", ".model.mine.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "fasttext.bin").write_text("half")
     for _ in range(2):
         load_model(model).save(place)
         assert read_about(place)["posts"] == read_about(model)["posts"]
-        assert {path.name for path in tmp_path.iterdir()} == {"model", f".model-b-{'c' * 32}.tmp", ".model-mine.old"}
+        assert {path.name for path in tmp_path.iterdir()} == {"model", f".model.b.{'c' * 16}.tmp", ".model.mine.old"}
