@@ -126,9 +126,10 @@ def test_results_with_odd_columns_are_read_or_refused_in_one_line(tmp_path: Path
     assert [one["id"] for one in pa.concat_tables(read_table(tmp_path / "b.parquet"))["tags"][0].as_py()] == ["a", "b"]
     for name, content, said in (
         ("c.csv", "post_id,tags,x,x\n1,a,2,3\n", "column x is there twice"),
+        ("f.csv", "post_id,tags,x\xff\n1,a,2\n", "line 1: bytes that are not"),
         ("d.jsonl", '{"post_id": "1", "tags": [{"id": {}, "score": "x"}]}\n', "column tags can't be read as list"),
     ):
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content.encode("latin-1"))
         with pytest.raises(RequestError, match=said):
             convert(tmp_path / name, tmp_path / "o.jsonl")
     pq.write_table(pa.table({"post_id": STRINGS, "tags": ["a"] * 3}), tmp_path / "e.parquet")

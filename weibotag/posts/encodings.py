@@ -247,7 +247,9 @@ def read_sound_records(path: Path, kind: str, advice: str) -> tuple[list[str], I
     """
     file = open_file(path, kind, WRITTEN_LIMIT)
     records = read_records(file, find_delimiter(file))
-    _, names, _, _ = next(records, (0, [], None, 0))
+    _, names, broken, _ = next(records, (0, [], None, 0))
+    if broken:
+        raise RequestError(f"{path}, line 1: {broken}; {advice}")
 
     def check() -> Iterator[tuple[int, list[str]]]:
         for line, fields, problem, _ in records:
