@@ -209,6 +209,7 @@ def test_what_an_encoder_can_not_do_is_said_in_one_line(bert: Path, tmp_path: Pa
     train = write_world(tmp_path)
     found = settings.find_spec
     monkeypatch.setattr(settings, "find_spec", lambda name, *rest: None if name == "peft" else found(name, *rest))
+    (tmp_path / "body").mkdir()
     for options, said in (
         (("--encoder", str(bert), "--encoder-training", "lora"), "needs: pip install 'weibotag[hf]'"),
         (("--encoder-training", "full"), "give --encoder"),
