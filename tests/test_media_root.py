@@ -115,6 +115,14 @@ def test_a_command_opens_nothing_outside_unless_it_is_told_where(place: Path) ->
     assert said.count("--media-root") == 1
 
 
+@pytest.mark.parametrize("root", ["gone", "elsewhere/secret"])
+def test_a_media_root_that_is_no_folder_is_told_before_any_work(place: Path, root: str) -> None:
+    (place / "posts" / "posts.csv").write_text("post_id,images\n1,own/a.png\n", encoding="utf-8")
+    answer = ask("wordings", "posts/posts.csv", "-o", "told.parquet", "--media-root", root, "-q")
+    assert answer.exit_code == 2 and "no such folder" in answer.stderr and answer.stderr.count("\n") == 1
+    assert not (place / "told.parquet").exists()
+
+
 def test_a_pipeline_file_names_the_media_root_from_its_own_folder(place: Path) -> None:
     (place / "posts" / "posts.csv").write_text("post_id,images\n1,linked/b.png\n", encoding="utf-8")
     (place / "look.toml").write_text('media_root = "elsewhere"\n', encoding="utf-8")

@@ -21,7 +21,10 @@ def choose_encoder(request: EncodeRequest) -> EncodeSettings:
 
 
 def choose_pipeline(request: PicturesRequest, gallery: Path | None = None) -> Pipeline:
-    """Return how a request looks at pictures: its pipeline, with what else it says of pictures, store and workers."""
+    """Return how a request looks at pictures: its pipeline, with what else it says of pictures, store and workers.
+
+    Raises RequestError for a media root that is no folder: every picture would be refused.
+    """
     asked = request.pipeline
     pipeline = asked if isinstance(asked, Pipeline) else read_pipeline(asked)
     given = {"gallery": gallery} | {
@@ -30,6 +33,8 @@ def choose_pipeline(request: PicturesRequest, gallery: Path | None = None) -> Pi
     if request.workers is not None:
         given["workers"] = pipeline.workers.model_copy(update={"count": request.workers})
     pipeline = pipeline.model_copy(update={name: value for name, value in given.items() if value is not None})
+    if pipeline.media_root is not None and not pipeline.media_root.is_dir():
+        raise RequestError(f"media root {pipeline.media_root}: no such folder; give one that pictures lie below")
     return pipeline.with_words(getattr(request, "words", {}))
 
 
