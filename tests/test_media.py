@@ -384,11 +384,10 @@ def test_avif_is_read_or_named() -> None:
 def test_libtiff_says_nothing(tmp_path: Path) -> None:
     """In a process of its own: what native code writes goes past Python, and is silenced for good."""
     code = """
-import random, sys
+import random
 import damaged_media
 from weibotag.vision.media.pictures import MediaLimits, read_media
-for seed in range(30):
-    rng = random.Random(seed)
+for rng in map(random.Random, range(30)):
     picture = damaged_media.draw_scene(rng)
     for form in ("tiff_lzw", "jpeg", "tiff_adobe_deflate", "packbits"):
         data = bytearray(damaged_media.encode(picture, "TIFF", compression=form))
@@ -397,10 +396,6 @@ for seed in range(30):
         found = read_media(bytes(data), "id", MediaLimits())
         assert found.frames or found.rows[0]["media_error"]
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
