@@ -384,8 +384,7 @@ def test_avif_is_read_or_named() -> None:
 def test_libtiff_says_nothing(tmp_path: Path) -> None:
     """In a process of its own: what native code writes goes past Python, and is silenced for good."""
     code = """
-import random
-import damaged_media
+import random, damaged_media
 from weibotag.vision.media.pictures import MediaLimits, read_media
 for rng in map(random.Random, range(30)):
     picture = damaged_media.draw_scene(rng)
