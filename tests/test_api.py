@@ -51,9 +51,9 @@ def test_a_taxonomy_tags_a_table_and_a_frame_as_the_command_does(folder: Path) -
 def test_words_that_are_given_and_pictures_that_are_named_are_read(folder: Path) -> None:
     add_pictures(folder)
     tree = Taxonomy.load("tree.csv")
-    printed = [{"post_id": "1", "text": "看图", "images": "sale.png", "ocr_text": "好吃的蛋糕 甜品"}]
+    printed = [{"post_id": "1", "text": "看图", "images": "sale.png", "ocr_text": "蛋糕"}]
     looks: dict[str, Any] = {"store": folder / "own", "workers": 0}
-    said = tree.tag(pd.DataFrame(printed), words={"ocr": "ocr_text"}, **looks)
+    said = tree.tag(pd.DataFrame(printed), words={"ocr": "ocr_text"}, words_only=True, **looks)
     assert [tag["id"] for tag in said["tags"][0].as_py()] == ["food", "cake"]
     seen = tree.tag(pa.Table.from_pylist([{"post_id": "1", "text": "看图", "images": ["none.png"]}]), **looks)
     assert "none.png" in seen["error"][0].as_py()

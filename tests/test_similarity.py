@@ -272,7 +272,7 @@ def test_the_command_says_it_of_each_post(body: Path, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["-m", "none"], "none/match.json"),
+        (["-m", "none"], "none/match.json: can't be read"),
         (["-m", "BODY", "-p", "faces.toml"], "was trained on embed-"),
         (["-m", "BODY", "-p", "media.toml"], "was trained with"),
     ],
