@@ -36,7 +36,7 @@ def test_a_picture_is_found_by_its_name_in_gb18030(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["posts.csv", f"{GBK}.jsonl", f"{GBK}.parquet"])
-def test_posts_pictures_and_outputs_may_have_such_names(folder: Path, name: str) -> None:
+def test_posts_pictures_and_outputs_may_have_such_names(folder: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     place = folder / GBK
     place.mkdir()
     draw(place / f"{GBK}.png", "SALE")
@@ -57,3 +57,5 @@ def test_posts_pictures_and_outputs_may_have_such_names(folder: Path, name: str)
     assert out.read_text("utf-8-sig").splitlines()[1].endswith(",rules,cake:text:蛋糕,")
     for table in read_posts(PostsSource(str(place / name)), Rejects()):
         assert path_of(table["folder"][0].as_py()) == place
+    # Whoever writes the log to a file can.
+    assert caplog.text.encode().decode() == caplog.text

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from weibotag.core import schema
 from weibotag.core.errors import RequestError
+from weibotag.core.terminal import make_visible
 from weibotag.posts.cells import as_words, find_broken, plain_types, simplify
 from weibotag.posts.encodings import (
     CHUNK_SIZE,
@@ -87,7 +88,7 @@ def lay_out(path: Path, columns: tuple[tuple[str, str], ...], alone: bool) -> La
     else:
         text = open_stdin() if path == STDIN else open_file(path, str(find_kind(path)))
         if text.encoding == "gb18030":
-            logger.warning("%s is GB18030, not UTF-8: read as GB18030", path)
+            logger.warning("%s is GB18030, not UTF-8: read as GB18030", make_visible(str(path)))
         if text.kind == "jsonl":
             names = _json_names(text)
         else:
@@ -99,7 +100,7 @@ def lay_out(path: Path, columns: tuple[tuple[str, str], ...], alone: bool) -> La
     if not types:
         if alone:
             raise RequestError(f"{path} is empty; expected a header and posts")
-        logger.warning("%s is empty: left out", path)
+        logger.warning("%s is empty: left out", make_visible(str(path)))
         return None
     taken = _take(path, list(types), columns)
     passed: dict[str, str] = {}
@@ -116,7 +117,7 @@ def _header(file: TextFile, delimiter: str) -> list[str]:
     if problem:
         raise RequestError(f"{file.path}: the header can't be read ({problem}); save the file as UTF-8 text")
     if delimiter != "," and file.kind == "csv":
-        logger.warning("%s has no comma in its header: read with the delimiter %r", file.path, delimiter)
+        logger.warning("%s has no comma in its header: read with the delimiter %r", make_visible(str(file.path)), delimiter)
     stripped = [field.strip() for field in fields]
     if len(set(stripped)) < len(set(fields)):
         stripped = fields
