@@ -167,7 +167,7 @@ def test_every_network_reads_by_an_encoder(bert: Path, tmp_path: Path, network: 
 
 def write_world(folder: Path) -> tuple[str, ...]:
     """Write posts and a tree; return a command that trains a fused tagger on them."""
-    rows = [f"{at},家里的{'猫狗'[at % 2]}很可爱{'啊吧好'[at % 3]},{('cat', 'dog')[at % 2]}" for at in range(120)]
+    rows = [f"{at},家里的{'猫狗'[at % 2]}很可爱{'啊吧好'[at % 3]},{('cat', 'dog')[at % 2]}" for at in range(240)]
     (folder / "posts.csv").write_text("\n".join(["post_id,text,tags", *rows]) + "\n", encoding="utf-8")
     (folder / "tree.csv").write_text("id,parent_id,name\npet,,宠物\ncat,pet,喵\ndog,pet,汪\n", encoding="utf-8")
     base = ("train", str(folder / "posts.csv"), "-t", str(folder / "tree.csv"), "-o", str(folder / "model"))
