@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from commands import ask
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from weibotag.core.schema import arrow_schema
@@ -62,6 +62,7 @@ def test_the_mark_is_taken_off_without_loss(text: str) -> None:
     assert guard(text) in (text, f"'{text}")
 
 
+@example(["1", "-0"])
 @given(st.lists(CELL.filter(lambda text: "\0" not in text), min_size=1, max_size=5))
 def test_a_file_of_tags_has_no_formula_and_reads_back_the_same(texts: list[str]) -> None:
     names = [text for text in texts if text]

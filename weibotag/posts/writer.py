@@ -88,7 +88,7 @@ def _flat(name: str, cells: pa.ChunkedArray) -> pa.ChunkedArray:
         lists = cells.combine_chunks()
         names = [field.name for field in cells.type.value_type if field.name not in ("media_id", "box")]
         pieces = [_piece(list_parts(lists)[1].field(name)) for name in names]
-        return _join(lists, pc.binary_join_element_wise(_escape_formulas(pieces[0]), *pieces[1:], ":"))
+        return _join(lists, _escape_formulas(pc.binary_join_element_wise(*pieces, ":")))
     plain = as_json(cells) if pa.types.is_nested(cells.type) else cells
     if not pa.types.is_list(plain.type) or pa.types.is_nested(plain.type.value_type):
         return as_texts(cells)
