@@ -23,9 +23,8 @@ def draw(path: Path, text: str, size: tuple[int, int] = (320, 160), colour: str 
 
 def shell(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run weibotag as a shell does."""
-    return subprocess.run(
-        [sys.executable, "-m", "weibotag", *words], capture_output=True, encoding="utf-8", timeout=120, **options
-    )
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.run([sys.executable, "-m", "weibotag", *words], encoding="utf-8", timeout=120, **options)
 
 
 def ask(*words: str) -> Any:

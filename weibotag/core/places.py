@@ -10,8 +10,8 @@ from weibotag.core.errors import RequestError
 from weibotag.core.files import refuse_strangers, remove_left
 from weibotag.core.option import Input, Output
 
-# What `-` reads; a file where the shell was told `< FILE`.
-STDIN = Path("/dev/stdin")
+# What `-` reads and writes; files where the shell was told `< FILE` and `> FILE`.
+STDIN, STDOUT = Path("/dev/stdin"), Path("/dev/stdout")
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ def list_places(given: Iterable[tuple[str, Input | Output, object]]) -> list[Pla
     """Return the places among what options were given, inputs first; texts that are no path are among the inputs."""
     places = []
     for option, mark, value in given:
-        if str(value) == "-" and isinstance(mark, Input) and os.path.isfile(STDIN):
-            value = STDIN
+        stream = STDIN if isinstance(mark, Input) else STDOUT
+        if str(value) == "-" and os.path.isfile(stream):
+            value = stream
         if not isinstance(value, str | Path) or str(value) in ("", "-"):
             continue
         # A digest may stand behind the name of weights.
@@ -78,6 +79,9 @@ def check_places(places: Sequence[Place]) -> None:
 
 
 def _list_targets(place: Place, mark: Output) -> Iterator[Target]:
+    if place.path == STDOUT:
+        yield Target(place, STDOUT, False)
+        return
     if mark.files:
         for name in mark.files:
             yield Target(place, place.path / name, False)
@@ -99,6 +103,8 @@ def _compare(target: Target, other: Target) -> None:
 def _check_target(target: Target) -> None:
     """Raise RequestError where an output can't be written, by kind or by rights."""
     place, path = target.place, target.path
+    if path == STDOUT:
+        return
     mark = place.mark
     assert isinstance(mark, Output)
     if mark.kind is not None and path == place.path:
