@@ -112,7 +112,7 @@ def curve(bench: Bench, plan: dict[str, Any], start: Path | None) -> list[list[s
     # What it takes to look at everything, and then what all taggers make of it.
     _, told = bench.run("fused", fresh())
     seconds = told["took"]
-    whole, _ = bench.run("cascade", bench.folder / "store", BudgetPlan(rate=-1e9))
+    whole, _ = bench.run("cascade", bench.folder / "store", BudgetPlan(rate=-1e9, network_rate=0.0))
     for tenth in TENTHS:
         budget = seconds * tenth / 10
         rate = next((point["rate"] for point in plan["curve"] if point["seconds"] >= budget), plan["floor"])

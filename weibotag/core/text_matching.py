@@ -207,6 +207,8 @@ def drop_cut_out(text: str, matches: list[Match]) -> list[Match]:
 def _tables() -> tuple[np.ndarray, np.ndarray]:
     """Return, for each character of the basic plane, its folded character (uint32) and its kind of edge (uint8)."""
     characters = [chr(code) if not 0xD800 <= code < 0xE000 else "\0" for code in range(0x10000)]
-    folds = np.array([ord(fold(character)) for character in characters], np.uint32)
+    folds = spell_out(fold("".join(characters))).copy()
     folds[0xD800:0xE000] = np.arange(0xD800, 0xE000)
-    return folds, np.array([edge_kind(chr(code)) for code in folds.tolist()], np.uint8)
+    kinds = np.zeros(len(folds), np.uint8)
+    kinds[:CJK_START] = [edge_kind(chr(code)) for code in range(CJK_START)]
+    return folds, kinds[np.minimum(folds, len(kinds) - 1)]
