@@ -140,7 +140,7 @@ def test_a_description_says_what_a_tag_means(encode: Encoder) -> None:
     plain = Taxonomy([Tag("a", None, "考研", (), (), 0), Tag("b", None, "历史", (), (), 0)])
     described = Taxonomy([Tag("a", None, "考研", (), (), 0, said), Tag("b", None, "历史", (), (), 0)])
     table = posts(["终于上岸了，调剂到一所双非"])
-    more, less = (Meaning(read_meanings(tree, encode), encode).compare(table)[0, 0] for tree in (described, plain))
+    more, less = (Meaning(read_meanings(tree, encode), encode).compare(table)[0][0, 0] for tree in (described, plain))
     assert more > less
 
 
@@ -162,13 +162,30 @@ def test_pictures_are_near_what_they_show(taxonomy: Taxonomy, encode: Encoder) -
     table = posts([""] * 5).append_column("wordings", pa.array(shown, pa.list_(WORDING)))
     space = JointSpace(encode, np.zeros(WIDTH, np.float32))
     vectors = space.read_pictures(table)
-    assert np.allclose(np.linalg.norm(vectors, axis=1), [1, 1, 0, 0, 0], atol=1e-3)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), [0.58, 0.99, 0, 0, 0], atol=1e-3)
     texts = space.read_texts(posts(["一只可爱的猫", "水果"]))
     assert (np.argmax(texts @ vectors[:2].T, axis=1) == [0, 1]).all()
     meaning = Meaning(read_meanings(taxonomy, encode), encode)
-    nearest = meaning.compare(table)[:2].argmax(axis=1)
-    assert [taxonomy.ids[at] for at in nearest] == ["萌宠/猫咪", "美食/水果"]
-    assert not meaning.compare(table)[2:].any()
+    near, said = meaning.compare(table)
+    assert [taxonomy.ids[at] for at in near[:2].argmax(axis=1)] == ["萌宠/猫咪", "美食/水果"]
+    assert not near[2:].any() and np.allclose(said, [0.58, 0.99, 0, 0, 0], atol=1e-3)
+
+
+def test_a_picture_that_may_be_anything_outvotes_no_words(encode: Encoder) -> None:
+    tree = Taxonomy([Tag(name, None, name, (), (), 0) for name in ("蛋糕", "手机", "口红")])
+    scorer = RulesScorer(tree, Meaning(read_meanings(tree, encode), encode))
+    anything = seen(("图表", "guess", 0.09), ("信封", "guess", 0.06), ("网站", "guess", 0.05))
+    shown = pa.array([[*seen(("蛋糕", "ocr", 0.99)), *anything], anything, [], anything], pa.list_(WORDING))
+    scores = scorer.raw_scores(posts(["", "蛋糕", "蛋糕", ""]).append_column("wordings", shown)).toarray()
+    assert scores[0, 0] > 0.3 and scores[1, 0] == pytest.approx(scores[2, 0], abs=0.05) and not scores[3].any()
+
+
+def test_sure_words_are_not_asked_what_they_mean(scorer: RulesScorer, taxonomy: Taxonomy) -> None:
+    words = RulesScorer(taxonomy)
+    table = posts(["国足昨晚的比赛，球队又输了，英超也看，足球！ #足球#", "涮羊肉蘸麻酱", ""])
+    sure, meant = words.raw_scores(table).toarray(), scorer.raw_scores(table).toarray()
+    assert sure[0].max() > 0.95 and np.array_equal(sure[0], meant[0])
+    assert not sure[1:].any() and meant[1].any() and not meant[2].any()
 
 
 # Words and meaning together

@@ -25,8 +25,8 @@ MOST_NAMES = 20_000
 class JointSpace:
     """Texts and pictures of posts as vectors (posts, WIDTH) float32, less what all texts, or all names of things, share.
 
-    They are of unit length, or zero where a post has no text, or pictures in which nothing is seen. `shared` (WIDTH,) is
-    what texts share.
+    Those of texts are of unit length, those of pictures as long as it is likely that anything of what they are said to show
+    is there; both are zero for a post without. `shared` (WIDTH,) is what texts share.
     """
 
     def __init__(self, encode: Encoder, shared: np.ndarray) -> None:
@@ -40,7 +40,7 @@ class JointSpace:
 
     def read_pictures(self, table: pa.Table) -> np.ndarray:
         """Return the vectors of what the posts' pictures show, by their wordings that are names of things."""
-        total = np.zeros((len(table), WIDTH), np.float32)
+        total, unsure = np.zeros((len(table), WIDTH), np.float32), np.ones(len(table), np.float32)
         if "wordings" not in table.column_names:
             return total
         offsets, values = list_parts(table["wordings"].combine_chunks())
@@ -49,8 +49,10 @@ class JointSpace:
         if len(named):
             words = values.field("word").take(pa.array(named)).to_pylist()
             scores = pc.fill_null(values.field("score"), 1).to_numpy(zero_copy_only=False)[named]
-            np.add.at(total, rows_of(offsets)[named], scores[:, None] * (self._name(words) - self._things))
-        return unit(total)
+            rows = rows_of(offsets)[named]
+            np.add.at(total, rows, scores[:, None] * (self._name(words) - self._things))
+            np.multiply.at(unsure, rows, 1 - np.clip(scores, 0, 1))
+        return np.asarray(unit(total) * (1 - unsure)[:, None])
 
     def _name(self, words: list[str]) -> np.ndarray:
         if len(self._words) > MOST_NAMES:

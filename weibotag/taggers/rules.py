@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.arrays import rows_of
 from weibotag.core.kinds import KINDS
@@ -43,6 +43,8 @@ CHANNEL_EVIDENCE = 4.0
 UPWARDS = 0.9
 # A tag whose channel has a share r of the strongest channel's evidence keeps r^RIVALRY: 苹果 among phones is no fruit.
 RIVALRY = 1.5
+# Posts whose words are so sure of a channel are not asked what they mean.
+SURE = 0.95
 # A title says what the post is about; a first sentence longer than this is no title.
 LEAD_CHARACTERS = 40
 
@@ -92,7 +94,11 @@ class RulesScorer:
         words = self._settle(evidence)
         if self._meaning is None:
             return words
-        return settle(own, evidence, words, self._meaning.compare(table), self.taxonomy, self._roots)
+        asked = words.max(axis=1).toarray().ravel() < SURE
+        meaning = self._meaning.compare(table.filter(pa.array(asked)))
+        settled = settle(own[asked], evidence[asked], words[asked], meaning, self.taxonomy, self._roots)
+        places = np.where(asked, posts + np.cumsum(asked) - 1, np.arange(posts))
+        return csr_matrix(vstack([words, settled], format="csr")[places])
 
     def save(self, folder: Path) -> None:
         """Write nothing: all that it knows is in the taxonomy."""

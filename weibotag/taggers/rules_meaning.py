@@ -42,24 +42,31 @@ class Meaning:
     def __init__(self, tags: TagMeanings, encode: Encoder) -> None:
         self._tags, self._space = tags.vectors, JointSpace(encode, tags.shared)
 
-    def compare(self, table: pa.Table) -> np.ndarray:
+    def compare(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         """Return how near posts of a table are to tags, (posts, tags) float32: cosines, of text and pictures together.
 
-        0 where a post says and shows nothing.
+        And how much there is to compare, (posts,) from 0 to 1: a text is 1, pictures are as much as what they show is sure.
         """
         texts, pictures = self._space.read_texts(table), self._space.read_pictures(table)
-        shown = pictures.any(axis=1, keepdims=True)
-        return np.asarray((texts * np.where(shown, BESIDE_PICTURES, 1) + PICTURES * pictures) @ self._tags.T)
+        shown = np.linalg.norm(pictures, axis=1, keepdims=True)
+        both = texts * (1 + (BESIDE_PICTURES - 1) * shown) + PICTURES * pictures
+        return np.asarray(both @ self._tags.T), np.maximum(texts.any(axis=1), shown[:, 0])
 
 
 def settle(
-    own: csr_matrix, raised: csr_matrix, words: csr_matrix, cosines: np.ndarray, taxonomy: Taxonomy, roots: np.ndarray
+    own: csr_matrix,
+    raised: csr_matrix,
+    words: csr_matrix,
+    meaning: tuple[np.ndarray, np.ndarray],
+    taxonomy: Taxonomy,
+    roots: np.ndarray,
 ) -> csr_matrix:
     """Return scores of posts, float32 csr_matrix (posts x tags): probabilities, no child's above its parent's.
 
-    `own` is the evidence of words for each tag, `raised` with that for tags below, `words` what they score alone, `cosines`
-    those of posts and tags (posts, tags), `roots` each tag's channel. A post without evidence and cosines has none.
+    `own` is the evidence of words for each tag, `raised` with that for tags below, `words` what they score alone, `meaning`
+    what `Meaning.compare` returned, `roots` each tag's channel. The less there is to compare, the more words alone decide.
     """
+    cosines, said = meaning
     closure = taxonomy.closure_matrix().T.astype(np.float64)
     blocks = [csr_matrix((0, len(taxonomy)), dtype=np.float32)]
     rows = max(1, CELLS // max(1, len(taxonomy)))
@@ -67,8 +74,10 @@ def settle(
         some = slice(start, start + rows)
         # In double precision and rounded, so that nothing is left of how many posts were scored together.
         nearness = 10 * cosines[some].astype(np.float64)
-        shares = _share_out(own[some].toarray(), raised[some].toarray()[:, roots], nearness, taxonomy, roots)
-        blocks.append(csr_matrix(_decide((closure @ shares.T).T, words[some].toarray(), taxonomy)))
+        here, alone = said[some, None].astype(np.float64), words[some].toarray()
+        shares = _share_out(own[some].toarray(), raised[some].toarray()[:, roots], nearness, here, taxonomy, roots)
+        settled = _decide((closure @ shares.T).T, alone, taxonomy)
+        blocks.append(csr_matrix((here * settled + (1 - here) * alone).round(4).astype(np.float32)))
     return csr_matrix(raise_parents(csr_matrix(vstack(blocks)), taxonomy))
 
 
@@ -82,7 +91,7 @@ def _decide(shares: np.ndarray, words: np.ndarray, taxonomy: Taxonomy) -> np.nda
 
 
 def _share_out(
-    own: np.ndarray, channel: np.ndarray, nearness: np.ndarray, taxonomy: Taxonomy, roots: np.ndarray
+    own: np.ndarray, channel: np.ndarray, nearness: np.ndarray, said: np.ndarray, taxonomy: Taxonomy, roots: np.ndarray
 ) -> np.ndarray:
     """Return probabilities of tags (posts, tags) by evidence for them, for their channels, and ten cosines."""
     strongest = channel.max(axis=1, keepdims=True, initial=0)
@@ -92,8 +101,7 @@ def _share_out(
     means = np.stack([np.bincount(roots, row, len(counts)) for row in nearness]) / counts
     logits = OWN_WORDS * np.sqrt(own) + np.sqrt(channel) * (CHANNEL_WORDS + SHARE_OF_WORDS * share) + SHARE * share
     logits += meant * nearness + CHANNEL_MEANING * means[:, roots] + CHANNEL_ITSELF * (taxonomy.depth == 1)
-    near = nearness.any(axis=1, keepdims=True)
-    lacking = max(0, FITTED_TAGS - len(taxonomy)) * np.exp((meant * DEVIATION * near) ** 2 / 2)
+    lacking = max(0, FITTED_TAGS - len(taxonomy)) * np.exp((meant * DEVIATION * said) ** 2 / 2)
     most = np.maximum(logits.max(axis=1, keepdims=True), NONE)
-    weights = np.exp(logits - most) * (near | (strongest > 0))
+    weights = np.exp(logits - most)
     return np.asarray(weights / (weights.sum(axis=1, keepdims=True) + (np.exp(NONE) + lacking) * np.exp(-most)))
