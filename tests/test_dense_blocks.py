@@ -1,5 +1,6 @@
 """Vectors of texts and pictures beside the n-grams of a linear tagger."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,15 @@ import pytest
 from weibotag.core.errors import ModelError
 from weibotag.core.files import write_json
 from weibotag.features import dense_blocks
-from weibotag.features.dense_blocks import ABOUT, DenseBlocks, encode_kept, mean_pictures
+from weibotag.features.dense_blocks import ABOUT, NOTHING, DenseBlocks, encode_kept, mean_pictures
 from weibotag.features.post_arrays import PICTURE
 from weibotag.features.text_vectors import WIDTH, open_encoder
 from weibotag.taggers.linear import LinearScorer, train_linear
+from weibotag.taggers.linear_tree import XmcScorer
 from weibotag.taxonomy.tree import Tag, Taxonomy
-from weibotag.training.dataset import Dataset, LearningOptions, Lesson, gold_matrix
-from weibotag.training.learners import fit_linear
+from weibotag.training.dataset import Dataset, Learner, LearningOptions, Lesson, gold_matrix
+from weibotag.training.learners import fit_linear, fit_xmc
+from weibotag.training.linear_tree import train_xmc
 
 TREE = Taxonomy([Tag(name, None, name, (), (), line) for line, name in enumerate(("车", "吃"), start=2)])
 CARS = ["新提的轿车", "SUV试驾", "发动机异响", "电动车续航", "driving my new car", "倒车入库"]
@@ -62,28 +65,29 @@ def test_a_post_has_the_mean_of_its_pictures_and_zeros_without() -> None:
         blocks.read(posts([""], [[first]]))
 
 
-def test_meaning_tells_what_no_shared_word_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("train", [train_linear, train_xmc])
+def test_meaning_tells_what_no_shared_word_does(tmp_path: Path, train: Callable[..., LinearScorer | XmcScorer]) -> None:
     sides = tagged(posts(CARS + MEALS), ["车"] * 6 + ["吃"] * 6)
-    scorer = train_linear(sides.tables, sides.gold, TREE, blocks=DenseBlocks().with_texts("use"))
+    scorer = train(sides.tables, sides.gold, TREE, blocks=NOTHING.with_texts("use"))
     fresh = posts(["汽车保养", "美食探店", ""])
     scores = scorer.raw_scores(fresh).toarray()
     assert scores[0, 0] > scores[0, 1] and scores[1, 1] > scores[1, 0]
     scorer.save(tmp_path)
-    assert np.array_equal(LinearScorer.load(tmp_path, TREE).raw_scores(fresh).toarray(), scores)
+    assert np.array_equal(type(scorer).load(tmp_path, TREE).raw_scores(fresh).toarray(), scores)
     write_json({"encoder": "use", "fingerprint": "0" * 12}, tmp_path / ABOUT)
     with pytest.raises(ModelError, match="was trained on texts by use-000000000000, here it is"):
-        LinearScorer.load(tmp_path, TREE)
+        type(scorer).load(tmp_path, TREE)
 
 
-def test_vectors_are_read_only_where_they_bring_something() -> None:
-    learnt = fit_linear(Lesson(tagged(*draw_pictured(80, 1)), tagged(*draw_pictured(40, 2)), TREE, LearningOptions(0)))
-    scorer = learnt.scorer.scorers["linear"]
-    assert isinstance(scorer, LinearScorer) and scorer.blocks is not None
-    assert scorer.blocks.reads_pictures and not scorer.blocks.encoder
+@pytest.mark.parametrize("fit", [fit_linear, fit_xmc])
+def test_vectors_are_read_only_where_they_bring_something(fit: Learner) -> None:
+    options = LearningOptions(0, quiet=True)
+    learnt = fit(Lesson(tagged(*draw_pictured(80, 1)), tagged(*draw_pictured(40, 2)), TREE, options))
+    (blocks,) = learnt.scorer.blocks
+    assert blocks.reads_pictures and not blocks.encoder
     assert learnt.report["pictures"] > learnt.report["n-grams"]
     sides = tagged(posts(["车"] * 20 + ["吃"] * 20), ["车"] * 20 + ["吃"] * 20)
-    plain = fit_linear(Lesson(sides, sides, TREE, LearningOptions(0))).scorer.scorers["linear"]
-    assert isinstance(plain, LinearScorer) and plain.blocks is None
+    assert not fit(Lesson(sides, sides, TREE, options)).scorer.blocks
 
 
 def test_texts_are_read_once_and_let_go_when_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,9 @@ from weibotag.features.visual_codes import SEED, stack
 from weibotag.vision.registry import USE
 from weibotag.vision.weights.catalogue import refuse_unpinned
 
-ABOUT, MAP = "blocks.json", "blocks.safetensors"
-ORIGIN = Origin("the vectors that a linear model reads", "train again")
+BLOCKS = ABOUT, MAP = "blocks.json", "blocks.safetensors"
+WEIGHTS = "dense.safetensors"
+ORIGIN = Origin("the vectors that a model reads", "train again")
 TENSORS: TensorTypes = {"mean": ("float32", "d"), "axes": ("float32", "d", "k")}
 # A block's length beside n-grams of length one.
 TEXT_WEIGHT, PICTURE_WEIGHT = 0.5, 1.0
@@ -102,7 +103,9 @@ class DenseBlocks:
         return cls("", mean.astype(np.float32), np.ascontiguousarray(axes.T * scale, np.float32))
 
     def save(self, folder: Path) -> None:
-        """Write blocks.json and blocks.safetensors."""
+        """Write blocks.json and blocks.safetensors, nothing where no vectors are read."""
+        if not self.width:
+            return
         mark = open_encoder(self.encoder).fingerprint if self.encoder else ""
         write_json({"encoder": self.encoder, "fingerprint": mark}, folder / ABOUT)
         write_tensors(folder / MAP, {"mean": self.mean, "axes": self.axes})
@@ -110,6 +113,8 @@ class DenseBlocks:
     @classmethod
     def load(cls, folder: Path) -> "DenseBlocks":
         """Read what `save` wrote; raises OwnFileError for anything else, ModelError for another encoder than in training."""
+        if not (folder / ABOUT).is_file():
+            return NOTHING
         about = read_json(folder / ABOUT, BlocksAbout, ORIGIN)
         tensors = read_tensors(folder / MAP, TENSORS, ORIGIN)
         name = about["encoder"]
@@ -121,6 +126,33 @@ class DenseBlocks:
                 "use the package versions of the training, or train again"
             )
         return cls(name, tensors["mean"], tensors["axes"])
+
+
+# No vectors at all.
+NOTHING = DenseBlocks()
+
+
+@dataclass(frozen=True)
+class DenseWeights:
+    """Which vectors a linear model reads, and its weights of their numbers, float32 (numbers x outputs)."""
+
+    blocks: DenseBlocks
+    weights: np.ndarray
+
+    def save(self, folder: Path) -> None:
+        """Write the blocks and dense.safetensors."""
+        self.blocks.save(folder)
+        write_tensors(folder / WEIGHTS, {"dense": self.weights})
+
+    @classmethod
+    def load(cls, folder: Path, outputs: int) -> "DenseWeights | None":
+        """Read what `save` wrote; None where the model reads no vectors. Raises as `DenseBlocks.load` does."""
+        blocks = DenseBlocks.load(folder)
+        if not blocks.width:
+            return None
+        sizes = {"numbers": blocks.width, "outputs": outputs}
+        types: TensorTypes = {"dense": ("float32", "numbers", "outputs")}
+        return cls(blocks, read_tensors(folder / WEIGHTS, types, ORIGIN, sizes)["dense"])
 
 
 def mean_pictures(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:

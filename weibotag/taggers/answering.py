@@ -19,7 +19,6 @@ from weibotag.features.visual_codes import Codebook
 from weibotag.features.vocabulary import Vocabulary, add_attended, find_keywords
 from weibotag.posts.passing import pass_through
 from weibotag.taggers.cascade.policy import Cascade, choose_step, stages_of, translate
-from weibotag.taggers.linear import LinearScorer
 from weibotag.taggers.model_folder import ABOUT, CASCADE, FUSED, RULES, Model, ModelReader, load_model, read_about
 from weibotag.taggers.rules import rules_tagger
 from weibotag.taggers.tagger import Tagger
@@ -102,8 +101,7 @@ def reads_vectors(tagger: TaggerRef) -> bool:
     """Tell whether what answers reads the vectors of pictures, and not their words alone."""
     if tagger.route in (RULES, FUSED, CASCADE):
         return tagger.route != RULES
-    scorers = open_model(tagger).tagger(tagger.route).scorer.scorers.values()
-    return any(isinstance(one, LinearScorer) and one.blocks is not None and one.blocks.reads_pictures for one in scorers)
+    return any(one.reads_pictures for one in open_model(tagger).tagger(tagger.route).scorer.blocks)
 
 
 class TaggedPart(TypedDict):

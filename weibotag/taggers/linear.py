@@ -9,12 +9,12 @@ from scipy.sparse import csr_matrix, hstack, vstack
 
 from weibotag.core.errors import ModelError
 from weibotag.core.own_files import INDEX, Origin, as_csr, read_tensors, write_tensors
-from weibotag.features.dense_blocks import ABOUT, DenseBlocks
+from weibotag.features.dense_blocks import NOTHING, DenseBlocks, DenseWeights
 from weibotag.features.hashed_ngrams import READ, ROWS, check_features, number, read_counts, vectorise
 from weibotag.scoring.closure import FLOOR
 from weibotag.taxonomy.tree import Taxonomy
 
-LINEAR, DENSE = "linear.safetensors", "dense.safetensors"
+LINEAR = "linear.safetensors"
 ORIGIN = Origin("a linear model for the tags of the taxonomy beside it", "train again")
 TENSORS = {
     "features": ("uint32", "features"),
@@ -42,8 +42,8 @@ class LinearScorer:
     `features` are the hashed features that it knows, ascending (uint32); `squares` (float32) the squares of their inverse
     document frequencies; `weights` (features x tags, float32 csr_matrix, small ones left out) have these frequencies in
     them; `offsets` (tags,) float32. The margin of a tag in a post is that of a linear SVM, the score its sigmoid times the
-    score of the parent, on whose posts alone it was trained: no child is above its parent. Where vectors are read, too,
-    `blocks` says which, and `dense` are the weights of their numbers, float32 (numbers x tags).
+    score of the parent, on whose posts alone it was trained: no child is above its parent. `dense` are the weights of the
+    vectors' numbers, where vectors are read, too.
     """
 
     def __init__(
@@ -53,10 +53,9 @@ class LinearScorer:
         squares: np.ndarray,
         weights: csr_matrix,
         offsets: np.ndarray,
-        blocks: DenseBlocks | None = None,
-        dense: np.ndarray | None = None,
+        dense: DenseWeights | None = None,
     ) -> None:
-        self.blocks, self.dense = blocks, dense
+        self.dense = dense
         if weights.shape != (len(features), len(taxonomy)):
             raise ModelError("the linear model knows another number of tags than the taxonomy beside it: train again")
         self.taxonomy = taxonomy
@@ -64,11 +63,6 @@ class LinearScorer:
         self._places = number(features)
         depth = taxonomy.depth
         self._levels = [np.flatnonzero(depth == level) for level in range(2, int(depth.max(initial=1)) + 1)]
-
-    @property
-    def reads_texts(self) -> bool:
-        """Tell whether the vectors of texts are read."""
-        return self.blocks is not None and bool(self.blocks.encoder)
 
     def raw_scores(self, table: pa.Table) -> csr_matrix:
         """Return scores of posts: float32 csr_matrix (posts x tags), those above 0.01; for `table` see `Scorer`."""
@@ -80,8 +74,8 @@ class LinearScorer:
         lengths = np.sqrt(counts @ self.squares)
         margins = (counts @ self.weights).toarray()
         margins /= np.where(lengths > 0, lengths, np.float32(1))[:, None]
-        if self.blocks is not None:
-            margins += self.blocks.read(table) @ self.dense
+        if self.dense is not None:
+            margins += self.dense.blocks.read(table) @ self.dense.weights
         margins += self.offsets
         scores = 1 / (1 + np.exp(-STEEPNESS * margins))
         for tags in self._levels:
@@ -96,9 +90,8 @@ class LinearScorer:
         write_tensors(
             folder / LINEAR, {**arrays, "data": weights.data, "indices": weights.indices, "indptr": weights.indptr}
         )
-        if self.blocks is not None and self.dense is not None:
-            self.blocks.save(folder)
-            write_tensors(folder / DENSE, {"dense": self.dense})
+        if self.dense is not None:
+            self.dense.save(folder)
 
     @classmethod
     def load(cls, folder: Path, taxonomy: Taxonomy) -> "LinearScorer":
@@ -108,12 +101,8 @@ class LinearScorer:
         check_features(arrays["features"], path, ORIGIN)
         ORIGIN.need(path, (arrays["squares"] >= 0).all(), "found squares below 0")
         weights = as_csr(arrays, (len(arrays["features"]), len(taxonomy)), path, ORIGIN)
-        blocks, dense = None, None
-        if (folder / ABOUT).is_file():
-            blocks = DenseBlocks.load(folder)
-            sizes = {"numbers": blocks.width, "tags": len(taxonomy)}
-            dense = read_tensors(folder / DENSE, {"dense": ("float32", "numbers", "tags")}, ORIGIN, sizes)["dense"]
-        return cls(taxonomy, arrays["features"], arrays["squares"], weights, arrays["offsets"], blocks, dense)
+        dense = DenseWeights.load(folder, len(taxonomy))
+        return cls(taxonomy, arrays["features"], arrays["squares"], weights, arrays["offsets"], dense)
 
 
 def train_linear(
@@ -121,31 +110,28 @@ def train_linear(
     gold: csr_matrix,
     taxonomy: Taxonomy,
     seconds: float = 120,
-    blocks: DenseBlocks | None = None,
+    blocks: DenseBlocks = NOTHING,
 ) -> LinearScorer:
     """Return a scorer trained on posts (tables as for `Scorer`) and gold tags (posts x tags, ancestors included).
 
     Of more posts than can be learnt from in about `seconds` every so many-th is. `blocks` are vectors that are read beside
     the n-grams. The same input gives the same scorer.
     """
-    numbers = None if blocks is None else np.concatenate([blocks.read(one) for one in tables])
-    seconds = seconds if blocks is None else seconds / SLOWER
+    numbers = np.concatenate([blocks.read(one) for one in tables])
+    seconds = seconds / SLOWER if blocks.width else seconds
     table = pa.concat_tables([one.select([name for name in READ if name in one.column_names]) for one in tables])
     kept = _choose_posts(gold, taxonomy, seconds)
     if len(kept) < len(table):
-        table, gold = table.take(pa.array(kept)), gold[kept]
-        numbers = None if numbers is None else numbers[kept]
+        table, gold, numbers = table.take(pa.array(kept)), gold[kept], numbers[kept]
     vectors = vectorise(table)
     matrix, frequencies = vectors.matrix, vectors.frequencies
-    if numbers is not None:
+    if blocks.width:
         matrix = csr_matrix(hstack([matrix, csr_matrix(numbers)]))
         frequencies = np.append(frequencies, np.ones(numbers.shape[1], np.float32))
     weights, offsets = _fit(matrix, gold, taxonomy, frequencies, len(vectors.features))
     features, squares = vectors.features.astype(np.uint32), vectors.frequencies**2
-    sparse = csr_matrix(weights[: len(features)])
-    if numbers is None:
-        return LinearScorer(taxonomy, features, squares, sparse, offsets)
-    return LinearScorer(taxonomy, features, squares, sparse, offsets, blocks, weights[len(features) :].toarray())
+    dense = DenseWeights(blocks, weights[len(features) :].toarray()) if blocks.width else None
+    return LinearScorer(taxonomy, features, squares, csr_matrix(weights[: len(features)]), offsets, dense)
 
 
 def count_pairs(gold: csr_matrix, taxonomy: Taxonomy) -> float:

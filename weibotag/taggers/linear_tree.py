@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import rank_in_runs
 from weibotag.core.own_files import Origin, read_tensors, write_tensors
+from weibotag.features.dense_blocks import DenseWeights
 from weibotag.features.hashed_ngrams import check_features, number, read_counts
 from weibotag.scoring.closure import FLOOR
 from weibotag.taggers.linear import STEEPNESS
@@ -110,11 +111,18 @@ class XmcScorer:
     `features` are the hashed features that it knows, ascending (uint32), `squares` (float32) the squares of their inverse
     document frequencies, which are in the weights too. At each step a post walks on to the `BRANCHES` likeliest nodes alone,
     so its price does not grow with the tags (Prabhu et al., Parabel, 2018); the tags of a level are those below likely
-    tags of the level above.
+    tags of the level above. `dense` are the weights, for the nodes, of the vectors' numbers, where vectors are read, too.
     """
 
-    def __init__(self, taxonomy: Taxonomy, features: np.ndarray, squares: np.ndarray, tree: TreeModel) -> None:
-        self.taxonomy, self.features, self.squares, self.tree = taxonomy, features, squares, tree
+    def __init__(
+        self,
+        taxonomy: Taxonomy,
+        features: np.ndarray,
+        squares: np.ndarray,
+        tree: TreeModel,
+        dense: DenseWeights | None = None,
+    ) -> None:
+        self.taxonomy, self.features, self.squares, self.tree, self.dense = taxonomy, features, squares, tree, dense
         self._places = number(features)
         self._local = np.full(len(features), -1, np.int32)
 
@@ -123,16 +131,17 @@ class XmcScorer:
 
         Thousands of posts at once are cheaper than one by one.
         """
-        return self._descend(read_counts(table, self._places, len(self.features)))
+        numbers = None if self.dense is None else self.dense.blocks.read(table)
+        return self._descend(read_counts(table, self._places, len(self.features)), numbers)
 
-    def _descend(self, counts: csr_matrix) -> csr_matrix:
+    def _descend(self, counts: csr_matrix, numbers: np.ndarray | None) -> csr_matrix:
         posts = np.arange(counts.shape[0])
         lengths = np.sqrt(counts @ self.squares)
         counts.data = np.repeat(1 / np.maximum(lengths, 1e-6), np.diff(counts.indptr)).astype(np.float32)
         nodes, scores = np.full(len(posts), -1), np.ones(len(posts), np.float32)
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         while len(posts):
-            posts, nodes, scores = self._step(counts, posts, nodes, scores)
+            posts, nodes, scores = self._step(counts, numbers, posts, nodes, scores)
             mask = nodes < len(self.taxonomy)
             found.append(_best(KEPT, posts[mask], nodes[mask], scores[mask]))
             mask = self.tree.fork_of[nodes] >= 0
@@ -141,7 +150,7 @@ class XmcScorer:
         return csr_matrix((data, (rows, tags)), shape=(counts.shape[0], len(self.taxonomy)), dtype=np.float32)
 
     def _step(
-        self, counts: csr_matrix, posts: np.ndarray, nodes: np.ndarray, scores: np.ndarray
+        self, counts: csr_matrix, numbers: np.ndarray | None, posts: np.ndarray, nodes: np.ndarray, scores: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the likely nodes below those that posts stand at: posts, nodes, scores."""
         order = np.argsort(nodes, kind="stable")
@@ -150,6 +159,8 @@ class XmcScorer:
         for own in np.split(order, starts[1:]):
             node = nodes[own[0]]
             below, margins = self._margins(int(self.tree.fork_of[node]), counts[posts[own]])
+            if self.dense is not None and numbers is not None:
+                margins += numbers[posts[own]] @ self.dense.weights[:, below]
             values = scores[own, None] / (1 + np.exp(-STEEPNESS * margins))
             least = np.full(len(own), FLOOR, np.float32)
             if len(below) > KEPT:
@@ -175,6 +186,8 @@ class XmcScorer:
         """Write xmc.safetensors."""
         tree = {field.name: getattr(self.tree, field.name) for field in fields(TreeModel)}
         write_tensors(folder / XMC, {"known": self.features, "squares": self.squares, **tree})
+        if self.dense is not None:
+            self.dense.save(folder)
 
     @classmethod
     def load(cls, folder: Path, taxonomy: Taxonomy) -> "XmcScorer":
@@ -185,7 +198,7 @@ class XmcScorer:
         check_features(known, folder / XMC, ORIGIN)
         ORIGIN.need(folder / XMC, (squares >= 0).all(), "found squares below 0")
         tree.check(len(taxonomy), len(known), folder / XMC)
-        return cls(taxonomy, known, squares, tree)
+        return cls(taxonomy, known, squares, tree, DenseWeights.load(folder, len(tree.above)))
 
 
 def _best(most: int, posts: np.ndarray, nodes: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

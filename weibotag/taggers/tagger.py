@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix
 
+from weibotag.features.dense_blocks import DenseBlocks, DenseWeights
 from weibotag.scoring.decision import Decision
 from weibotag.taxonomy.tree import Taxonomy
 
@@ -66,6 +67,12 @@ class Ensemble:
     def name(self) -> str:
         """Return the names of the scorers, joined: fast+linear."""
         return "+".join(place.rpartition("/")[2] for place in self.scorers)
+
+    @property
+    def blocks(self) -> list[DenseBlocks]:
+        """Return which vectors its linear models read."""
+        found: list[DenseWeights | None] = [getattr(one, "dense", None) for one in self.scorers.values()]
+        return [one.blocks for one in found if one is not None]
 
     def raw_scores(self, table: pa.Table) -> csr_matrix:
         """Return scores before calibration, float32 csr_matrix (posts x tags); for `table` see `Scorer`."""

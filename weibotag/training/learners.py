@@ -1,29 +1,29 @@
 """Learners by name, on the same rows: each learns once, its scores of held-out rows are kept, the best are chosen."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import combinations
 from time import perf_counter, process_time
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.errors import MissingExtraError, RequestError
-from weibotag.features.dense_blocks import DenseBlocks, forget_texts
+from weibotag.features.dense_blocks import NOTHING, DenseBlocks, forget_texts
 from weibotag.runtime.findings_store import default_root
 from weibotag.scoring.decision import Decision, shared_f1
 from weibotag.taggers.fasttext import DivergedError
-from weibotag.taggers.linear import PAIRS_A_SECOND, LinearScorer, count_pairs, train_linear
+from weibotag.taggers.linear import PAIRS_A_SECOND, count_pairs, train_linear
 from weibotag.taggers.model_folder import Candidate, TaggerAbout
 from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.rules import RulesScorer, rules_tagger
-from weibotag.taggers.tagger import TEXTS, Ensemble, Tagger, weigh_scores
+from weibotag.taggers.tagger import TEXTS, Ensemble, Scorer, Tagger, weigh_scores
 from weibotag.training.dataset import WORTHWHILE, Dataset, Learner, Learnt, Lesson
 from weibotag.training.fasttext import is_fast_affordable
 from weibotag.training.linear_tree import train_xmc
@@ -64,8 +64,10 @@ TEXT_CANDIDATES = (
 # Microseconds of CPU a post, as once measured: candidates count as cheap in this order on every machine and in every run, so
 # that the same posts give the same model. What they take in a run is told, and decides nothing.
 COSTS = {"rules": 8, "linear": 24, "fast": 30, "xmc": 41}
-# What the vectors of texts cost besides, which linear may read.
+# What the vectors of texts cost besides, however many read them.
 TEXT_VECTOR = 1_000
+
+Reader = TypeVar("Reader", bound=Scorer)
 
 log = logging.getLogger(__name__)
 
@@ -93,38 +95,43 @@ def fit_rules(lesson: Lesson) -> Learnt:
 
 
 def fit_linear(lesson: Lesson) -> Learnt:
-    """Return a linear tagger, from as many posts as it can learn from in `tune_seconds` (at least half a minute).
-
-    It reads the vectors of pictures and of texts where they bring `WORTHWHILE` micro-F1 on the held-out rows.
-    """
+    """Return a linear tagger, from as many posts as it can learn from in `tune_seconds` (at least half a minute)."""
     seconds, trained = max(lesson.options.tune_seconds, LEAST_SECONDS), lesson.trained
     learn = partial(train_linear, trained.tables, trained.gold, lesson.taxonomy, seconds)
-    best = learn()
-    report: dict[str, float] = {}
-
-    def reach(scorer: LinearScorer) -> float:
-        raw = csr_matrix(vstack([scorer.raw_scores(table) for table in lesson.held.tables]))
-        return shared_f1(Decision.fixed(lesson.taxonomy, 0.5).scores(raw), lesson.held.gold, lesson.taxonomy)
-
-    if trained.gold.shape[0] <= MOST_WITH_VECTORS and len(lesson.taxonomy) <= MOST_TAGS_WITH_VECTORS:
-        report["n-grams"] = reached = reach(best)
-        for name in ("pictures", "texts"):
-            base = best.blocks or DenseBlocks()
-            own = base.with_texts(USE) if name == "texts" else DenseBlocks.learn_pictures(trained.tables)
-            if own is None:
-                continue
-            other = learn(own)
-            report[name] = reach(other)
-            if report[name] >= reached + WORTHWHILE:
-                best, reached = other, report[name]
-    return Learnt(Ensemble.alone("linear", best), {name: round(value, 4) for name, value in report.items()})
+    best, reached = choose_vectors(lesson, lambda blocks: learn(blocks=blocks))
+    return Learnt(Ensemble.alone("linear", best), reached)
 
 
 def fit_xmc(lesson: Lesson) -> Learnt:
     """Return linear models along the tag tree."""
-    options = lesson.options
-    scorer = train_xmc(lesson.trained.tables, lesson.trained.gold, lesson.taxonomy, options.memory, options.quiet)
-    return Learnt(Ensemble.alone("xmc", scorer))
+    options, trained = lesson.options, lesson.trained
+    learn = partial(train_xmc, trained.tables, trained.gold, lesson.taxonomy, options.memory, options.quiet)
+    best, reached = choose_vectors(lesson, lambda blocks: learn(blocks=blocks))
+    return Learnt(Ensemble.alone("xmc", best), reached)
+
+
+def choose_vectors(
+    lesson: Lesson, learn: Callable[[DenseBlocks], Reader], kinds: Sequence[str] = ("pictures", "texts")
+) -> tuple[Reader, dict[str, float]]:
+    """Return what learnt with vectors of those kinds that bring `WORTHWHILE` micro-F1 on the held-out rows, and figures."""
+    best, blocks = learn(NOTHING), NOTHING
+    report: dict[str, float] = {}
+
+    def reach(scorer: Scorer) -> float:
+        raw = csr_matrix(vstack([scorer.raw_scores(table) for table in lesson.held.tables]))
+        return shared_f1(Decision.fixed(lesson.taxonomy, 0.5).scores(raw), lesson.held.gold, lesson.taxonomy)
+
+    if lesson.trained.gold.shape[0] <= MOST_WITH_VECTORS and len(lesson.taxonomy) <= MOST_TAGS_WITH_VECTORS:
+        report["n-grams"] = reached = reach(best)
+        for kind in kinds:
+            own = blocks.with_texts(USE) if kind == "texts" else DenseBlocks.learn_pictures(lesson.trained.tables)
+            if own is None:
+                continue
+            other = learn(own)
+            report[kind] = reach(other)
+            if report[kind] >= reached + WORTHWHILE:
+                best, blocks, reached = other, own, report[kind]
+    return best, {kind: round(value, 4) for kind, value in report.items()}
 
 
 def is_linear_affordable(lesson: Lesson) -> bool:
@@ -277,9 +284,9 @@ class Trainer:
         return rules_tagger(self.lesson.taxonomy, default_root())
 
     def _price(self, names: tuple[str, ...]) -> int:
-        """Return what a mean of learners costs by `COSTS`, and by what linear learnt to read, in microseconds a post."""
-        scorers = [one for name in names for one in self._score(name).learnt.scorer.scorers.values()]
-        return price(names) + TEXT_VECTOR * sum(isinstance(one, LinearScorer) and one.reads_texts for one in scorers)
+        """Return what a mean of learners costs by `COSTS`, and by the vectors that they read, in microseconds a post."""
+        read = [blocks for name in names for blocks in self._score(name).learnt.scorer.blocks]
+        return price(names) + TEXT_VECTOR * any(blocks.encoder for blocks in read)
 
     @cached_property
     def _bands(self) -> np.ndarray:

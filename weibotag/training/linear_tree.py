@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix, hstack, vstack
 
 from weibotag.core.arrays import rank_in_runs
 from weibotag.core.errors import RequestError
 from weibotag.core.progress import bar
+from weibotag.features.dense_blocks import NOTHING, DenseBlocks, DenseWeights
 from weibotag.features.hashed_ngrams import BITS, FEWEST_POSTS, READ, hash_features, read_all, weigh
 from weibotag.taggers.linear import CERTAIN
 from weibotag.taggers.linear_tree import TreeModel, XmcScorer, list_below
@@ -38,6 +39,8 @@ MOST_PAIRS = 10_000_000
 FEW_NODES = 20_000
 # Bytes: of a feature of a post, a weight with its share of places, a hashed place, the interpreter; of a post or tag itself.
 FEATURE_BYTES, WEIGHT_BYTES, PLACE_BYTES, BASE_BYTES = 8, 16, 40, 500_000_000
+# Of a number of a post's vectors: itself, and twice, with its column, in what liblinear reads; of its weights, twice.
+NUMBER_BYTES, DENSE_BYTES = 32, 8
 READINGS = 4
 POST_BYTES, TAG_BYTES = 400, 1_200
 SAMPLE = 2_000
@@ -47,12 +50,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Needs:
-    """What a training takes: posts, features of one, tags, weights that are kept of each."""
+    """What a training takes: posts, features of one, tags, weights that are kept of each, numbers of a post's vectors."""
 
     posts: int
     features: float
     tags: int
     weights: int
+    numbers: int = 0
 
     @property
     def model_bytes(self) -> float:
@@ -66,6 +70,7 @@ class Needs:
         # Reading holds features several times over, learning holds them once, and the weights twice.
         most = max(READINGS * kept, kept + 2 * self.model_bytes)
         own = self.posts * POST_BYTES + self.tags * TAG_BYTES
+        own += self.numbers * (self.posts * NUMBER_BYTES + self.tags * DENSE_BYTES)
         return BASE_BYTES + PLACE_BYTES * (1 << BITS) + own + most
 
     def __str__(self) -> str:
@@ -92,30 +97,37 @@ def fit_memory(needs: Needs, memory: float) -> Needs:
 
 
 def train_xmc(
-    tables: Sequence[pa.Table], gold: csr_matrix, taxonomy: Taxonomy, memory: float | None = None, quiet: bool = True
+    tables: Sequence[pa.Table],
+    gold: csr_matrix,
+    taxonomy: Taxonomy,
+    memory: float | None = None,
+    quiet: bool = True,
+    blocks: DenseBlocks = NOTHING,
 ) -> XmcScorer:
     """Return a scorer trained on posts (tables as for `Scorer`) and gold tags (posts x tags).
 
-    The tags come with their ancestors. `memory` bounds training, in bytes: see `fit_memory`. The same input gives the same
-    scorer.
+    The tags come with their ancestors. `memory` bounds training, in bytes: see `fit_memory`. `blocks` are vectors that are
+    read beside the n-grams. The same input gives the same scorer.
     """
     own = [one.select([name for name in READ if name in one.column_names]) for one in tables]
     table = pa.concat_tables(own, promote_options="default")
     sample = table.take(pa.array(np.linspace(0, len(table), min(SAMPLE, len(table)), endpoint=False).astype(np.int64)))
-    needs = Needs(len(table), len(hash_features(sample)[0]) / len(sample), len(taxonomy), MOST_WEIGHTS)
+    needs = Needs(len(table), len(hash_features(sample)[0]) / len(sample), len(taxonomy), MOST_WEIGHTS, blocks.width)
     fitted = fit_memory(needs, memory) if memory else needs
     log.log(logging.INFO if quiet else logging.WARNING, "xmc: %s", fitted)
+    numbers = np.concatenate([blocks.read(one) for one in tables])
     if fitted.posts < len(table):
         kept = np.linspace(0, len(table), fitted.posts, endpoint=False).astype(np.int64)
-        table, gold = table.take(pa.array(kept)), gold[kept]
+        table, gold, numbers = table.take(pa.array(kept)), gold[kept], numbers[kept]
     cold, names = write_names(taxonomy, np.asarray(gold.sum(axis=0)).ravel())
     counts, features = read_features(table, names)
     frequencies = weigh(counts, len(table))
     own = csr_matrix((np.ones(len(cold), np.float32), (np.arange(len(cold)), cold)), shape=(len(cold), len(taxonomy)))
     members = Members(csr_matrix(vstack([gold, own])), taxonomy)
     above = part_siblings(counts, members, taxonomy.parents)
-    tree = learn(counts, members, above, frequencies, fitted.weights, quiet)
-    return XmcScorer(taxonomy, features.astype(np.uint32), frequencies**2, tree)
+    tree, dense = learn(counts, np.vstack([numbers, blocks.read(names)]), members, above, frequencies, fitted.weights, quiet)
+    whole = DenseWeights(blocks, dense) if blocks.width else None
+    return XmcScorer(taxonomy, features.astype(np.uint32), frequencies**2, tree, whole)
 
 
 def write_names(taxonomy: Taxonomy, posts: np.ndarray) -> tuple[np.ndarray, pa.Table]:
@@ -213,33 +225,42 @@ def _bisect(centres: csr_matrix, nodes: np.ndarray, size: int) -> list[np.ndarra
 
 
 def learn(
-    counts: csr_matrix, members: Members, above: np.ndarray, frequencies: np.ndarray, most: int, quiet: bool
-) -> TreeModel:
-    """Return the tree with the models of all its forks; `frequencies` are made part of the weights, `most` are kept.
+    counts: csr_matrix,
+    numbers: np.ndarray,
+    members: Members,
+    above: np.ndarray,
+    frequencies: np.ndarray,
+    most: int,
+    quiet: bool,
+) -> tuple[TreeModel, np.ndarray]:
+    """Return the tree with the models of all its forks, and weights of the documents' numbers, float32 (numbers x nodes).
+
+    `frequencies` are made part of the weights of features, of which `most` are kept.
 
     Large trees are learnt by a process for each core: a fork's models depend on it alone, whoever learns them.
     """
     from joblib import Parallel, delayed
 
     inner, groups = list_below(above)
-    offsets = np.empty(len(above), np.float32)
+    offsets, dense = np.empty(len(above), np.float32), np.zeros((numbers.shape[1], len(above)), np.float32)
     found: list[tuple[np.ndarray, csr_matrix]] = []
     jobs = len(os.sched_getaffinity(0)) if len(above) > FEW_NODES else 1
 
     def forks() -> Iterator[Any]:
         for node, below in zip(inner.tolist(), groups, strict=True):
             documents, own = _choose_documents(members.of(node), [members.of(one) for one in below.tolist()])
-            yield delayed(_fit_fork)(counts[documents], [np.searchsorted(documents, one) for one in own], most)
+            places = [np.searchsorted(documents, one) for one in own]
+            yield delayed(_fit_fork)(counts[documents], numbers[documents], places, most)
 
     learnt = Parallel(jobs, return_as="generator", max_nbytes=None, batch_size=1)(forks())
     with bar(len(above), "learning forks of the tag tree", quiet) as progress:
-        for (features, weights, own), below in zip(learnt, groups, strict=True):
-            offsets[below] = own
+        for (features, weights, own, offset), below in zip(learnt, groups, strict=True):
+            offsets[below], dense[:, below] = offset, own
             weights.data *= np.repeat(frequencies[features], np.diff(weights.indptr))
             found.append((features, weights))
             progress.advance(len(below))
     starts = np.cumsum([0, *(weights.nnz for _, weights in found)])
-    return TreeModel(
+    tree = TreeModel(
         above,
         np.cumsum([0, *(len(features) for features, _ in found)]),
         np.concatenate([features for features, _ in found]).astype(np.int32),
@@ -248,16 +269,22 @@ def learn(
         np.concatenate([weights.data for _, weights in found]).astype(np.float32),
         offsets,
     )
+    return tree, dense
 
 
-def _fit_fork(vectors: csr_matrix, own: list[np.ndarray], most: int) -> tuple[np.ndarray, csr_matrix, np.ndarray]:
-    """Return the features of a fork, its weights (features x nodes below), and the offsets of these nodes."""
+def _fit_fork(
+    vectors: csr_matrix, numbers: np.ndarray, own: list[np.ndarray], most: int
+) -> tuple[np.ndarray, csr_matrix, np.ndarray, np.ndarray]:
+    """Return the features of a fork, its weights (features x nodes below), those of numbers, and the nodes' offsets."""
     sizes = np.array([len(one) for one in own])
     label, at = np.repeat(np.arange(len(own)), sizes), np.concatenate(own)
     cost = float(np.clip(MANY * np.count_nonzero(sizes) / max(1, len(at)), 1, COST))
     features, columns = np.unique(vectors.indices, return_inverse=True)
     shape = (vectors.shape[0], len(features))
     vectors = csr_matrix((vectors.data.astype(np.float64), columns.astype(np.int32), vectors.indptr), shape=shape)
+    if numbers.shape[1]:
+        vectors = csr_matrix(hstack([vectors, csr_matrix(numbers)]))
+    dense = np.zeros((numbers.shape[1], len(own)), np.float32)
     # A node that no document has is never given, one that all have is always given with the one above.
     offsets = np.full(len(own), -CERTAIN, np.float32)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -275,17 +302,18 @@ def _fit_fork(vectors: csr_matrix, own: list[np.ndarray], most: int) -> tuple[np
         labels = known[known >= 0]
         margins = margins[known >= 0]
         offsets[labels] = begins[known >= 0]
+        margins, dense[:, labels] = margins[:, : len(features)], margins[:, len(features) :].T
         rows, kept = np.nonzero(np.abs(margins) >= SMALL)
         values = margins[rows, kept]
         order = np.lexsort((kept, -np.abs(values), rows))
         order = order[rank_in_runs(rows[order]) < np.maximum(most, MORE_WEIGHTS * sizes[labels])[rows[order]]]
         parts.append((kept[order], labels[rows[order]], values[order]))
     if not parts:
-        return features[:0], csr_matrix((0, len(own)), dtype=np.float32), offsets
+        return features[:0], csr_matrix((0, len(own)), dtype=np.float32), dense, offsets
     kept, labels, values = (np.concatenate(part) for part in zip(*parts, strict=True))
     used, rows = np.unique(kept, return_inverse=True)
     weights = csr_matrix((values.astype(np.float32), (rows, labels)), shape=(len(used), len(own)))
-    return features[used], weights, offsets
+    return features[used], weights, dense, offsets
 
 
 def _separate(vectors: csr_matrix, classes: np.ndarray, cost: float) -> tuple[np.ndarray, np.ndarray]:

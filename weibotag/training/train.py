@@ -39,13 +39,13 @@ from weibotag.training.dataset import (
     hide_author_and_channel,
     mark_valid,
 )
-from weibotag.training.learners import WITHOUT_TORCH, Trainer, check_names
+from weibotag.training.learners import MOST_WITH_VECTORS, WITHOUT_TORCH, Trainer, check_names
 from weibotag.training.network.settings import check_beyond, read_tasks
 
 # Taggers that xmc may be part of.
 BOUNDED = ("xmc", "average", "auto")
-# Taggers that read no vectors.
-BY_WORDS = ("fast", "xmc", "text")
+# Taggers that read no vectors, and those that do whatever the number of posts; for others see `MOST_WITH_VECTORS`.
+BY_WORDS, BY_VECTORS = ("fast", "text"), (FUSED, CASCADE)
 PACKAGES = ("fasttext-community", "numpy", "onnxruntime", "pyarrow", "rapidocr", "scikit-learn")
 
 
@@ -80,7 +80,9 @@ def train_model(order: TrainRequest) -> ModelAbout:
         is_valid = mark_valid(run, parts, order.valid, taxonomy)
         codebook, learnt_codes = learn_codes(run, parts, context, taxonomy, is_valid)
         words = open_vector_words(taxonomy, codebook, context, learnt_codes)
-        sides = read_rows(run, parts, context, taxonomy, is_valid, words, tagger not in BY_WORDS)
+        few = sum(map(len, is_valid.values())) <= MOST_WITH_VECTORS
+        with_vectors = tagger in BY_VECTORS or (few and tagger not in BY_WORDS)
+        sides = read_rows(run, parts, context, taxonomy, is_valid, words, with_vectors)
         read_tasks(beyond, *sides)
         keywords = learn_keywords(sides[0].tables, taxonomy)
         options = LearningOptions(order.tune_seconds, order.threads, order.memory, quiet, beyond, run.folder / "network")
