@@ -26,7 +26,8 @@ MEALS = ["火锅真香", "今天吃烤鱼", "奶茶第二杯半价", "a tasty ca
 
 
 def posts(texts: list[str], vectors: list[list[np.ndarray | None]] | None = None) -> pa.Table:
-    columns = {"text": texts, "author": [""] * len(texts), "channel": [""] * len(texts)}
+    blank = [""] * len(texts)
+    columns = {"post_id": [str(at) for at in range(len(texts))], "text": texts, "author": blank, "channel": blank}
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
     if vectors is None:
         return table

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from weibotag.core.errors import ModelError
 from weibotag.core.files import sha256_of
@@ -14,7 +15,7 @@ from weibotag.taggers.model_folder import ModelReader, save_taggers
 from weibotag.taxonomy.tree import Tag, Taxonomy, save_csv
 from weibotag.training import fasttext, learners
 from weibotag.training.dataset import WORTHWHILE, Dataset, LearningOptions, Lesson, gold_matrix
-from weibotag.training.learners import TEXT_CANDIDATES, Trained, Trainer, choose_candidate
+from weibotag.training.learners import TEXT_CANDIDATES, Trained, Trainer, choose_candidate, score_crossed
 
 TREE = Taxonomy([Tag(name, None, name, (), (), line) for line, name in enumerate(["体育", "美妆", "食品", "服饰"], start=2)])
 SMALL = Settings(epoch=40, dim=8, bucket=1000)
@@ -53,6 +54,34 @@ def train_text(total: int) -> Trained:
 @pytest.fixture(scope="module")
 def trained() -> Trained:
     return train_text(100)
+
+
+def test_each_post_to_train_on_is_scored_by_what_did_not_see_it() -> None:
+    posts = rows(30, 3)
+
+    class Learnt:
+        def __init__(self, seen: Dataset) -> None:
+            self.seen = set(seen.tables[0]["post_id"].to_pylist())
+            assert seen.gold.shape[0] == len(self.seen) == 48
+
+        def raw_scores(self, table: pa.Table) -> csr_matrix:
+            ids = table["post_id"].to_pylist()
+            assert not self.seen & set(ids)
+            return csr_matrix(np.array(ids, np.float32)[:, None])
+
+    assert score_crossed(posts, Learnt).toarray().ravel().tolist() == list(range(60))
+
+
+def test_where_few_rows_are_held_out_those_to_train_on_help_to_choose() -> None:
+    held = rows(3, 2)
+    trainer = Trainer(Lesson(rows(30, 0), held, TREE, LearningOptions(0, quiet=True), SMALL))
+    by_few = Trainer(Lesson(rows(5, 0), held, TREE, LearningOptions(0, quiet=True), SMALL))
+    for name in ("linear", "fast", "xmc", "text/linear", "text/fast", "text/rules"):
+        assert trainer._score(name).raw.shape[0] == 66 and by_few._score(name).raw.shape[0] == 6
+    text, whole = trainer.train("text").tagger, trainer.train("linear").tagger
+    silent = np.array(held.tables[0]["text"].to_pylist()) == SILENT
+    # What the text does not say is not told by chance.
+    assert text.scores(held.tables[0]).toarray()[silent].max() < 0.9 < whole.scores(held.tables[0]).toarray()[silent].max()
 
 
 def test_wordings_are_not_read(trained: Trained) -> None:

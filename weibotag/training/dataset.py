@@ -26,6 +26,8 @@ FEWEST_OF_STRATUM = 10
 # In training, half of the posts don't say author and channel, so that the model does without them where they are absent.
 WHISPER_SHARE = 0.5
 WORTHWHILE = 0.005
+# Figures of fewer held-out rows than this are chance; so many rows to train on can take their place, learnt from in folds.
+FEW_HELD, FEWEST_TO_CROSS, MOST_TO_CROSS = 100, 20, 5_000
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Dataset:
 
     tables: list[pa.Table]
     gold: csr_matrix
+
+    def __len__(self) -> int:
+        return int(self.gold.shape[0])
 
     def write_lines(self, spacing: str) -> list[str]:
         """Return the lines for fastText."""
@@ -181,14 +186,24 @@ class Lesson:
     options: LearningOptions
     settings: Settings | None = None
 
+    @property
+    def is_short(self) -> bool:
+        """Tell whether so few rows are held out that those to train on must help to choose: see `score_crossed`."""
+        held, trained = len(self.held), len(self.trained)
+        return held < FEW_HELD and FEWEST_TO_CROSS <= trained <= MOST_TO_CROSS
+
 
 @dataclass(frozen=True)
 class Learnt:
-    """What a learner returns: what scores posts, a report for model.json, and fastText's settings where it chose some."""
+    """What a learner returns: what scores posts, a report for model.json, and fastText's settings where it chose some.
+
+    `again` learns from other posts with all that was chosen; None where that would take too long.
+    """
 
     scorer: Ensemble
     report: Mapping[str, object] = field(default_factory=dict)
     settings: Settings | None = None
+    again: Callable[[Dataset], Ensemble] | None = None
 
 
 Learner = Callable[[Lesson], Learnt]

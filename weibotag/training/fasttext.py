@@ -13,7 +13,7 @@ from weibotag.scoring.decision import shared_f1
 from weibotag.taggers.fasttext import DivergedError, FastScorer, Settings, train
 from weibotag.taggers.rules import RulesScorer
 from weibotag.taggers.tagger import Ensemble
-from weibotag.training.dataset import WORTHWHILE, Learnt, Lesson
+from weibotag.training.dataset import WORTHWHILE, Dataset, Learnt, Lesson
 
 # fastText's hashed n-grams: about a hundred new ones a post, within these bounds.
 BUCKETS = (100_000, 2_000_000)
@@ -67,27 +67,40 @@ def fit_fast(lesson: Lesson) -> Learnt:
     scorer = FastScorer(lesson.taxonomy, network, settings.spacing)
     rules = RulesScorer(lesson.taxonomy)
     share = choose_share(lesson, scorer, rules)
-    ensemble = Ensemble.alone("fast", scorer)
-    if share:
-        ensemble = Ensemble({"fast": scorer, "rules": rules}, {"fast": 1 - share, "rules": share})
-    return Learnt(ensemble, {"settings": asdict(settings), "trials": trials, "rules_share": share}, settings)
+
+    def mix(scorer: FastScorer) -> Ensemble:
+        if not share:
+            return Ensemble.alone("fast", scorer)
+        return Ensemble({"fast": scorer, "rules": rules}, {"fast": 1 - share, "rules": share})
+
+    def again(posts: Dataset) -> Ensemble:
+        return mix(_learn(lesson, posts, settings))
+
+    return Learnt(mix(scorer), {"settings": asdict(settings), "trials": trials, "rules_share": share}, settings, again)
 
 
 def fit_fast_to_texts(lesson: Lesson) -> Learnt:
     """Return fastText of texts alone, as the posts of `lesson` have them; raises DivergedError where it runs away."""
     settings = lesson.settings or first_settings(lesson.trained.gold.shape[0])
-    lines = lesson.trained.write_lines(settings.spacing)
     for slower in SLOWER:
         try:
             own = replace(settings, lr=settings.lr * slower)
-            network = train(lines, lesson.trained.gold, own, lesson.options.threads)
+            scorer = _learn(lesson, lesson.trained, own)
         except DivergedError:
             if slower == SLOWER[-1]:
                 raise
             continue
         break
-    scorer = FastScorer(lesson.taxonomy, network, settings.spacing)
-    return Learnt(Ensemble.alone("fast", scorer), {"settings": asdict(own)})
+
+    def again(posts: Dataset) -> Ensemble:
+        return Ensemble.alone("fast", _learn(lesson, posts, own))
+
+    return Learnt(Ensemble.alone("fast", scorer), {"settings": asdict(own)}, again=again)
+
+
+def _learn(lesson: Lesson, posts: Dataset, settings: Settings) -> FastScorer:
+    network = train(posts.write_lines(settings.spacing), posts.gold, settings, lesson.options.threads)
+    return FastScorer(lesson.taxonomy, network, settings.spacing)
 
 
 def tune(lesson: Lesson) -> tuple[Any, Settings, list[Trial]]:

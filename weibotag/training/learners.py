@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import combinations
@@ -19,12 +19,13 @@ from weibotag.features.dense_blocks import NOTHING, DenseBlocks, forget_texts
 from weibotag.runtime.findings_store import default_root
 from weibotag.scoring.decision import Decision, shared_f1
 from weibotag.taggers.fasttext import DivergedError
-from weibotag.taggers.linear import PAIRS_A_SECOND, count_pairs, train_linear
+from weibotag.taggers.linear import PAIRS_A_SECOND, LinearScorer, count_pairs, train_linear
+from weibotag.taggers.linear_tree import XmcScorer
 from weibotag.taggers.model_folder import Candidate, TaggerAbout
 from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.rules import RulesScorer, rules_tagger
 from weibotag.taggers.tagger import TEXTS, Ensemble, Scorer, Tagger, weigh_scores
-from weibotag.training.dataset import WORTHWHILE, Dataset, Learner, Learnt, Lesson
+from weibotag.training.dataset import WORTHWHILE, Dataset, Learner, Learnt, Lesson, blake
 from weibotag.training.fasttext import is_fast_affordable
 from weibotag.training.linear_tree import train_xmc
 from weibotag.training.network.settings import ALIASES, NETWORKS
@@ -35,6 +36,7 @@ MOST_HELD = 50_000
 # Posts that are scored at once: the more there are, the less each costs.
 TOGETHER = 5_000
 ROUNDS = 3
+FOLDS = 5
 LEAST_SECONDS = 30.0
 # A linear tagger scores all tags of a thousand posts at once; more tags than this would not fit a cache, or memory.
 MOST_LINEAR_TAGS = 20_000
@@ -91,47 +93,75 @@ def check_names(names: Sequence[str]) -> None:
 
 def fit_rules(lesson: Lesson) -> Learnt:
     """Return the words of the taxonomy, which learn nothing."""
-    return Learnt(Ensemble.alone("rules", RulesScorer(lesson.taxonomy)))
+    words = Ensemble.alone("rules", RulesScorer(lesson.taxonomy))
+    return Learnt(words, again=lambda _: words)
 
 
 def fit_linear(lesson: Lesson) -> Learnt:
     """Return a linear tagger, from as many posts as it can learn from in `tune_seconds` (at least half a minute)."""
-    seconds, trained = max(lesson.options.tune_seconds, LEAST_SECONDS), lesson.trained
-    learn = partial(train_linear, trained.tables, trained.gold, lesson.taxonomy, seconds)
-    best, reached = choose_vectors(lesson, lambda blocks: learn(blocks=blocks))
-    return Learnt(Ensemble.alone("linear", best), reached)
+    seconds = max(lesson.options.tune_seconds, LEAST_SECONDS)
+
+    def learn(posts: Dataset, blocks: DenseBlocks) -> LinearScorer:
+        return train_linear(posts.tables, posts.gold, lesson.taxonomy, seconds, blocks)
+
+    return _fit_with_vectors("linear", lesson, learn)
 
 
 def fit_xmc(lesson: Lesson) -> Learnt:
     """Return linear models along the tag tree."""
-    options, trained = lesson.options, lesson.trained
-    learn = partial(train_xmc, trained.tables, trained.gold, lesson.taxonomy, options.memory, options.quiet)
-    best, reached = choose_vectors(lesson, lambda blocks: learn(blocks=blocks))
-    return Learnt(Ensemble.alone("xmc", best), reached)
+    memory, quiet = lesson.options.memory, lesson.options.quiet
+
+    def learn(posts: Dataset, blocks: DenseBlocks) -> XmcScorer:
+        return train_xmc(posts.tables, posts.gold, lesson.taxonomy, memory, quiet, blocks)
+
+    return _fit_with_vectors("xmc", lesson, learn)
+
+
+def _fit_with_vectors(name: str, lesson: Lesson, learn: Callable[[Dataset, DenseBlocks], Scorer]) -> Learnt:
+    best, blocks, reached = choose_vectors(lesson, learn, ("pictures", "texts"), lesson.is_short)
+    return Learnt(Ensemble.alone(name, best), reached, again=lambda posts: Ensemble.alone(name, learn(posts, blocks)))
 
 
 def choose_vectors(
-    lesson: Lesson, learn: Callable[[DenseBlocks], Reader], kinds: Sequence[str] = ("pictures", "texts")
-) -> tuple[Reader, dict[str, float]]:
-    """Return what learnt with vectors of those kinds that bring `WORTHWHILE` micro-F1 on the held-out rows, and figures."""
-    best, blocks = learn(NOTHING), NOTHING
+    lesson: Lesson, learn: Callable[[Dataset, DenseBlocks], Reader], kinds: Sequence[str], crosses: bool
+) -> tuple[Reader, DenseBlocks, dict[str, float]]:
+    """Return what learnt with vectors of those kinds that bring `WORTHWHILE` micro-F1 on the held-out rows.
+
+    With it come these vectors, and the figures. Where it `crosses`, the rows to train on count, too: see `score_crossed`.
+    """
+    trained, held = lesson.trained, lesson.held
+    best, blocks = learn(trained, NOTHING), NOTHING
     report: dict[str, float] = {}
+    gold = csr_matrix(vstack([held.gold, trained.gold])) if crosses else held.gold
 
-    def reach(scorer: Scorer) -> float:
-        raw = csr_matrix(vstack([scorer.raw_scores(table) for table in lesson.held.tables]))
-        return shared_f1(Decision.fixed(lesson.taxonomy, 0.5).scores(raw), lesson.held.gold, lesson.taxonomy)
+    def reach(scorer: Scorer, own: DenseBlocks) -> float:
+        raw = [scorer.raw_scores(table) for table in held.tables]
+        if crosses:
+            raw.append(score_crossed(trained, lambda posts: learn(posts, own)))
+        return shared_f1(Decision.fixed(lesson.taxonomy, 0.5).scores(csr_matrix(vstack(raw))), gold, lesson.taxonomy)
 
-    if lesson.trained.gold.shape[0] <= MOST_WITH_VECTORS and len(lesson.taxonomy) <= MOST_TAGS_WITH_VECTORS:
-        report["n-grams"] = reached = reach(best)
+    if trained.gold.shape[0] <= MOST_WITH_VECTORS and len(lesson.taxonomy) <= MOST_TAGS_WITH_VECTORS:
+        report["n-grams"] = reached = reach(best, NOTHING)
         for kind in kinds:
-            own = blocks.with_texts(USE) if kind == "texts" else DenseBlocks.learn_pictures(lesson.trained.tables)
+            own = blocks.with_texts(USE) if kind == "texts" else DenseBlocks.learn_pictures(trained.tables)
             if own is None:
                 continue
-            other = learn(own)
-            report[kind] = reach(other)
+            other = learn(trained, own)
+            report[kind] = reach(other, own)
             if report[kind] >= reached + WORTHWHILE:
                 best, blocks, reached = other, own, report[kind]
-    return best, {kind: round(value, 4) for kind, value in report.items()}
+    return best, blocks, {kind: round(value, 4) for kind, value in report.items()}
+
+
+def score_crossed(posts: Dataset, again: Callable[[Dataset], Scorer | Ensemble]) -> csr_matrix:
+    """Return scores of posts (posts x tags), each by what `again` learns from those in other folds than its own."""
+    whole = pa.concat_tables(posts.tables, promote_options="default")
+    fold = np.argsort(np.argsort([blake(post_id) for post_id in whole["post_id"].to_pylist()])) % FOLDS
+    scored = []
+    for number in range(FOLDS):
+        rest = Dataset([whole.filter(pa.array(fold != number))], posts.gold[fold != number])
+        scored.append(again(rest).raw_scores(whole.filter(pa.array(fold == number))))
+    return csr_matrix(vstack(scored))[np.argsort(np.argsort(fold, kind="stable"))]
 
 
 def is_linear_affordable(lesson: Lesson) -> bool:
@@ -152,7 +182,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Scored:
-    """What a learner returned, its raw scores of the held-out rows, microseconds of CPU a post, seconds of training."""
+    """What a learner returned, its raw scores of the rows to choose on, microseconds of CPU a post, seconds of training."""
 
     learnt: Learnt
     raw: csr_matrix
@@ -166,7 +196,9 @@ class Trainer:
     def __init__(self, lesson: Lesson) -> None:
         whole = pa.concat_tables(lesson.held.tables, promote_options="default").slice(0, MOST_HELD)
         tables = [whole.slice(start, TOGETHER) for start in range(0, len(whole), TOGETHER)]
-        self.lesson = replace(lesson, held=Dataset(tables, lesson.held.gold[:MOST_HELD]))
+        self.lesson = lesson = replace(lesson, held=Dataset(tables, lesson.held.gold[:MOST_HELD]))
+        # What is chosen on: the held-out rows, and after them those to train on where the lesson is short.
+        self._gold = csr_matrix(vstack([lesson.held.gold, lesson.trained.gold])) if lesson.is_short else lesson.held.gold
         self._scored: dict[str, _Scored] = {}
         self._trained: dict[tuple[str, ...], Trained] = {}
 
@@ -189,11 +221,12 @@ class Trainer:
 
     def best_reader(self) -> str:
         """Return who of fast and linear reads posts with wordings best, by micro-F1 of raw scores on the held-out rows."""
-        held, taxonomy = self.lesson.held, self.lesson.taxonomy
-        return max(("linear", "fast"), key=lambda name: shared_f1(self._closed(name), held.gold, taxonomy))
+        taxonomy = self.lesson.taxonomy
 
-    def _closed(self, name: str) -> csr_matrix:
-        return Decision.fixed(self.lesson.taxonomy, 0.5).scores(self._score(name).raw)
+        def reach(name: str) -> float:
+            return shared_f1(Decision.fixed(taxonomy, 0.5).scores(self._score(name).raw), self._gold, taxonomy)
+
+        return max(("linear", "fast"), key=reach)
 
     @cached_property
     def _affordable(self) -> tuple[str, ...]:
@@ -221,7 +254,8 @@ class Trainer:
         lesson, place = self.lesson, name
         if name.startswith("text/"):
             texts = [
-                Dataset([table.select(TEXTS) for table in side.tables], side.gold) for side in (lesson.trained, lesson.held)
+                Dataset([table.select(["post_id", *TEXTS]) for table in side.tables], side.gold)
+                for side in (lesson.trained, lesson.held)
             ]
             settings = lesson.settings
             if name == "text/fast" and settings is None:
@@ -243,6 +277,7 @@ class Trainer:
             learnt = replace(
                 learnt, scorer=Ensemble({kept: learnt.scorer.scorers[place.rpartition("/")[2]]}, {kept: 1.0}, True)
             )
+        crossed = [score_crossed(lesson.trained, learnt.again)] if lesson.is_short and learnt.again else []
         seconds = perf_counter() - begun
         first, *others = self.lesson.held.tables
         spent = []
@@ -251,7 +286,7 @@ class Trainer:
             started = process_time()
             raw = learnt.scorer.raw_scores(first)
             spent.append((process_time() - started) / len(first) * 1e6)
-        raw = csr_matrix(vstack([raw, *(learnt.scorer.raw_scores(table) for table in others)]))
+        raw = csr_matrix(vstack([raw, *(learnt.scorer.raw_scores(table) for table in others), *crossed]))
         self._scored[name] = _Scored(learnt, raw, min(spent), seconds)
         return self._scored[name]
 
@@ -264,7 +299,8 @@ class Trainer:
         if len(parts) > 1:
             ensemble = Ensemble.mean([part.learnt.scorer for part in parts], parts[0].learnt.scorer.texts_only)
         raw = weigh_scores([(part.raw, 1 / len(parts)) for part in parts])
-        taxonomy, gold = self.lesson.taxonomy, self.lesson.held.gold
+        # A network is asked for the held-out rows alone.
+        taxonomy, gold = self.lesson.taxonomy, self._gold[: raw.shape[0]]
         if names == ("rules",):
             decision = self._rules.decision
         else:
