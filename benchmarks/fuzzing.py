@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 DOCUMENTED = frozenset({0, 1, 2, 3})
@@ -148,24 +149,24 @@ Trial = Callable[[random.Random, Path], tuple[Outcome, list[str]]]
 
 
 def fuzz(kinds: dict[str, Trial], count: int, seed: int) -> int:
-    """Run `count` trials of each kind, print a table, and return 1 if any failed.
+    """Run `count` trials of each kind, in turns, print a table, and return 1 if any failed; SIGTERM ends it early.
 
     A trial gets a random number generator and an empty folder, makes an input, runs commands on it, and returns the last
     outcome with all that was wrong.
     """
-    tallies = []
-    for kind, trial in kinds.items():
-        tally = Tally(kind)
-        for number in range(seed, seed + count):
+    tallies = {kind: Tally(kind) for kind in kinds}
+    try:
+        for number, (kind, trial) in product(range(seed, seed + count), kinds.items()):
             with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-                tally.add(number, *trial(random.Random(f"{kind}-{number}"), Path(folder)))
-        tallies.append(tally)
+                tallies[kind].add(number, *trial(random.Random(f"{kind}-{number}"), Path(folder)))
+    except KeyboardInterrupt:
+        print("interrupted: this is what was done")
     print("kind                 inputs  exit codes                     most CPU s  most MB  faults")
-    for tally in tallies:
+    for tally in tallies.values():
         codes = " ".join(f"{code}:{times}" for code, times in sorted(tally.codes.items()))
         total, failed = tally.codes.total(), len({seed for seed, _ in tally.failures})
         print(f"{tally.kind:<20} {total:>6}  {codes:<30} {tally.slowest:>9.1f} {tally.largest:>8.0f} {failed:>7}")
-    return int(any(tally.failures for tally in tallies))
+    return int(any(tally.failures for tally in tallies.values()))
 
 
 def main(kinds: dict[str, Trial], description: str | None) -> None:
@@ -176,6 +177,8 @@ def main(kinds: dict[str, Trial], description: str | None) -> None:
     parser.add_argument("--count", type=int, default=100, help="inputs of each kind")
     asked = parser.parse_args()
     chosen = {asked.kind: kinds[asked.kind]} if asked.kind else kinds
+    # Where a shell started this in the background Ctrl-C is not heard.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(fuzz(chosen, asked.count, asked.seed))
 
 
