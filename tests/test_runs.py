@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from weibotag.core.errors import LockedError, RequestError
+from weibotag.core.errors import LockedError, PartialError, RequestError
 from weibotag.core.files import atomic, write_json, write_parquet
 from weibotag.runtime.run_folder import KeptReceipt, Plan, Run, status
 
@@ -94,6 +94,15 @@ def test_finishing_keeps_what_tells_of_the_run(tmp_path: Path) -> None:
     ]
     assert not (tmp_path / "posts").exists()
     assert json.loads((tmp_path / "receipt.json").read_text("utf-8")) == {"posts": 2, "标签": "口红"}
+
+
+def test_a_part_that_does_not_name_every_post_is_none_of_ours(tmp_path: Path) -> None:
+    start(tmp_path / "out.run")
+    with Run.open(tmp_path / "out.run", REQUEST) as run:
+        run.write("posts", PARTS[0], pa.table({"post_id": ["1", None]}))
+        assert run.read("posts", PARTS[1]).equals(TABLE)
+        with pytest.raises(PartialError, match="damaged since it was written"):
+            run.read("posts", PARTS[0])
 
 
 def test_a_later_receipt_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:

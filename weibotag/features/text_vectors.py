@@ -49,7 +49,9 @@ class _TextEncoder:
 
     def __call__(self, texts: Sequence[str], most: int = MOST_CHARACTERS) -> np.ndarray:
         # Half of a character can't be read.
-        said = [" ".join(text.encode("utf-8", "replace").decode().split())[:most] for text in texts]
+        every = [" ".join(text.encode("utf-8", "replace").decode().split())[:most] for text in texts]
+        # What many post is read once.
+        said = list(dict.fromkeys(every))
         vectors = np.zeros((len(said), self.width), np.float32)
         spoken = [at for at, text in enumerate(said) if any(map(str.isalnum, text))]
         spoken.sort(key=lambda at: -len(said[at]))
@@ -60,7 +62,8 @@ class _TextEncoder:
             found = self._encode([said[at] for at in rows])
             # After rounding nothing is left of how many texts were read together.
             vectors[rows] = (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)).round(5)
-        return vectors
+        places = {text: at for at, text in enumerate(said)}
+        return vectors[[places[text] for text in every]]
 
     def _encode(self, texts: list[str]) -> np.ndarray:
         raise NotImplementedError

@@ -182,7 +182,11 @@ class Run:
         Raises PartialError where it is damaged or gone; then the next run in this folder starts anew.
         """
         with self._open_part(kind, part) as file:
-            return file.read(columns=columns)
+            table = file.read(columns=columns)
+            # What we write names every post.
+            if "post_id" in table.column_names and table["post_id"].null_count:
+                raise DamagedError(file.path)
+            return table
 
     def count_rows(self, kind: str, part: str) -> int:
         """Return how many rows a part has; raises PartialError as `read` does."""
