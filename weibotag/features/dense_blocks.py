@@ -22,7 +22,7 @@ BLOCKS = ABOUT, MAP = "blocks.json", "blocks.safetensors"
 WEIGHTS = "dense.safetensors"
 ORIGIN = Origin("the vectors that a model reads", "train again")
 TENSORS: TensorTypes = {"mean": ("float32", "d"), "axes": ("float32", "d", "k")}
-# A block's length beside n-grams of length one.
+# A block's length beside n-grams of length one; of texts the best of 0.25 to 1 on valid rows of two sets of posts.
 TEXT_WEIGHT, PICTURE_WEIGHT = 0.5, 1.0
 # Directions that are kept of the pictures' vectors, and pictures that these are learnt from.
 AXES, MOST_PICTURES, FEWEST_PICTURES = 256, 20_000, 40
