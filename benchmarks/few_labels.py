@@ -29,7 +29,7 @@ from weibotag.extraction.settings import Pipeline
 from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import Run
 from weibotag.taxonomy.tree import Taxonomy, load
-from weibotag.training import learners
+from weibotag.training import vector_choice
 from weibotag.training.dataset import LearningOptions, Lesson
 from weibotag.training.learners import Trainer
 from weibotag.workflows.compare import prepare, score, train_contender
@@ -73,9 +73,9 @@ def measure(
         found: dict[tuple[str, str], float] = {}
         with Run.open(Path(folder) / "run", {}) as run:
             trained, held, tests = prepare(run, PostsSource(str(path)), context, taxonomy, None, test)
-            most = learners.MOST_WITH_VECTORS
+            most = vector_choice.MOST_WITH_VECTORS
             for kind, limit in (("words", 0), ("words and vectors", most)):
-                learners.MOST_WITH_VECTORS = limit
+                vector_choice.MOST_WITH_VECTORS = limit
                 options = LearningOptions(seconds, quiet=True, folder=run.folder)
                 trainer = Trainer(Lesson(trained, held, taxonomy, options))
                 # fastText reads no vectors.
@@ -85,7 +85,7 @@ def measure(
                         some = [table.filter(pc.is_in(table["post_id"], ids)) for table in tests]
                         figures = score(name, contender, [table for table in some if len(table)], taxonomy, 0.0)
                         found[f"{name}, {kind}", group] = figures["micro_f1"] or 0.0
-            learners.MOST_WITH_VECTORS = most
+            vector_choice.MOST_WITH_VECTORS = most
     return found
 
 

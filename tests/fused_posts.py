@@ -12,6 +12,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from weibotag.core.schema import WORDING
+from weibotag.features.dense_blocks import NOTHING, DenseBlocks
 from weibotag.features.post_arrays import PICTURE
 from weibotag.features.post_batches import Features
 from weibotag.taxonomy.tree import Tag, Taxonomy
@@ -134,14 +135,14 @@ def teach(network: str, folder: Path, table: pa.Table, start: Path | None = None
     return train_fused(*sides, TREE, NetworkOptions(network, start=start), quick(**others), place(folder))[1]
 
 
-def build(network: str, table: pa.Table, encoder: str = "", **shape: Any) -> tuple[Any, Any]:
+def build(network: str, table: pa.Table, encoder: str = "", blocks: DenseBlocks = NOTHING, **shape: Any) -> tuple[Any, Any]:
     """Return an untrained network and a table's posts."""
     import torch
 
     from weibotag.training.network.architectures import fusions
     from weibotag.training.network.architectures.network import Shape
 
-    features = Features.learn([table], encoder)
+    features = Features.learn([table], encoder, blocks)
     torch.manual_seed(0)
     shape = {"width": 32, **shape}
     return fusions.build(network, Shape.of(features, TREE.parents, **shape)).eval(), features.encode(table)

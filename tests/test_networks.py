@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fused_posts import (
+    TREE,
     WIDTH,
     are_right,
     ask_onnx,
@@ -15,6 +16,9 @@ from fused_posts import (
     cut_up,
     draw_posts,
     picture,
+    place,
+    quick,
+    rows_of,
     said,
     table_of,
     teach,
@@ -23,8 +27,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weibotag.core.errors import ModelError, RequestError
+from weibotag.core.files import write_json
+from weibotag.features.dense_blocks import ABOUT, NOTHING
 from weibotag.features.post_arrays import find_mention
 from weibotag.features.post_batches import Features
+from weibotag.taggers.network import NetworkScorer
+from weibotag.training.dataset import WORTHWHILE, LearningOptions, Lesson, NetworkOptions
 from weibotag.training.network.settings import ALIASES, NETWORKS, PRESETS, resolve
 
 torch = pytest.importorskip("torch", reason="networks are trained with torch")
@@ -76,7 +84,7 @@ def test_onnx_agrees_with_torch_whatever_a_post_lacks_and_whoever_stands_beside_
         },
         {"text": "无图", "author": "甲", "channel": "乙"},
     ]
-    module, posts = build(network, table_of(rows))
+    module, posts = build(network, table_of(rows), blocks=NOTHING.with_texts("use"))
     everyone = list(range(len(rows)))
     together = answer(module, posts, everyone)
     assert np.isfinite(together).all()
@@ -85,6 +93,38 @@ def test_onnx_agrees_with_torch_whatever_a_post_lacks_and_whoever_stands_beside_
     for some in (everyone, [1], [4], [4, 7, 3]):
         found = ask_onnx(tmp_path / "network.onnx", posts.batch(np.array(some)))
         np.testing.assert_allclose(found["tags"], together[some], atol=1e-3)
+    # What a text means is read, and goes where the text goes.
+    batch = posts.batch(np.array([0, 5]))
+    silent = ask_torch(module, batch | {"meaning": np.zeros_like(batch["meaning"])})["tags"]
+    assert np.abs(silent[0] - together[0]).max() > 1e-4 and np.allclose(silent[1], together[5], atol=1e-4)
+    hidden = batch | {"text": np.zeros_like(batch["text"])}
+    assert np.allclose(*(ask_torch(module, hidden | {"meaning": scale * batch["meaning"]})["tags"] for scale in (0, 1)))
+
+
+def test_a_network_reads_what_texts_mean_where_that_brings_something(tmp_path: Path) -> None:
+    from weibotag.training.network.fit import fit_fused
+
+    options = LearningOptions(quiet=True, network=NetworkOptions(minutes=0.01), folder=tmp_path / "work")
+    learnt = fit_fused(Lesson(rows_of(draw_posts(60, seed=1)), rows_of(draw_posts(40, seed=2)), TREE, options))
+    reached, scorer = learnt.report["reached"], learnt.scorer.scorers["fused"]
+    assert isinstance(reached, dict) and isinstance(scorer, NetworkScorer)
+    gain = reached["texts"] - reached["n-grams"]
+    assert bool(learnt.scorer.blocks) == (gain >= WORTHWHILE)
+
+
+def test_a_network_that_reads_texts_is_kept_with_their_encoder(tmp_path: Path) -> None:
+    blocks, (work, kept) = NOTHING.with_texts("use"), (tmp_path / name for name in ("work", "kept"))
+    sides = rows_of(draw_posts(40, seed=1)), rows_of(draw_posts(20, seed=2))
+    from weibotag.training.network.fit import train_fused
+
+    scorer, _ = train_fused(*sides, TREE, NetworkOptions(), quick(epochs=1), place(work), blocks)
+    kept.mkdir()
+    scorer.save(kept)
+    fresh = draw_posts(8, seed=3)
+    assert (NetworkScorer.load(kept, TREE).raw_scores(fresh) != scorer.raw_scores(fresh)).nnz == 0
+    write_json({"encoder": "use", "fingerprint": "0" * 12}, kept / ABOUT)
+    with pytest.raises(ModelError, match="was trained on texts by use-000000000000, here it is"):
+        NetworkScorer.load(kept, TREE)
 
 
 def test_text_and_pictures_ask_each_other_in_two_streams() -> None:

@@ -15,7 +15,8 @@ from weibotag.taggers.model_folder import ModelReader, save_taggers
 from weibotag.taxonomy.tree import Tag, Taxonomy, save_csv
 from weibotag.training import fasttext, learners
 from weibotag.training.dataset import WORTHWHILE, Dataset, LearningOptions, Lesson, gold_matrix
-from weibotag.training.learners import TEXT_CANDIDATES, Trained, Trainer, choose_candidate, score_crossed
+from weibotag.training.learners import TEXT_CANDIDATES, Trained, Trainer, choose_candidate
+from weibotag.training.vector_choice import score_crossed
 
 TREE = Taxonomy([Tag(name, None, name, (), (), line) for line, name in enumerate(["体育", "美妆", "食品", "服饰"], start=2)])
 SMALL = Settings(epoch=40, dim=8, bucket=1000)

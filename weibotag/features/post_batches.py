@@ -17,6 +17,7 @@ from weibotag.core.errors import MissingExtraError, ModelError, RequestError
 from weibotag.core.files import write_json
 from weibotag.core.own_files import Origin, TensorTypes, read_json, read_tensors, write_tensors
 from weibotag.core.text_matching import CODES
+from weibotag.features.dense_blocks import NOTHING, DenseBlocks
 from weibotag.features.post_arrays import PostArrays, Ragged, offsets_of, read_arrays
 from weibotag.features.visual_codes import standardise
 from weibotag.vision.backends.transformers_model import find_folder, first_line
@@ -26,10 +27,10 @@ FEATURES, STANDARD = "features.json", "features.safetensors"
 INPUTS = (
     *("text", "print", "print_boxes", "words", "word_kinds", "word_boxes", "pictures", "seen", "author", "channel"),
     *("print_mentions", "word_mentions", "word_pictures", "patches", "patch_cells"),
-    *("tokens", "token_of"),
+    *("tokens", "token_of", "meaning"),
 )
 # Those of `Posts.parts`.
-PARTS = tuple(name for name in INPUTS if name not in ("seen", "author", "channel"))
+PARTS = tuple(name for name in INPUTS if name not in ("seen", "author", "channel", "meaning"))
 # Of each lexicon: how many words it has at most, and how many numbers all others share.
 LEXICONS = {"characters": (8_000, 64), "words": (20_000, 64), "authors": (20_000, 1), "channels": (1_000, 1)}
 # What an error calls the vectors of each input that has some.
@@ -133,6 +134,7 @@ class Standard:
 class Posts:
     """Posts as numbers: `parts` has `PARTS`, `names` author and channel, int64 (posts,), 0 where the post says none.
 
+    Besides, `names` has `meaning`, the vector of the text, float32 (posts, d), zeros where none is read.
     Parts are int64, but boxes (…, 5) float32, `pictures` and `patches` (…, d) float16. From 1 and 0 for none: `…_mentions`,
     where the text mentions a word (its last character) or repeats a character of print; `word_pictures`, which picture a
     word stands in; `patch_cells`, which cell of its picture a patch is, row by row, those of the second picture from 17.
@@ -196,16 +198,17 @@ class Features:
     """How posts become numbers, learnt on the training posts: lexicons by `LEXICONS`, standards of vectors by `VECTORS`.
 
     `encoder` names a language model (a folder, or hf:owner/name) that reads the text for the network, `tokenizer` is the
-    JSON of its tokenizer; both are empty where there is none.
+    JSON of its tokenizer; both are empty where there is none. `blocks` says which vectors of texts are read.
     """
 
     lexicons: dict[str, Lexicon]
     standards: dict[str, Standard]
     encoder: str = ""
     tokenizer: str = ""
+    blocks: DenseBlocks = NOTHING
 
     @classmethod
-    def learn(cls, tables: Sequence[pa.Table], encoder: str = "") -> "Features":
+    def learn(cls, tables: Sequence[pa.Table], encoder: str = "", blocks: DenseBlocks = NOTHING) -> "Features":
         """Learn from training posts: see `read_arrays` for the tables."""
         counts: dict[str, Counter[str]] = {name: Counter() for name in LEXICONS}
         vectors: dict[str, list[np.ndarray]] = {name: [] for name in VECTORS}
@@ -225,11 +228,11 @@ class Features:
                 arrays.append(posts.parts[name].values)
         lexicons = {name: Lexicon.learn(counts[name], most, buckets) for name, (most, buckets) in LEXICONS.items()}
         standards = {name: Standard.learn(arrays) for name, arrays in vectors.items()}
-        return cls(lexicons, standards, encoder, read_tokenizer(encoder) if encoder else "")
+        return cls(lexicons, standards, encoder, read_tokenizer(encoder) if encoder else "", blocks)
 
     def encode(self, table: pa.Table) -> Posts:
         """Return a table's posts (see `read_arrays`) as numbers; raises ModelError for vectors of another length."""
-        return self.number(read_arrays(table))
+        return self.number(read_arrays(table), table)
 
     def join(self, tables: Sequence[pa.Table]) -> Posts:
         """Return the posts of several tables, in their order; raises as `encode` does."""
@@ -242,8 +245,8 @@ class Features:
         names = {name: np.concatenate([posts.names[name] for posts in some]) for name in some[0].names}
         return Posts(parts, names, self.standards)
 
-    def number(self, arrays: PostArrays) -> Posts:
-        """Return posts as numbers; raises as `encode` does."""
+    def number(self, arrays: PostArrays, table: pa.Table) -> Posts:
+        """Return the posts of a table, read already, as numbers; raises as `encode` does."""
         parts = arrays.parts | tokenise(arrays.parts["text"], self.tokenizer)
         parts |= {name: _number_characters(parts[name], self.lexicons["characters"]) for name in ("text", "print")}
         parts["words"] = _number_words(parts["words"], self.lexicons["words"])
@@ -251,6 +254,7 @@ class Features:
         names = {
             "author": _number_names(arrays.authors, self.lexicons["authors"]),
             "channel": _number_names(arrays.channels, self.lexicons["channels"]),
+            "meaning": self.blocks.read(table) if self.blocks.width else np.zeros((len(table), 1), np.float32),
         }
         return Posts({name: parts[name] for name in PARTS}, names, self.standards)
 
@@ -261,6 +265,7 @@ class Features:
         kinds = self.standards.items()
         vectors = {f"{name}.{part}": array for name, kind in kinds for part, array in vars(kind).items()}
         write_tensors(folder / STANDARD, vectors)
+        self.blocks.save(folder)
 
     @classmethod
     def load(cls, folder: Path) -> "Features":
@@ -276,7 +281,7 @@ class Features:
         standards = {name: Standard(vectors[f"{name}.mean"], vectors[f"{name}.scale"]) for name in VECTORS}
         for standard in standards.values():
             ORIGIN.need(folder / STANDARD, (standard.scale > 0).all() and len(standard.mean) > 0, "found a scale of 0")
-        return cls(lexicons, standards, about["encoder"], about["tokenizer"])
+        return cls(lexicons, standards, about["encoder"], about["tokenizer"], DenseBlocks.load(folder))
 
 
 def _number_characters(codes: Ragged, lexicon: Lexicon) -> Ragged:

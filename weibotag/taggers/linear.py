@@ -55,7 +55,7 @@ class LinearScorer:
         offsets: np.ndarray,
         dense: DenseWeights | None = None,
     ) -> None:
-        self.dense = dense
+        self.dense, self.blocks = dense, dense.blocks if dense else NOTHING
         if weights.shape != (len(features), len(taxonomy)):
             raise ModelError("the linear model knows another number of tags than the taxonomy beside it: train again")
         self.taxonomy = taxonomy

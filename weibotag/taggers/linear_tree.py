@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 
 from weibotag.core.arrays import rank_in_runs
 from weibotag.core.own_files import Origin, read_tensors, write_tensors
-from weibotag.features.dense_blocks import DenseWeights
+from weibotag.features.dense_blocks import NOTHING, DenseWeights
 from weibotag.features.hashed_ngrams import check_features, number, read_counts
 from weibotag.scoring.closure import FLOOR
 from weibotag.taggers.linear import STEEPNESS
@@ -122,7 +122,8 @@ class XmcScorer:
         tree: TreeModel,
         dense: DenseWeights | None = None,
     ) -> None:
-        self.taxonomy, self.features, self.squares, self.tree, self.dense = taxonomy, features, squares, tree, dense
+        self.taxonomy, self.features, self.squares, self.tree = taxonomy, features, squares, tree
+        self.dense, self.blocks = dense, dense.blocks if dense else NOTHING
         self._places = number(features)
         self._local = np.full(len(features), -1, np.int32)
 

@@ -13,6 +13,7 @@ from scipy.special import expit, softmax
 from typing_extensions import TypedDict
 
 from weibotag.core.own_files import MOST_TENSORS, Origin, check_digests, check_file, read_json
+from weibotag.features.dense_blocks import BLOCKS
 from weibotag.features.post_arrays import read_arrays
 from weibotag.features.post_batches import FEATURES, INPUTS, STANDARD, Features, Posts
 from weibotag.scoring.closure import FLOOR
@@ -85,6 +86,7 @@ class NetworkScorer:
     def __init__(self, taxonomy: Taxonomy, folder: Path, threads: int = 1) -> None:
         self.taxonomy, self.folder = taxonomy, folder
         self.network = PostNetwork(folder / NETWORK, threads)
+        self.blocks = self.network.features.blocks
         self.has_attention = self.network.widths.keys() >= set(SHARES)
         self.tasks = read_json(folder / TASKS, dict[str, list[str]], ORIGIN)
         widths = {"tags": len(taxonomy)} | {name: len(classes) for name, classes in self.tasks.items()}
@@ -125,7 +127,7 @@ class NetworkScorer:
         arrays = read_arrays(table)
         shares = np.zeros(pc.sum(pc.list_value_length(table["wordings"])).as_py() or 0, np.float32)
         places = [arrays.parts[name] for name in SHARES.values()]
-        for rows, found in self.network.ask(self.network.features.number(arrays), tuple(SHARES)):
+        for rows, found in self.network.ask(self.network.features.number(arrays, table), tuple(SHARES)):
             for place, share in zip(places, found, strict=True):
                 at, inside = place.places(rows)
                 np.add.at(shares, place.values[at[inside]], share[inside])
@@ -133,7 +135,7 @@ class NetworkScorer:
 
     def save(self, folder: Path) -> None:
         """Copy the files of the network to another folder, which must exist."""
-        for name in (NETWORK, FEATURES, STANDARD, TASKS):
+        for name in (NETWORK, FEATURES, STANDARD, TASKS, *(BLOCKS if self.blocks.width else ())):
             shutil.copyfile(self.folder / name, folder / name)
 
     @classmethod

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix
 
-from weibotag.features.dense_blocks import DenseBlocks, DenseWeights
+from weibotag.features.dense_blocks import NOTHING, DenseBlocks
 from weibotag.scoring.decision import Decision
 from weibotag.taxonomy.tree import Taxonomy
 
@@ -70,9 +70,9 @@ class Ensemble:
 
     @property
     def blocks(self) -> list[DenseBlocks]:
-        """Return which vectors its linear models read."""
-        found: list[DenseWeights | None] = [getattr(one, "dense", None) for one in self.scorers.values()]
-        return [one.blocks for one in found if one is not None]
+        """Return which vectors its scorers read beside words."""
+        found: list[DenseBlocks] = [getattr(one, "blocks", NOTHING) for one in self.scorers.values()]
+        return [one for one in found if one.width]
 
     def raw_scores(self, table: pa.Table) -> csr_matrix:
         """Return scores before calibration, float32 csr_matrix (posts x tags); for `table` see `Scorer`."""

@@ -8,14 +8,14 @@ from importlib import import_module
 from importlib.util import find_spec
 from itertools import combinations
 from time import perf_counter, process_time
-from typing import TypeVar, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix, vstack
 
 from weibotag.core.errors import MissingExtraError, RequestError
-from weibotag.features.dense_blocks import NOTHING, DenseBlocks, forget_texts
+from weibotag.features.dense_blocks import DenseBlocks, forget_texts
 from weibotag.runtime.findings_store import default_root
 from weibotag.scoring.decision import Decision, shared_f1
 from weibotag.taggers.fasttext import DivergedError
@@ -25,23 +25,20 @@ from weibotag.taggers.model_folder import Candidate, TaggerAbout
 from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.rules import RulesScorer, rules_tagger
 from weibotag.taggers.tagger import TEXTS, Ensemble, Scorer, Tagger, weigh_scores
-from weibotag.training.dataset import WORTHWHILE, Dataset, Learner, Learnt, Lesson, blake
+from weibotag.training.dataset import WORTHWHILE, Dataset, Learner, Learnt, Lesson
 from weibotag.training.fasttext import is_fast_affordable
 from weibotag.training.linear_tree import train_xmc
 from weibotag.training.network.settings import ALIASES, NETWORKS
-from weibotag.vision.registry import USE
+from weibotag.training.vector_choice import choose_vectors, score_crossed
 
 # Thresholds and calibration of more held-out posts than this are no better.
 MOST_HELD = 50_000
 # Posts that are scored at once: the more there are, the less each costs.
 TOGETHER = 5_000
 ROUNDS = 3
-FOLDS = 5
 LEAST_SECONDS = 30.0
 # A linear tagger scores all tags of a thousand posts at once; more tags than this would not fit a cache, or memory.
 MOST_LINEAR_TAGS = 20_000
-# Vectors help where posts of a tag are few; with more posts or tags learning from them would take too long.
-MOST_WITH_VECTORS, MOST_TAGS_WITH_VECTORS = 20_000, 2_000
 # What learners can be named; a network's name is that of the fused tagger with this network.
 FUSED, CASCADE = "fused", "cascade"
 WITHOUT_TORCH = ("rules", "fast", "linear", "xmc", "text", "average", "auto")
@@ -68,8 +65,6 @@ TEXT_CANDIDATES = (
 COSTS = {"rules": 8, "linear": 24, "fast": 30, "xmc": 41}
 # What the vectors of texts cost besides, however many read them.
 TEXT_VECTOR = 1_000
-
-Reader = TypeVar("Reader", bound=Scorer)
 
 log = logging.getLogger(__name__)
 
@@ -120,48 +115,6 @@ def fit_xmc(lesson: Lesson) -> Learnt:
 def _fit_with_vectors(name: str, lesson: Lesson, learn: Callable[[Dataset, DenseBlocks], Scorer]) -> Learnt:
     best, blocks, reached = choose_vectors(lesson, learn, ("pictures", "texts"), lesson.is_short)
     return Learnt(Ensemble.alone(name, best), reached, again=lambda posts: Ensemble.alone(name, learn(posts, blocks)))
-
-
-def choose_vectors(
-    lesson: Lesson, learn: Callable[[Dataset, DenseBlocks], Reader], kinds: Sequence[str], crosses: bool
-) -> tuple[Reader, DenseBlocks, dict[str, float]]:
-    """Return what learnt with vectors of those kinds that bring `WORTHWHILE` micro-F1 on the held-out rows.
-
-    With it come these vectors, and the figures. Where it `crosses`, the rows to train on count, too: see `score_crossed`.
-    """
-    trained, held = lesson.trained, lesson.held
-    best, blocks = learn(trained, NOTHING), NOTHING
-    report: dict[str, float] = {}
-    gold = csr_matrix(vstack([held.gold, trained.gold])) if crosses else held.gold
-
-    def reach(scorer: Scorer, own: DenseBlocks) -> float:
-        raw = [scorer.raw_scores(table) for table in held.tables]
-        if crosses:
-            raw.append(score_crossed(trained, lambda posts: learn(posts, own)))
-        return shared_f1(Decision.fixed(lesson.taxonomy, 0.5).scores(csr_matrix(vstack(raw))), gold, lesson.taxonomy)
-
-    if trained.gold.shape[0] <= MOST_WITH_VECTORS and len(lesson.taxonomy) <= MOST_TAGS_WITH_VECTORS:
-        report["n-grams"] = reached = reach(best, NOTHING)
-        for kind in kinds:
-            own = blocks.with_texts(USE) if kind == "texts" else DenseBlocks.learn_pictures(trained.tables)
-            if own is None:
-                continue
-            other = learn(trained, own)
-            report[kind] = reach(other, own)
-            if report[kind] >= reached + WORTHWHILE:
-                best, blocks, reached = other, own, report[kind]
-    return best, blocks, {kind: round(value, 4) for kind, value in report.items()}
-
-
-def score_crossed(posts: Dataset, again: Callable[[Dataset], Scorer | Ensemble]) -> csr_matrix:
-    """Return scores of posts (posts x tags), each by what `again` learns from those in other folds than its own."""
-    whole = pa.concat_tables(posts.tables, promote_options="default")
-    fold = np.argsort(np.argsort([blake(post_id) for post_id in whole["post_id"].to_pylist()])) % FOLDS
-    scored = []
-    for number in range(FOLDS):
-        rest = Dataset([whole.filter(pa.array(fold != number))], posts.gold[fold != number])
-        scored.append(again(rest).raw_scores(whole.filter(pa.array(fold == number))))
-    return csr_matrix(vstack(scored))[np.argsort(np.argsort(fold, kind="stable"))]
 
 
 def is_linear_affordable(lesson: Lesson) -> bool:

@@ -39,8 +39,9 @@ from weibotag.training.dataset import (
     hide_author_and_channel,
     mark_valid,
 )
-from weibotag.training.learners import MOST_WITH_VECTORS, WITHOUT_TORCH, Trainer, check_names
+from weibotag.training.learners import WITHOUT_TORCH, Trainer, check_names
 from weibotag.training.network.settings import check_beyond, read_tasks
+from weibotag.training.vector_choice import MOST_WITH_VECTORS
 
 # Taggers that xmc may be part of.
 BOUNDED = ("xmc", "average", "auto")

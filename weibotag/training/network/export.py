@@ -28,7 +28,8 @@ FORMAT = 2
 # Lexicons that take in the words of the posts to be learnt, and the tables of the network that have a row for each of them.
 # Not characters: all n-grams of strange ones are hashed by their numbers.
 GROWING = {"words": "words.words.weight", "authors": "author.weight", "channels": "channel.weight"}
-HEADS = "heads."
+# What a body does not have: heads, and what reads the vectors of texts.
+HEADS = ("heads.", "meaning.")
 ORIGIN = Origin("a body", "make one with `weibotag pretrain`")
 
 
@@ -134,7 +135,7 @@ class PretrainedNetwork:
             own, known = lexicons[name], set(lexicons[name].words)
             strange = tuple(word for word in learnt.lexicons[name].words if word not in known)
             lexicons[name] = Lexicon(own.words + strange, own.buckets)
-        return replace(self.features, lexicons=lexicons)
+        return replace(self.features, lexicons=lexicons, blocks=learnt.blocks)
 
     def build(self, shape: Shape) -> Network:
         """Return a network with the body's weights; rows of new words, and heads, are random.

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from weibotag.core.errors import RequestError
 from weibotag.core.files import sha256_of, write_json
+from weibotag.features.dense_blocks import NOTHING, DenseBlocks
 from weibotag.features.post_batches import INPUTS, Features, Posts
 from weibotag.scoring.decision import shared_f1
 from weibotag.taggers.network import NETWORK, SHARES, TASKS, NetworkScorer
@@ -34,6 +35,7 @@ from weibotag.training.network.loop import (
     to_tensors,
 )
 from weibotag.training.network.settings import NetworkSummary, Settings, TaskFigures, TrainingRun, read_tasks, resolve
+from weibotag.training.vector_choice import choose_vectors
 from weibotag.vision.backends.transformers_model import find_folder
 
 # Tokens that fastText reads at most, all passes together (some ten seconds on one thread), and passes.
@@ -60,14 +62,26 @@ class Labelled:
 
 
 def fit_fused(lesson: Lesson) -> Learnt:
-    """Return the network that the options name; after a kill its training goes on where it was."""
-    asked, options = lesson.options.network, lesson.options
-    if options.folder is None:
+    """Return the network that the options name; after a kill its training goes on where it was.
+
+    It reads the vectors of texts where that brings `WORTHWHILE`; each way may take the minutes that were asked for.
+    """
+    asked, options, place = lesson.options.network, lesson.options, lesson.options.folder
+    if place is None:
         raise RequestError("training a network needs a folder in which it can go on after a kill")
-    run = TrainingRun(options.folder / asked.network, asked.seed, threads=options.threads, quiet=options.quiet)
+    run = TrainingRun(place, asked.seed, threads=options.threads, quiet=options.quiet)
     settings = Settings(minutes=asked.minutes)
-    network, summary = train_fused(lesson.trained, lesson.held, lesson.taxonomy, asked, settings, run)
-    return Learnt(Ensemble.alone("fused", network), asdict(summary))
+    summaries: dict[Path, NetworkSummary] = {}
+
+    def learn(posts: Dataset, blocks: DenseBlocks) -> NetworkScorer:
+        own = replace(run, folder=place / f"{asked.network}{'+texts' * bool(blocks.width)}")
+        network, summary = train_fused(posts, lesson.held, lesson.taxonomy, asked, settings, own, blocks)
+        summaries[own.folder] = summary
+        return network
+
+    # Folds of a network would take too long. A language model that was asked for reads the text already.
+    best, _, reached = choose_vectors(lesson, learn, () if asked.encoder else ("texts",), crosses=False)
+    return Learnt(Ensemble.alone("fused", best), {**asdict(summaries[best.folder]), "reached": reached})
 
 
 def train_fused(
@@ -77,16 +91,18 @@ def train_fused(
     options: NetworkOptions,
     settings: Settings,
     run: TrainingRun,
+    blocks: DenseBlocks = NOTHING,
 ) -> tuple[NetworkScorer, NetworkSummary]:
     """Return a network, trained in the folder of `run`, and figures of its training.
 
     Features and the network are learnt on the posts of `trained`; the best epoch is chosen on those of `held`. Classes of
-    tasks that are not among those to train on are unknown. Time and seed are those of `settings` and `run`. Raises
-    RequestError for a network or a task that can't be, ModelError for a pretrained network of another kind or width.
+    tasks that are not among those to train on are unknown. Time and seed are those of `settings` and `run`; `blocks` are
+    vectors of texts that are read, too. Raises RequestError for a network or a task that can't be, ModelError for a
+    pretrained network of another kind or width.
     """
     network, device, tasks = resolve(options.network), begin(run), read_tasks(options, trained, held)
     body = None if options.start is None else PretrainedNetwork.load(options.start, network, settings.width)
-    features = Features.learn(trained.tables, options.encoder)
+    features = Features.learn(trained.tables, options.encoder, blocks)
     if body is not None:
         features = body.widen(features)
     names = {name: name_classes(name, known) for name, (known, _) in tasks.items()}

@@ -19,7 +19,7 @@ from weibotag.training.network.loop import device_of, to_tensors
 from weibotag.training.network.settings import Settings
 
 # Inputs that are the post's text, author and channel; all others are what its pictures say.
-TEXT_SIDE = ("text", "tokens", "token_of", "author", "channel")
+TEXT_SIDE = ("text", "tokens", "token_of", "meaning", "author", "channel")
 PICTURE_SIDE = tuple(name for name in INPUTS if name not in TEXT_SIDE)
 # Where text and pictures of one post share a word: with the pictures of another it would tell by itself that they are.
 MENTIONS = ("print_mentions", "word_mentions")

@@ -18,9 +18,9 @@ class Concat(Network):
         width = shape.width
         self.picture = nn.Sequential(nn.Dropout(shape.dropout), nn.Linear(shape.vector, 2 * width), nn.GELU())
         self.mix = nn.Sequential(
-            nn.Linear(7 * width, 4 * width), nn.GELU(), nn.Dropout(shape.dropout), nn.Linear(4 * width, 2 * width), nn.GELU()
+            nn.Linear(8 * width, 4 * width), nn.GELU(), nn.Dropout(shape.dropout), nn.Linear(4 * width, 2 * width), nn.GELU()
         )
-        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(5)] + [nn.LayerNorm(2 * width)])
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(6)] + [nn.LayerNorm(2 * width)])
         self.heads = self.make_heads(2 * width, shape)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -31,6 +31,7 @@ class Concat(Network):
             pool_mean(self.words(batch["words"], batch["word_kinds"], batch["word_boxes"]), batch["words"] > 0),
             self.author(batch["author"]),
             self.channel(batch["channel"]),
+            self.read_meaning(batch)[0],
             pool_mean(self.picture(batch["pictures"]), batch["seen"]),
         ]
         mixed = torch.cat([norm(part) for norm, part in zip(self.norms, parts, strict=True)], dim=1)
@@ -76,8 +77,8 @@ class SmLstm(Network):
         # The plain product of what is picked reaches the answer by itself, too: without it the first epochs bring nothing.
         self.gain = nn.Parameter(torch.tensor(0.3))
         self.match = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
-        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(7)])
-        self.mix = nn.Sequential(nn.Linear(7 * width, 2 * width), nn.GELU())
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(8)])
+        self.mix = nn.Sequential(nn.Linear(8 * width, 2 * width), nn.GELU())
         self.heads = self.make_heads(2 * width, shape)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -100,7 +101,7 @@ class SmLstm(Network):
             start = end
         answer |= {f"share_{name}": answer[f"attention_{name}"].mean(1) for name in ("print", "words")}
         pooled = [state, pool_mean(text, written), *(pool_mean(tokens, mask) for tokens, mask in parts.values())]
-        pooled += [self.author(batch["author"]), self.channel(batch["channel"])]
+        pooled += [self.author(batch["author"]), self.channel(batch["channel"]), self.read_meaning(batch)[0]]
         mixed = torch.cat([norm(part) for norm, part in zip(self.norms, pooled, strict=True)], dim=1)
         vector = self.dropout(self.mix(self.dropout(mixed)))
         return answer | {name: head(vector) for name, head in self.heads.items()}
@@ -134,7 +135,7 @@ class Hma(Network):
     """
 
     STARTS_FROM_VECTORS = True
-    MODALITIES = ("text", "print", "words", "regions", "picture", "author", "channel")
+    MODALITIES = ("text", "print", "words", "regions", "picture", "author", "channel", "meaning")
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
@@ -173,6 +174,7 @@ class Hma(Network):
         vectors["picture"] = self.picture(pool_mean(batch["pictures"], batch["seen"]))
         vectors |= {"author": self.author(batch["author"]), "channel": self.channel(batch["channel"])}
         has = {name: mask.any(1) for name, (_, mask) in tokens.items()}
+        vectors["meaning"], has["meaning"] = self.read_meaning(batch)
         has |= {"picture": has["regions"], "author": batch["author"] > 0, "channel": batch["channel"] > 0}
         stacked = torch.stack(
             [torch.tanh(self.own[name](self.dropout(self.norms[name](vectors[name])))) for name in self.MODALITIES], dim=1

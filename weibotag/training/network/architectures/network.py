@@ -21,6 +21,8 @@ RANK = 8
 STRIDES = (1_000_003, 777_767_777, 2_654_435_761)
 # What stands for minus infinity in a softmax: finite, so that a row without any token gives no NaN.
 FAR_BELOW = -1e4
+# The deviation of weights that make a text's vector, half of unit length, as long as what characters start with.
+MEANING = 0.2
 # A probability is kept this far below 1, because log(1 - p) has an end.
 EDGE = -1e-6
 
@@ -170,6 +172,7 @@ class Shape:
     vector: int
     parents: np.ndarray
     patch: int = 1
+    meaning: int = 1
     tasks: dict[str, int] = field(default_factory=dict)
     width: int = 128
     dropout: float = 0.3
@@ -183,7 +186,7 @@ class Shape:
         characters, words, authors, channels = (len(features.lexicons[name]) for name in LEXICONS)
         vector, patch = (len(features.standards[name].mean) for name in VECTORS)
         sizes = characters + 1, words + 1, authors, channels, vector
-        return cls(*sizes, parents, patch, encoder=features.encoder, **others)
+        return cls(*sizes, parents, patch, max(1, features.blocks.width), encoder=features.encoder, **others)
 
 
 class Network(nn.Module):
@@ -208,6 +211,8 @@ class Network(nn.Module):
         for table in (self.author, self.channel):
             nn.init.normal_(table.weight, std=0.1)
             table.weight.data[0] = 0
+        self.meaning = nn.Linear(shape.meaning, shape.width, bias=False)
+        nn.init.normal_(self.meaning.weight, std=MEANING)
         self.dropout = nn.Dropout(shape.dropout)
 
     def read_text(self, batch: dict[str, Tensor]) -> Tensor:
@@ -215,6 +220,11 @@ class Network(nn.Module):
         encoder = self.encoder
         read: Tensor = self.text(batch["text"]) if encoder is None else encoder(batch["tokens"], batch["token_of"])
         return read
+
+    def read_meaning(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return what the whole text means (n, width), and for which posts that is known (n,); zeros for others."""
+        known = (batch["meaning"] != 0).any(1) & (batch["text"] > 0).any(1)
+        return self.meaning(self.dropout(batch["meaning"])) * known.unsqueeze(1), known
 
     def make_heads(self, width: int, shape: Shape) -> nn.ModuleDict:
         """Return a head for tags and one for each task, over vectors of `width`."""

@@ -97,6 +97,7 @@ class Transformer(Network):
         text, print_ = (self._at_places(tokens) for tokens in (self.read_text(batch), self.text(batch["print"])))
         names = torch.stack([self.author(batch["author"]), self.channel(batch["channel"])], dim=1)
         named = torch.stack([batch["author"], batch["channel"]], dim=1) > 0
+        meaning, known = self.read_meaning(batch)
         pictures, seen = self.project(batch["pictures"]), batch["seen"]
         whole = pool_mean(pictures, seen).unsqueeze(1)
         boxes = batch["word_boxes"] if options.boxes else torch.zeros_like(batch["word_boxes"])
@@ -113,6 +114,7 @@ class Transformer(Network):
             "text": (text + self._segment("text"), batch["text"] > 0),
             "print": (print_ + self._segment("print"), batch["print"] > 0),
             "names": (names + self._segment("names"), named),
+            "meaning": (meaning.unsqueeze(1), known.unsqueeze(1)),
         }
         vision = {"words": (words, batch["words"] > 0), "pictures": (pictures + self._segment("pictures"), seen)}
         if options.streams != "one":
