@@ -1,6 +1,6 @@
 """Vectors of texts and pictures beside the n-grams of a linear tagger."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,15 @@ from weibotag.core.files import write_json
 from weibotag.features import dense_blocks
 from weibotag.features.dense_blocks import ABOUT, NOTHING, DenseBlocks, encode_kept, mean_pictures
 from weibotag.features.post_arrays import PICTURE
-from weibotag.features.text_vectors import WIDTH, open_encoder
+from weibotag.features.text_vectors import WIDTH, UseEncoder, open_encoder
 from weibotag.taggers.linear import LinearScorer, train_linear
 from weibotag.taggers.linear_tree import XmcScorer
 from weibotag.taxonomy.tree import Tag, Taxonomy
+from weibotag.training.cascade_tagger import time_each
 from weibotag.training.dataset import Dataset, Learner, LearningOptions, Lesson, gold_matrix
 from weibotag.training.learners import fit_linear, fit_xmc
 from weibotag.training.linear_tree import train_xmc
+from weibotag.vision.registry import MOST_CHARACTERS
 
 TREE = Taxonomy([Tag(name, None, name, (), (), line) for line, name in enumerate(("车", "吃"), start=2)])
 CARS = ["新提的轿车", "SUV试驾", "发动机异响", "电动车续航", "driving my new car", "倒车入库"]
@@ -99,3 +101,16 @@ def test_texts_are_read_once_and_let_go_when_they_are_many(monkeypatch: pytest.M
     for texts in (CARS[:2], CARS[:3], CARS, CARS[3:]):
         assert np.allclose(encode_kept(encoder, texts), [whole[CARS.index(text)] for text in texts], atol=2e-4)
     assert len(dense_blocks._kept) <= 3 and encode_kept(encoder, []).shape == (0, WIDTH)
+
+
+def test_what_a_tagger_costs_has_the_reading_of_texts_in_it() -> None:
+    read: list[int] = []
+
+    class Counted(UseEncoder):
+        def __call__(self, texts: Sequence[str], most: int = MOST_CHARACTERS) -> np.ndarray:
+            read.append(len(texts))
+            return super().__call__(texts, most)
+
+    encoder = Counted()
+    time_each(lambda: encode_kept(encoder, CARS), len(CARS))
+    assert set(read) == {len(CARS)} and len(read) > 1
