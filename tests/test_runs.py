@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -96,10 +97,11 @@ def test_finishing_keeps_what_tells_of_the_run(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "receipt.json").read_text("utf-8")) == {"posts": 2, "标签": "口红"}
 
 
-def test_a_part_that_does_not_name_every_post_is_none_of_ours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("columns", [{"post_id": ["1", None]}, {"post_id": ["1"], "images": ["a.jpg"]}])
+def test_a_part_without_every_id_or_of_other_types_is_none_of_ours(tmp_path: Path, columns: dict[str, list[Any]]) -> None:
     start(tmp_path / "out.run")
     with Run.open(tmp_path / "out.run", REQUEST) as run:
-        run.write("posts", PARTS[0], pa.table({"post_id": ["1", None]}))
+        run.write("posts", PARTS[0], pa.table(columns))
         assert run.read("posts", PARTS[1]).equals(TABLE)
         with pytest.raises(PartialError, match="damaged since it was written"):
             run.read("posts", PARTS[0])

@@ -183,8 +183,10 @@ class Run:
         """
         with self._open_part(kind, part) as file:
             table = file.read(columns=columns)
+            types = {column.name: column.type for column in schema.TABLES[kind]}
+            alike = all(types.get(field.name, field.type) == field.type for field in table.schema)
             # What we write names every post.
-            if "post_id" in table.column_names and table["post_id"].null_count:
+            if not alike or ("post_id" in table.column_names and table["post_id"].null_count):
                 raise DamagedError(file.path)
             return table
 
