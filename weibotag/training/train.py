@@ -87,7 +87,8 @@ def train_model(order: TrainRequest) -> ModelAbout:
         read_tasks(beyond, *sides)
         keywords = learn_keywords(sides[0].tables, taxonomy)
         options = LearningOptions(order.tune_seconds, order.threads, order.memory, quiet, beyond, run.folder / "network")
-        taggers, cascade, learnt = train_taggers(tagger, Trainer(Lesson(*sides, taxonomy, options)), context)
+        lesson = Lesson(*sides, taxonomy, options, crosses=tagger != CASCADE)
+        taggers, cascade, learnt = train_taggers(tagger, Trainer(lesson), context)
         found = {
             **learnt,
             **context.describe(),
