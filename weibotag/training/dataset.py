@@ -202,13 +202,14 @@ class Lesson:
 class Learnt:
     """What a learner returns: what scores posts, a report for model.json, and fastText's settings where it chose some.
 
-    `again` learns from other posts with all that was chosen; None where that would take too long.
+    `crossed` are scores of the posts to train on, each by what learnt from others, where the lesson is short; None where
+    that would take too long.
     """
 
     scorer: Ensemble
     report: Mapping[str, object] = field(default_factory=dict)
     settings: Settings | None = None
-    again: Callable[[Dataset], Ensemble] | None = None
+    crossed: csr_matrix | None = None
 
 
 Learner = Callable[[Lesson], Learnt]

@@ -14,6 +14,7 @@ from weibotag.taggers.fasttext import DivergedError, FastScorer, Settings, train
 from weibotag.taggers.rules import RulesScorer
 from weibotag.taggers.tagger import Ensemble
 from weibotag.training.dataset import WORTHWHILE, Dataset, Learnt, Lesson
+from weibotag.training.vector_choice import score_crossed
 
 # fastText's hashed n-grams: about a hundred new ones a post, within these bounds.
 BUCKETS = (100_000, 2_000_000)
@@ -73,10 +74,9 @@ def fit_fast(lesson: Lesson) -> Learnt:
             return Ensemble.alone("fast", scorer)
         return Ensemble({"fast": scorer, "rules": rules}, {"fast": 1 - share, "rules": share})
 
-    def again(posts: Dataset) -> Ensemble:
-        return mix(_learn(lesson, posts, settings))
-
-    return Learnt(mix(scorer), {"settings": asdict(settings), "trials": trials, "rules_share": share}, settings, again)
+    crossed = score_crossed(lesson.trained, lambda posts: mix(_learn(lesson, posts, settings))) if lesson.is_short else None
+    report = {"settings": asdict(settings), "trials": trials, "rules_share": share}
+    return Learnt(mix(scorer), report, settings, crossed)
 
 
 def fit_fast_to_texts(lesson: Lesson) -> Learnt:
@@ -92,10 +92,8 @@ def fit_fast_to_texts(lesson: Lesson) -> Learnt:
             continue
         break
 
-    def again(posts: Dataset) -> Ensemble:
-        return Ensemble.alone("fast", _learn(lesson, posts, own))
-
-    return Learnt(Ensemble.alone("fast", scorer), {"settings": asdict(own)}, again=again)
+    crossed = score_crossed(lesson.trained, lambda posts: _learn(lesson, posts, own)) if lesson.is_short else None
+    return Learnt(Ensemble.alone("fast", scorer), {"settings": asdict(own)}, crossed=crossed)
 
 
 def _learn(lesson: Lesson, posts: Dataset, settings: Settings) -> FastScorer:

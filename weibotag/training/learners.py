@@ -29,7 +29,7 @@ from weibotag.training.dataset import WORTHWHILE, Dataset, Learner, Learnt, Less
 from weibotag.training.fasttext import is_fast_affordable
 from weibotag.training.linear_tree import train_xmc
 from weibotag.training.network.settings import ALIASES, NETWORKS
-from weibotag.training.vector_choice import choose_vectors, score_crossed
+from weibotag.training.vector_choice import choose_vectors
 
 # Thresholds and calibration of more held-out posts than this are no better.
 MOST_HELD = 50_000
@@ -88,8 +88,9 @@ def check_names(names: Sequence[str]) -> None:
 
 def fit_rules(lesson: Lesson) -> Learnt:
     """Return the words of the taxonomy, which learn nothing."""
-    words = Ensemble.alone("rules", RulesScorer(lesson.taxonomy))
-    return Learnt(words, again=lambda _: words)
+    words = RulesScorer(lesson.taxonomy)
+    crossed = csr_matrix(vstack([words.raw_scores(table) for table in lesson.trained.tables])) if lesson.is_short else None
+    return Learnt(Ensemble.alone("rules", words), crossed=crossed)
 
 
 def fit_linear(lesson: Lesson) -> Learnt:
@@ -107,14 +108,15 @@ def fit_xmc(lesson: Lesson) -> Learnt:
     memory, quiet = lesson.options.memory, lesson.options.quiet
 
     def learn(posts: Dataset, blocks: DenseBlocks) -> XmcScorer:
-        return train_xmc(posts.tables, posts.gold, lesson.taxonomy, memory, quiet, blocks)
+        # Nobody waits for one of many folds.
+        return train_xmc(posts.tables, posts.gold, lesson.taxonomy, memory, quiet or posts is not lesson.trained, blocks)
 
     return _fit_with_vectors("xmc", lesson, learn)
 
 
 def _fit_with_vectors(name: str, lesson: Lesson, learn: Callable[[Dataset, DenseBlocks], Scorer]) -> Learnt:
-    best, blocks, reached = choose_vectors(lesson, learn, ("pictures", "texts"), lesson.is_short)
-    return Learnt(Ensemble.alone(name, best), reached, again=lambda posts: Ensemble.alone(name, learn(posts, blocks)))
+    best, crossed, reached = choose_vectors(lesson, learn, ("pictures", "texts"), lesson.is_short)
+    return Learnt(Ensemble.alone(name, best), reached, crossed=crossed)
 
 
 def is_linear_affordable(lesson: Lesson) -> bool:
@@ -230,7 +232,6 @@ class Trainer:
             learnt = replace(
                 learnt, scorer=Ensemble({kept: learnt.scorer.scorers[place.rpartition("/")[2]]}, {kept: 1.0}, True)
             )
-        crossed = [score_crossed(lesson.trained, learnt.again)] if lesson.is_short and learnt.again else []
         seconds = perf_counter() - begun
         first, *others = self.lesson.held.tables
         spent = []
@@ -239,6 +240,7 @@ class Trainer:
             started = process_time()
             raw = learnt.scorer.raw_scores(first)
             spent.append((process_time() - started) / len(first) * 1e6)
+        crossed = [] if learnt.crossed is None else [learnt.crossed]
         raw = csr_matrix(vstack([raw, *(learnt.scorer.raw_scores(table) for table in others), *crossed]))
         self._scored[name] = _Scored(learnt, raw, min(spent), seconds)
         return self._scored[name]
@@ -252,14 +254,16 @@ class Trainer:
         if len(parts) > 1:
             ensemble = Ensemble.mean([part.learnt.scorer for part in parts], parts[0].learnt.scorer.texts_only)
         raw = weigh_scores([(part.raw, 1 / len(parts)) for part in parts])
-        # A network is asked for the held-out rows alone.
-        taxonomy, gold = self.lesson.taxonomy, self._gold[: raw.shape[0]]
+        held = self.lesson.held
         if names == ("rules",):
             decision = self._rules.decision
         else:
-            decision = Decision.fit(raw, gold, taxonomy, self._bands if "xmc" in names else None)
+            # What learnt in folds is less sure than what learnt from all: it tells who is best, not what a score means.
+            bands = self._bands if "xmc" in names else None
+            decision = Decision.fit(raw[: len(held)], held.gold, self.lesson.taxonomy, bands)
         about: TaggerAbout = {
-            "valid": decision.judge(raw, gold),
+            # A network is asked for the held-out rows alone.
+            "valid": decision.judge(raw, self._gold[: raw.shape[0]]),
             "microseconds": round(sum(part.microseconds for part in parts), 1),
             "seconds": round(sum(part.seconds for part in parts), 1),
             "training": {name: dict(part.learnt.report) for name, part in zip(names, parts, strict=True)},

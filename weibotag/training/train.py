@@ -81,7 +81,7 @@ def train_model(order: TrainRequest) -> ModelAbout:
         is_valid = mark_valid(run, parts, order.valid, taxonomy)
         codebook, learnt_codes = learn_codes(run, parts, context, taxonomy, is_valid)
         words = open_vector_words(taxonomy, codebook, context, learnt_codes)
-        few = sum(map(len, is_valid.values())) <= MOST_WITH_VECTORS
+        few = sum(int((~held).sum()) for held in is_valid.values()) <= MOST_WITH_VECTORS
         with_vectors = tagger in BY_VECTORS or (few and tagger not in BY_WORDS)
         sides = read_rows(run, parts, context, taxonomy, is_valid, words, with_vectors)
         read_tasks(beyond, *sides)

@@ -19,35 +19,42 @@ FOLDS = 5
 Reader = TypeVar("Reader", bound=Scorer)
 
 
+def may_read_vectors(lesson: Lesson) -> bool:
+    """Tell whether posts and tags are few enough for vectors to be tried."""
+    return len(lesson.trained) <= MOST_WITH_VECTORS and len(lesson.taxonomy) <= MOST_TAGS_WITH_VECTORS
+
+
 def choose_vectors(
     lesson: Lesson, learn: Callable[[Dataset, DenseBlocks], Reader], kinds: Sequence[str], crosses: bool
-) -> tuple[Reader, DenseBlocks, dict[str, float]]:
-    """Return what learnt with vectors of those kinds that bring `WORTHWHILE` micro-F1 on the held-out rows.
+) -> tuple[Reader, csr_matrix | None, dict[str, float]]:
+    """Return what learnt with vectors of those kinds that bring `WORTHWHILE` micro-F1 on the held-out rows, and figures.
 
-    With it come these vectors, and the figures. Where it `crosses`, the rows to train on count, too: see `score_crossed`.
+    Where it `crosses`, the rows to train on count, too, and their scores are between: see `score_crossed`.
     """
     trained, held = lesson.trained, lesson.held
-    best, blocks = learn(trained, NOTHING), NOTHING
-    report: dict[str, float] = {}
+    kinds = kinds if may_read_vectors(lesson) else ()
+    if not (kinds or crosses):
+        return learn(trained, NOTHING), None, {}
     gold = csr_matrix(vstack([held.gold, trained.gold])) if crosses else held.gold
 
-    def reach(scorer: Scorer, own: DenseBlocks) -> float:
-        raw = [scorer.raw_scores(table) for table in held.tables]
-        if crosses:
-            raw.append(score_crossed(trained, lambda posts: learn(posts, own)))
-        return shared_f1(Decision.fixed(lesson.taxonomy, 0.5).scores(csr_matrix(vstack(raw))), gold, lesson.taxonomy)
+    def attempt(own: DenseBlocks) -> tuple[Reader, csr_matrix | None, float]:
+        scorer = learn(trained, own)
+        crossed = score_crossed(trained, lambda posts: learn(posts, own)) if crosses else None
+        raw = [scorer.raw_scores(table) for table in held.tables] + ([] if crossed is None else [crossed])
+        scores = Decision.fixed(lesson.taxonomy, 0.5).scores(csr_matrix(vstack(raw)))
+        return scorer, crossed, shared_f1(scores, gold, lesson.taxonomy)
 
-    if trained.gold.shape[0] <= MOST_WITH_VECTORS and len(lesson.taxonomy) <= MOST_TAGS_WITH_VECTORS:
-        report["n-grams"] = reached = reach(best, NOTHING)
-        for kind in kinds:
-            own = blocks.with_texts(USE) if kind == "texts" else DenseBlocks.learn_pictures(trained.tables)
-            if own is None:
-                continue
-            other = learn(trained, own)
-            report[kind] = reach(other, own)
-            if report[kind] >= reached + WORTHWHILE:
-                best, blocks, reached = other, own, report[kind]
-    return best, blocks, {kind: round(value, 4) for kind, value in report.items()}
+    blocks = NOTHING
+    best, crossed, reached = attempt(blocks)
+    report = {"n-grams": reached}
+    for kind in kinds:
+        own = blocks.with_texts(USE) if kind == "texts" else DenseBlocks.learn_pictures(trained.tables)
+        if own is None:
+            continue
+        other, scores, report[kind] = attempt(own)
+        if report[kind] >= reached + WORTHWHILE:
+            best, blocks, crossed, reached = other, own, scores, report[kind]
+    return best, crossed, {kind: round(value, 4) for kind, value in report.items()}
 
 
 def score_crossed(posts: Dataset, again: Callable[[Dataset], Scorer | Ensemble]) -> csr_matrix:

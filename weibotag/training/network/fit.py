@@ -35,7 +35,7 @@ from weibotag.training.network.loop import (
     to_tensors,
 )
 from weibotag.training.network.settings import NetworkSummary, Settings, TaskFigures, TrainingRun, read_tasks, resolve
-from weibotag.training.vector_choice import choose_vectors
+from weibotag.training.vector_choice import choose_vectors, may_read_vectors
 from weibotag.vision.backends.transformers_model import find_folder
 
 # Tokens that fastText reads at most, all passes together (some ten seconds on one thread), and passes.
@@ -64,13 +64,15 @@ class Labelled:
 def fit_fused(lesson: Lesson) -> Learnt:
     """Return the network that the options name; after a kill its training goes on where it was.
 
-    It reads the vectors of texts where that brings `WORTHWHILE`; each way may take the minutes that were asked for.
+    It reads the vectors of texts where that brings `WORTHWHILE`; each way may take half of the minutes that were asked for.
     """
     asked, options, place = lesson.options.network, lesson.options, lesson.options.folder
     if place is None:
         raise RequestError("training a network needs a folder in which it can go on after a kill")
     run = TrainingRun(place, asked.seed, threads=options.threads, quiet=options.quiet)
-    settings = Settings(minutes=asked.minutes)
+    # A language model that was asked for reads the text already.
+    kinds = ("texts",) if may_read_vectors(lesson) and not asked.encoder else ()
+    settings = Settings(minutes=None if asked.minutes is None else asked.minutes / (1 + len(kinds)))
     summaries: dict[Path, NetworkSummary] = {}
 
     def learn(posts: Dataset, blocks: DenseBlocks) -> NetworkScorer:
@@ -79,8 +81,8 @@ def fit_fused(lesson: Lesson) -> Learnt:
         summaries[own.folder] = summary
         return network
 
-    # Folds of a network would take too long. A language model that was asked for reads the text already.
-    best, _, reached = choose_vectors(lesson, learn, () if asked.encoder else ("texts",), crosses=False)
+    # Folds of a network would take too long.
+    best, _, reached = choose_vectors(lesson, learn, kinds, crosses=False)
     return Learnt(Ensemble.alone("fused", best), {**asdict(summaries[best.folder]), "reached": reached})
 
 
