@@ -178,24 +178,19 @@ class LearningOptions:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Posts to train on and posts held out, to choose by, and how to learn; `settings` of fastText where they are known.
-
-    A cascade learns what steps bring from how sure answers are on the held-out posts: for it no others help to choose
-    (`crosses`), because what learnt from fewer posts is less sure.
-    """
+    """Posts to train on and posts held out, to choose by, and how to learn; `settings` of fastText where they are known."""
 
     trained: Dataset
     held: Dataset
     taxonomy: Taxonomy
     options: LearningOptions
     settings: Settings | None = None
-    crosses: bool = True
 
     @property
     def is_short(self) -> bool:
         """Tell whether so few rows are held out that those to train on must help to choose: see `score_crossed`."""
         held, trained = len(self.held), len(self.trained)
-        return self.crosses and held < FEW_HELD and FEWEST_TO_CROSS <= trained <= MOST_TO_CROSS
+        return held < FEW_HELD and FEWEST_TO_CROSS <= trained <= MOST_TO_CROSS
 
 
 @dataclass(frozen=True)

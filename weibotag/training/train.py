@@ -87,8 +87,7 @@ def train_model(order: TrainRequest) -> ModelAbout:
         read_tasks(beyond, *sides)
         keywords = learn_keywords(sides[0].tables, taxonomy)
         options = LearningOptions(order.tune_seconds, order.threads, order.memory, quiet, beyond, run.folder / "network")
-        lesson = Lesson(*sides, taxonomy, options, crosses=tagger != CASCADE)
-        taggers, cascade, learnt = train_taggers(tagger, Trainer(lesson), context)
+        taggers, cascade, learnt = train_taggers(tagger, Trainer(Lesson(*sides, taxonomy, options)), context)
         found = {
             **learnt,
             **context.describe(),

@@ -143,7 +143,7 @@ def compare(
         seconds = TUNE_SECONDS if minutes is None else min(TUNE_SECONDS, 60 * minutes)
         network = NetworkOptions(minutes=minutes, seed=seed)
         options = LearningOptions(seconds, quiet=quiet, network=network, folder=place / "training")
-        trainer = Trainer(Lesson(trained, held, taxonomy, options, crosses=CASCADE not in names))
+        trainer = Trainer(Lesson(trained, held, taxonomy, options))
         contenders = {name: train_contender(name, trainer, context) for name in names}
         report: Comparison = {
             "posts": {"train": trained.gold.shape[0], "valid": held.gold.shape[0], "test": sum(map(len, tests))},
