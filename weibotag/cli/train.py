@@ -23,14 +23,17 @@ def train(request: TrainRequest) -> Answer:
 
     Example: weibotag train posts.csv -t taxonomy.csv -o model --where "split = 'train'" --valid "split = 'valid'"
     """
+    from weibotag.taggers.model_folder import CASCADE, FUSED
+    from weibotag.training.dataset import is_short
     from weibotag.training.train import train_model
 
     about = train_model(request)
     posts, valid, tagger = about["posts"], about["valid"], about["tagger"]
+    crossed = is_short(posts["valid"], posts["train"]) and tagger not in (FUSED, CASCADE)
     line = (
         f"{request.model}: trained on {posts['train']:,} posts, {about['pictures']['files']:,} pictures; on the "
-        f"{posts['valid']:,} held out to choose thresholds on micro-F1 {valid['micro_f1']:.3f}, ECE {valid['ece']:.3f}; "
-        f"{about['seconds']:.0f} s"
+        f"{posts['valid']:,} held out to choose thresholds on{', and the others by folds,' * crossed} "
+        f"micro-F1 {valid['micro_f1']:.3f}, ECE {valid['ece']:.3f}; {about['seconds']:.0f} s"
     )
     tried = about["taggers"][tagger].get("tried", {}) if tagger in about["taggers"] else {}
     return Answer(about, "\n".join([*describe_tried(tagger, tried), line]))

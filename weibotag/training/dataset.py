@@ -176,6 +176,11 @@ class LearningOptions:
     folder: Path | None = None
 
 
+def is_short(held: int, trained: int) -> bool:
+    """Tell whether so few posts are held out that those to train on must help to choose: see `score_crossed`."""
+    return held < FEW_HELD and FEWEST_TO_CROSS <= trained <= MOST_TO_CROSS
+
+
 @dataclass(frozen=True)
 class Lesson:
     """Posts to train on and posts held out, to choose by, and how to learn; `settings` of fastText where they are known."""
@@ -188,9 +193,8 @@ class Lesson:
 
     @property
     def is_short(self) -> bool:
-        """Tell whether so few rows are held out that those to train on must help to choose: see `score_crossed`."""
-        held, trained = len(self.held), len(self.trained)
-        return held < FEW_HELD and FEWEST_TO_CROSS <= trained <= MOST_TO_CROSS
+        """Tell whether those to train on must help to choose: see `is_short`."""
+        return is_short(len(self.held), len(self.trained))
 
 
 @dataclass(frozen=True)
