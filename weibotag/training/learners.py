@@ -33,6 +33,8 @@ from weibotag.training.vector_choice import choose_vectors
 
 # Thresholds and calibration of more held-out posts than this are no better.
 MOST_HELD = 50_000
+# Of fewer held-out posts than this alone they are worse than those of posts that were scored in folds.
+FEWEST_TO_CALIBRATE = 30
 # Posts that are scored at once: the more there are, the less each costs.
 TOGETHER = 5_000
 ROUNDS = 3
@@ -254,16 +256,17 @@ class Trainer:
         if len(parts) > 1:
             ensemble = Ensemble.mean([part.learnt.scorer for part in parts], parts[0].learnt.scorer.texts_only)
         raw = weigh_scores([(part.raw, 1 / len(parts)) for part in parts])
-        held = self.lesson.held
+        # A network is asked for the held-out rows alone.
+        gold = self._gold[: raw.shape[0]]
         if names == ("rules",):
             decision = self._rules.decision
         else:
             # What learnt in folds is less sure than what learnt from all: it tells who is best, not what a score means.
-            bands = self._bands if "xmc" in names else None
-            decision = Decision.fit(raw[: len(held)], held.gold, self.lesson.taxonomy, bands)
+            held = len(self.lesson.held)
+            own = slice(held if held >= FEWEST_TO_CALIBRATE else None)
+            decision = Decision.fit(raw[own], gold[own], self.lesson.taxonomy, self._bands if "xmc" in names else None)
         about: TaggerAbout = {
-            # A network is asked for the held-out rows alone.
-            "valid": decision.judge(raw, self._gold[: raw.shape[0]]),
+            "valid": decision.judge(raw, gold),
             "microseconds": round(sum(part.microseconds for part in parts), 1),
             "seconds": round(sum(part.seconds for part in parts), 1),
             "training": {name: dict(part.learnt.report) for name, part in zip(names, parts, strict=True)},
