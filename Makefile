@@ -22,7 +22,7 @@ demo: .venv/core.stamp
 	@WEIBOTAG=.venv/bin/weibotag PYTHON=$(PY) sh examples/demo.sh
 
 test: .venv/dev.stamp
-	$(PY) -m pytest -rs -m "not slow" -n auto --maxprocesses 4
+	$(PY) -m pytest -rs -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 # Lines that only ran in child processes count as not run: to trace these, too, would slow down what tests of killed processes time.
 test-all: .venv/dev.stamp

@@ -1,5 +1,7 @@
 """What many tests share. What takes long to make is made once for all of them, when the first test asks for it."""
 
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import add_pictures, ask, enter
+from filelock import FileLock
 from hypothesis import settings
 from model_servers import Server
 
@@ -40,21 +43,32 @@ def weibo() -> Taxonomy:
 
 
 @pytest.fixture(scope="session")
-def example_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store for pictures of examples/; once `example_model` is made, it knows those of the labelled posts."""
-    return tmp_path_factory.mktemp("example-store")
+def example_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model (fast, first settings) trained on the labelled posts of examples/, and the store that it took.
+
+    Made once, whichever process needs it first; not to be changed.
+    """
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "example-training"
+    with FileLock(f"{place}.lock"):
+        if not (place / "model").exists():
+            words = ("train", str(EXAMPLES / "posts.csv"), "-t", str(WEIBO), "-o", str(place / "model"))
+            where = ("--where", "split <> 'test'", "--valid", "split = 'valid'")
+            done = ask(*words, *where, "--store", str(place / "store"), "--tagger", "fast", "--tune-seconds", "0", "-q")
+            assert done.exit_code == 0, done.output
+    return place
 
 
 @pytest.fixture(scope="session")
-def example_model(example_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model (fast, first settings) trained on the labelled posts of examples/; not to be changed."""
-    out = tmp_path_factory.mktemp("example-model") / "model"
-    done = ask(
-        *("train", str(EXAMPLES / "posts.csv"), "-t", str(WEIBO), "-o", str(out), "--store", str(example_store)),
-        *("--where", "split <> 'test'", "--valid", "split = 'valid'", "--tagger", "fast", "--tune-seconds", "0", "-q"),
-    )
-    assert done.exit_code == 0, done.output
-    return out
+def example_store(example_training: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that knows the pictures of the labelled posts of examples/."""
+    return Path(shutil.copytree(example_training / "store", tmp_path_factory.mktemp("example") / "store"))
+
+
+@pytest.fixture(scope="session")
+def example_model(example_training: Path) -> Path:
+    """That model; not to be changed."""
+    return example_training / "model"
 
 
 @pytest.fixture(scope="session")

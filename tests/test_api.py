@@ -92,6 +92,7 @@ def test_a_stage_looks_at_paths_and_tables(folder: Path) -> None:
         ocr(["sale.png"], min_scor=0.5, **looks)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     enter(tmp_path, monkeypatch)
     (tmp_path / "examples").symlink_to(EXAMPLES)

@@ -170,6 +170,7 @@ def test_it_agrees_with_rapidocr(backend: PaddleOcr) -> None:
     assert common / total >= 0.97
 
 
+@pytest.mark.slow
 def test_it_needs_no_paddlepaddle_no_network_and_no_home_and_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file", encoding="utf-8")
     np.save(tmp_path / "picture.npy", write((420, 120), [(20, 30, "PHONE SALE")], latin(44)))

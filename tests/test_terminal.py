@@ -122,7 +122,7 @@ def test_no_name_of_any_kind_reaches_the_terminal_as_it_is(evil: Path, words: li
 
 
 def test_data_on_stdout_stay_exact(evil: Path) -> None:
-    done = shell("tag", "posts.csv", "-t", "tree.csv", "-o", "-", "-q")
+    done = shell("tag", "posts.csv", "-t", "tree.csv", "--words-only", "-o", "-", "-q")
     assert [row["post_id"] for row in map(json.loads, done.stdout.splitlines())] == [f"1{EVIL}", "2"]
     told = shell("taxonomy", "show", "tree.csv", "--json").stdout
     assert f"food{EVIL}" in {tag["id"] for tag in json.loads(told)}
@@ -134,7 +134,7 @@ def test_data_on_stdout_stay_exact(evil: Path) -> None:
     [("2>/dev/full", 0), ("2>&-", 0), ("<&-", 0), (">&-", 0), ("<&- >&- 2>&-", 0), ("-o - >&-", 2), ("-o - >/dev/full", 2)],
 )
 def test_streams_that_are_closed_or_full(folder: Path, streams: str, code: int) -> None:
-    command = f"{sys.executable} -m weibotag tag posts.csv -t tree.csv -o out.csv {streams}"
+    command = f"{sys.executable} -m weibotag tag posts.csv -t tree.csv --words-only -o out.csv {streams}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
