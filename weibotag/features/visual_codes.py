@@ -175,17 +175,28 @@ def fit(vectors: np.ndarray, labels: csr_matrix, levels: np.ndarray) -> tuple[Co
     scale = vectors[chosen].std(axis=0, dtype=np.float64).astype(np.float32) + np.float32(1e-3)
     targets = labels[:, tags] @ diags(counts[tags] ** -0.5)
 
+    span = None
+    if len(vectors) < len(mean):
+        # A ridge needs no more than what fewer pictures than numbers span.
+        span = np.linalg.qr(standardise(vectors, mean, scale).T)[0]
+
+    def read(some: np.ndarray) -> np.ndarray:
+        rows = standardise(some, mean, scale)
+        return rows if span is None else rows @ span
+
     grams, products = zip(
-        *(_accumulate(standardise(vectors[folds == fold], mean, scale), targets[folds == fold]) for fold in range(FOLDS)),
+        *(_accumulate(read(vectors[folds == fold]), targets[folds == fold]) for fold in range(FOLDS)),
         strict=True,
     )
     gram, product = np.sum(grams, axis=0), np.sum(products, axis=0)
     weights = _solve(gram, product)
-    projected = (standardise(vectors, mean, scale) @ weights[:-1] + weights[-1]).astype(np.float32)
+    projected = (read(vectors) @ weights[:-1] + weights[-1]).astype(np.float32)
     for fold in range(FOLDS):
         held = folds == fold
         unseen = _solve(gram - grams[fold], product - products[fold])
-        projected[held] = standardise(vectors[held], mean, scale) @ unseen[:-1] + unseen[-1]
+        projected[held] = read(vectors[held]) @ unseen[:-1] + unseen[-1]
+    if span is not None:
+        weights = np.vstack([span @ weights[:-1], weights[-1:]])
 
     sizes = [size for size in SIZES if size <= len(chosen) // 4] or [max(2, len(chosen) // 4)]
     centres = tuple(
