@@ -37,6 +37,7 @@ from weibotag.taggers.fasttext import FastScorer, train
 from weibotag.taggers.linear import train_linear
 from weibotag.taxonomy.tree import Tag, Taxonomy
 from weibotag.training.cascade import learn_cascade
+from weibotag.training.cascade_tagger import train_steps
 from weibotag.training.dataset import Dataset, LearningOptions, Lesson, NetworkOptions, blake, gold_matrix
 from weibotag.training.fasttext import first_settings, tune
 from weibotag.training.learners import Trainer, fit_linear
@@ -54,6 +55,7 @@ VIEWS = {
 }
 # Who would find given words, and the shares of their cost that a cascade spends.
 STAGES = ("ocr", "detect")
+PRICES = {"text": 0.02, "fast": 0.02, "encode": 0.6, "fused": 0.06}
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # Scores of the held-out posts, by which they are calibrated, and of those of test.
 Scores = tuple[csr_matrix, ...]
@@ -122,8 +124,8 @@ def buy(
         network, _ = train_fused(trained, held, taxonomy, NetworkOptions(), settings, run)
         first = replace(first_settings(trained.gold.shape[0]), spacing="words")
         trainer = Trainer(Lesson(trained, held, taxonomy, LearningOptions(30, quiet=True), first))
-        taggers = trainer.train("text").tagger, trainer.train("linear").tagger.scorer, network
-        prices = {stage: stage_class(stage).nominal_ms for stage in STAGES} | {"text": 0.02, "fast": 0.02, "fused": 0.06}
+        taggers = train_steps(trainer, "linear", network)
+        prices = {stage: stage_class(stage).nominal_ms for stage in STAGES} | PRICES
         cascade = learn_cascade(held.tables, held.gold, taxonomy, taggers, STAGES, prices)
         # What posts bring along stands for what would be found: nothing is known before it is bought.
         table = tested.tables[0]

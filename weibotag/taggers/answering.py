@@ -178,9 +178,10 @@ def _answer_by_cascade(cascade: Cascade, tagger: TaggerRef, table: pa.Table) -> 
     answer = cascade.answer(table, bits)
     late = [False] * len(table)
     if tagger.late:
-        gains, prices = answer.gains[:, :-1], np.array([cascade.prices[stage] for stage in cascade.stages])
+        prices = np.array([cascade.prices[stage] for stage in cascade.stages])
+        gains = answer.gains[:, : len(prices)]
         late = (has & (choose_step(gains, np.ones_like(gains), prices, answer.bits, cascade.rate).stage >= 0)).tolist()
-    names = {own: "".join(f"+{stage}" for stage in stages_of(own, cascade.stages)) for own in set(answer.bits.tolist())}
+    names = {own: "".join(f"+{stage}" for stage in stages_of(own, cascade.steps)) for own in set(answer.bits.tolist())}
     routes = [
         cascade.name(own, fused) + names[own] + LATE * one
         for own, fused, one in zip(answer.bits.tolist(), answer.fused.tolist(), late, strict=True)

@@ -16,7 +16,7 @@ from weibotag.core.own_files import Origin, check_digests, list_digests, read_js
 from weibotag.features.visual_codes import Codebook
 from weibotag.features.vocabulary import LEARNT
 from weibotag.scoring.decision import DECISION, Decision, Figures
-from weibotag.taggers.cascade.policy import Cascade, CascadeFigures
+from weibotag.taggers.cascade.policy import Cascade, CascadeFigures, Taggers
 from weibotag.taggers.fasttext import FastScorer
 from weibotag.taggers.linear import LinearScorer
 from weibotag.taggers.linear_tree import XmcScorer
@@ -34,6 +34,8 @@ PLACE = re.compile(r"[a-z0-9-]+(/[a-z]+)?")
 ENSEMBLE = "ensemble.json"
 ORIGIN = Origin("a part of the model that was trained", "train again")
 CASCADE, FUSED, RULES, TEXT = "cascade", "fused", "rules", "text"
+# A cascade's taggers of text, and of what pictures say, too, before what texts mean is read.
+PLAIN = ("plain-text", "plain")
 SCORERS: dict[str, type[Scorer]] = {
     "fast": FastScorer,
     "linear": LinearScorer,
@@ -64,12 +66,13 @@ class TaggerAbout(TypedDict):
 
 
 class CascadeAbout(CascadeFigures):
-    """What model.json says of a cascade: who reads text and pictures' words, what the cheap answer weighs beside the
-    network's, milliseconds of each step, and its figures.
+    """What model.json says of a cascade: who reads text and pictures' words, whether reading the vectors of texts is a step,
+    what the cheap answer weighs beside the network's, milliseconds of each step, and its figures.
     """
 
     tagger_of_text: str
     reader: str
+    encodes: bool
     share: float
     prices: dict[str, float]
 
@@ -266,7 +269,7 @@ def load_model(folder: Path, route: str | None = None) -> Model:
     # Who reads pictures' words for a cascade is one of the model's own taggers.
     names = [] if route == RULES else [route]
     if route == CASCADE and "cascade" in about:
-        names = [TEXT, about["cascade"]["reader"], FUSED]
+        names = [TEXT, about["cascade"]["reader"], FUSED, *(PLAIN if about["cascade"]["encodes"] else ())]
     taggers = {name: reader.tagger(name) for name in names}
     codes = CODES in about.get("files", {})
     keywords = read_table(reader.file(KEYWORDS), LEARNT, ORIGIN)
@@ -282,7 +285,8 @@ def load_model(folder: Path, route: str | None = None) -> Model:
     )
     if route != CASCADE:
         return model
-    text, reading, _ = taggers.values()
+    text, reading, _, *plain = taggers.values()
     if model.network is None:
         raise ORIGIN.fault(folder / FUSED / ENSEMBLE, "found no network")
-    return replace(model, cascade=Cascade.load(reader.part(CASCADE), reader.taxonomy, (text, reading.scorer, model.network)))
+    own = Taggers(text, reading.scorer, model.network, (plain[0], plain[1]) if plain else None)
+    return replace(model, cascade=Cascade.load(reader.part(CASCADE), reader.taxonomy, own))

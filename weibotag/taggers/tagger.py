@@ -1,7 +1,7 @@
 """What every tagger is: scorers whose mean counts, and a decision on what they score."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -62,6 +62,12 @@ class Ensemble:
             for place, weight in one.weights.items():
                 weights[place] = weights.get(place, 0.0) + weight / len(ensembles)
         return cls(scorers, weights, texts_only)
+
+    def move(self, folder: str) -> "Ensemble":
+        """Return this with what its scorers learnt in another folder of the model."""
+        places = {place: f"{folder}/{place.rpartition('/')[2]}" for place in self.scorers}
+        scorers = {places[place]: scorer for place, scorer in self.scorers.items()}
+        return replace(self, scorers=scorers, weights={places[place]: weight for place, weight in self.weights.items()})
 
     @property
     def name(self) -> str:

@@ -40,8 +40,8 @@ def learn_cascade(
 ) -> Cascade:
     """Return the cascade of trained taggers, learnt on held-out posts with all wordings and vectors, and their gold tags.
 
-    For each set of stages the posts are seen as if only those had looked: there the taggers are calibrated, thresholds are
-    chosen, and what each further step brings (`gains.benefit`) becomes the target of a forest.
+    For each set of steps the posts are seen as if only those had been taken: there the taggers are calibrated, thresholds
+    are chosen, and what each further step brings (`gains.benefit`) becomes the target of a forest.
     """
     whole = pa.concat_tables(tables, promote_options="default").slice(0, MOST_ROWS)
     gold = gold[:MOST_ROWS]
@@ -49,12 +49,9 @@ def learn_cascade(
     posts = _HeldOutStates(whole, gold, seen, taxonomy, taggers, stages)
     cascade = Cascade(taxonomy, taggers, stages, posts.choose_share(), 0.5)
     cascade.prices = dict(prices)
-    for bits in range(cascade.everything + 1):
-        if bits and not seen.any():
-            continue
-        for tagger in (cascade.cheap(bits), FUSED):
-            posts.open(cascade, tagger, bits)
-    full = posts.answers[FUSED, cascade.everything if seen.any() else 0]
+    for tagger, bits in cascade.list_states(bool(seen.any())):
+        posts.open(cascade, tagger, bits)
+    full = posts.answers[FUSED, posts.most]
     best = posts.patch(full[1])
     cascade.worth = micro_f1(best, gold)
     _learn_gains(cascade, posts)
@@ -84,7 +81,7 @@ def _choose_rate(cascade: Cascade, posts: "_HeldOutStates") -> None:
 
 
 class _HeldOutStates:
-    """Held-out posts as each set of stages would show them, and the scores and tags that taggers give them there."""
+    """Held-out posts as each set of steps would show them, and the scores and tags that taggers give them there."""
 
     def __init__(
         self,
@@ -97,12 +94,14 @@ class _HeldOutStates:
     ) -> None:
         self.whole, self.gold, self.seen, self.taxonomy, self.stages = whole, gold, seen, taxonomy, stages
         self.plain = Cascade(taxonomy, taggers, stages, 0.0, 0.5)
+        # The bits of all steps that can be taken.
+        self.most = self.plain.reading | self.plain.everything * bool(seen.any())
         self.raws: dict[tuple[str, int], csr_matrix] = {}
         self.answers: dict[tuple[str, int], tuple[csr_matrix, csr_matrix]] = {}
 
     def rows(self, bits: int) -> np.ndarray:
-        """Return which posts can be in a state: all in that of no stage, those with pictures in the others."""
-        return self.seen if bits else np.ones(len(self.seen), bool)
+        """Return which posts can be in a state: all where no stage has looked, those with pictures in the others."""
+        return self.seen if bits & self.plain.everything else np.ones(len(self.seen), bool)
 
     def view(self, bits: int) -> pa.Table:
         """Return the posts of a state as it shows them."""
@@ -111,12 +110,12 @@ class _HeldOutStates:
     def raw(self, tagger: str, bits: int) -> csr_matrix:
         """Return a tagger's raw scores at a state."""
         if (tagger, bits) not in self.raws:
-            self.raws[tagger, bits] = self.plain.raw(tagger, self.view(bits))
+            self.raws[tagger, bits] = self.plain.raw(tagger, bits, self.view(bits))
         return self.raws[tagger, bits]
 
     def choose_share(self) -> float:
         """Return what the cheap answer weighs beside the network's, by micro-F1 over posts with everything looked at."""
-        bits = self.plain.everything if self.seen.any() else 0
+        bits = self.most
         gold = self.gold[self.rows(bits)]
 
         def score(share: float) -> float:
@@ -137,14 +136,14 @@ class _HeldOutStates:
         """Return what all posts get when those with pictures get `chosen`, the others the network's answer on text."""
         if len(self.seen) == chosen.shape[0]:
             return chosen
-        rest = self.answers[FUSED, 0][1][~self.seen]
+        rest = self.answers[FUSED, self.plain.reading][1][~self.seen]
         order = np.argsort(np.concatenate([np.flatnonzero(self.seen), np.flatnonzero(~self.seen)]))
         return csr_matrix(vstack([chosen, rest]))[order]
 
 
 def _learn_gains(cascade: Cascade, posts: _HeldOutStates) -> None:
     """Fit a forest for each tagger that has answered and each step from there, over all states that it can be taken in."""
-    worth, stages = cascade.worth, cascade.stages
+    worth, steps = cascade.worth, cascade.steps
     values: dict[tuple[str, int], np.ndarray] = {}
     features: dict[tuple[str, int], np.ndarray] = {}
     numbers = np.arange(len(posts.seen))
@@ -152,23 +151,24 @@ def _learn_gains(cascade: Cascade, posts: _HeldOutStates) -> None:
         scores, chosen = posts.answers[tagger, bits]
         values[tagger, bits] = benefit(chosen, posts.gold[posts.rows(bits)], worth)
         described = describe(scores, chosen, posts.view(bits), worth, cascade.taxonomy, cascade.kinds)
-        features[tagger, bits] = add_bits(described, bits, len(stages))
+        features[tagger, bits] = add_bits(described, bits, len(steps))
     cases: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     for (tagger, bits), before in values.items():
         own = posts.rows(bits)
-        if tagger != FUSED:
+        if tagger != FUSED and (FUSED, bits) in values:
             case = features[tagger, bits], values[FUSED, bits] - before, numbers[own]
             cases.setdefault((tagger, FUSED), []).append(case)
-        for place, stage in enumerate(stages):
+        for place, step in enumerate(steps):
             after = bits | 1 << place
-            if after == bits or (FUSED, after) not in values:
+            best = values.get((FUSED, after), values.get((cascade.cheap(after), after)))
+            if after == bits or best is None:
                 continue
-            mask = posts.seen[own]
-            case = features[tagger, bits][mask], values[FUSED, after] - before[mask], numbers[posts.seen]
-            cases.setdefault((tagger, stage), []).append(case)
+            rest = posts.rows(after)
+            mask = rest[own]
+            cases.setdefault((tagger, step), []).append((features[tagger, bits][mask], best - before[mask], numbers[rest]))
     width = next(iter(features.values())).shape[1]
     nothing = np.zeros((0, width), np.float32), np.zeros(0), np.zeros(0, np.int64)
     for tagger in (TEXT, FAST, FUSED):
-        for step in (*stages, FUSED):
+        for step in (*steps, FUSED):
             some = cases.get((tagger, step), [nothing])
             cascade.forests[tagger, step] = Forest.fit(*(np.concatenate(part) for part in zip(*some, strict=True)))

@@ -1,19 +1,22 @@
 """The cascade's learner: its taggers, what steps cost here, what it spends without a plan."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
 from weibotag.extraction.context import ExtractionContext
-from weibotag.features.dense_blocks import forget_texts
+from weibotag.features.dense_blocks import encode_kept, forget_texts
+from weibotag.features.text_vectors import open_encoder
 from weibotag.scoring.closure import raise_parents
-from weibotag.taggers.cascade.policy import Cascade, Taggers, count_files
-from weibotag.taggers.model_folder import TEXT, CascadeAbout
+from weibotag.taggers.cascade.policy import ENCODE, FAST, FUSED, TEXT, Cascade, Taggers, count_files
+from weibotag.taggers.model_folder import PLAIN, CascadeAbout
 from weibotag.taggers.network import NetworkScorer
 from weibotag.taggers.tagger import Ensemble, Tagger
 from weibotag.taxonomy.tree import Taxonomy
@@ -30,8 +33,7 @@ ROUNDS = 3
 
 def train_cascade(trainer: Trainer, context: ExtractionContext) -> Cascade:
     """Return the cascade of the text tagger, of fast or linear, whichever reads posts best, and of the network."""
-    text, reader = trainer.train(TEXT).tagger, trainer.train(trainer.best_reader()).tagger.scorer
-    taggers, lesson = (text, reader, trainer.network()), trainer.lesson
+    taggers, lesson = train_steps(trainer, trainer.best_reader(), trainer.network()), trainer.lesson
     held = lesson.held
     # Words that posts bring along stand for a stage, which here nobody can run.
     stages = tuple(dict.fromkeys([*context.fingerprints, *stages_of_kinds(context.pipeline.words)]))
@@ -40,6 +42,17 @@ def train_cascade(trainer: Trainer, context: ExtractionContext) -> Cascade:
     cascade = learn_cascade(held.tables, held.gold, lesson.taxonomy, taggers, stages, prices)
     cascade.network_rate = bound_network(cascade, trainer.train("fast").tagger, held.tables)
     return cascade
+
+
+def train_steps(trainer: Trainer, reader: str, network: NetworkScorer) -> Taggers:
+    """Return the taggers of a cascade; where these read the vectors of texts, others that read none, too."""
+    text, reading = trainer.train(TEXT).tagger, trainer.train(reader).tagger.scorer
+    if not any(blocks.encoder for blocks in (*text.scorer.blocks, *reading.blocks)):
+        return Taggers(text, reading, network)
+    other = trainer.without_texts()
+    first, second = (other.train(name).tagger for name in (TEXT, other.best_reader()))
+    plain = replace(first, scorer=first.scorer.move(PLAIN[0])), replace(second, scorer=second.scorer.move(PLAIN[1]))
+    return Taggers(text, reading, network, plain)
 
 
 def answer_known(cascade: Cascade, table: pa.Table) -> csr_matrix:
@@ -58,15 +71,16 @@ def bound_network(cascade: Cascade, fast: Tagger, tables: Sequence[pa.Table]) ->
     alone = time_each(lambda: cascade.answer(table, bits, np.inf), len(table))
     every = time_each(lambda: cascade.answer(table, bits, -1.0), len(table))
     share = (TIMES_FAST * quick - alone) / max(1e-9, every - alone)
-    gains = cascade.answer(table, bits, np.inf).gains[:, -1]
+    gains = cascade.answer(table, bits | cascade.reading, np.inf).gains[:, -1]
     return float(max(0.0, np.quantile(gains, 1 - np.clip(share, 0, 1)))) / cascade.prices["fused"]
 
 
-def time_each(work: Callable[[], Any], posts: int) -> float:
+def time_each(work: Callable[[], Any], posts: int, anew: bool = True) -> float:
     """Return the milliseconds that some work takes for each of so many posts, at best, what texts mean read anew."""
     spent = []
     for _ in range(ROUNDS):
-        forget_texts()
+        if anew:
+            forget_texts()
         begun = perf_counter()
         work()
         spent.append(perf_counter() - begun)
@@ -78,7 +92,8 @@ def describe_cascade(cascade: Cascade) -> CascadeAbout:
     prices = {name: round(value, 4) for name, value in cascade.prices.items()}
     return {
         "tagger_of_text": cascade.text.scorer.name,
-        "reader": cascade.name(1, False),
+        "reader": cascade.reader.name,
+        "encodes": cascade.plain is not None,
         "share": cascade.share,
         "prices": prices,
         **cascade.figures,
@@ -86,12 +101,17 @@ def describe_cascade(cascade: Cascade) -> CascadeAbout:
 
 
 def price_taggers(taggers: Taggers, tables: Sequence[pa.Table]) -> dict[str, float]:
-    """Return what taggers cost here, in milliseconds a post."""
+    """Return what taggers, and reading texts, cost here, in milliseconds a post."""
     some = pa.concat_tables(tables, promote_options="default").slice(0, TIMED)
-    prices: dict[str, float] = {}
-    scorers: dict[str, Ensemble | NetworkScorer] = {"text": taggers[0].scorer, "fast": taggers[1], "fused": taggers[2]}
-    for name, scorer in scorers.items():
-        prices[name] = time_each(partial(_score, scorer, some, taggers[0].decision.taxonomy), len(some))
+    taxonomy, prices = taggers.text.decision.taxonomy, {}
+    scorers: dict[str, Ensemble | NetworkScorer] = {TEXT: taggers.text.scorer, FAST: taggers.reader}
+    if taggers.plain is not None:
+        texts = pc.fill_null(some["text"], "").to_pylist()
+        prices[ENCODE] = time_each(partial(encode_kept, open_encoder(), texts), len(some))
+        scorers = {TEXT: taggers.plain[0].scorer, FAST: taggers.plain[1].scorer}
+    # Where reading texts is a step of its own, that was before the network is asked.
+    for name, scorer in {**scorers, FUSED: taggers.network}.items():
+        prices[name] = time_each(partial(_score, scorer, some, taxonomy), len(some), anew=taggers.plain is None)
     return prices
 
 

@@ -183,13 +183,17 @@ def is_short(held: int, trained: int) -> bool:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Posts to train on and posts held out, to choose by, and how to learn; `settings` of fastText where they are known."""
+    """Posts to train on and posts held out, to choose by, and how to learn; `settings` of fastText where they are known.
+
+    `reads_texts`: the vectors of texts may be read beside words.
+    """
 
     trained: Dataset
     held: Dataset
     taxonomy: Taxonomy
     options: LearningOptions
     settings: Settings | None = None
+    reads_texts: bool = True
 
     @property
     def is_short(self) -> bool:

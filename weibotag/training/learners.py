@@ -172,6 +172,14 @@ class Trainer:
             return self._choose([one for count in range(1 + (name == "average"), 4) for one in combinations(known, count)])
         return self._join((name,))
 
+    def without_texts(self) -> "Trainer":
+        """Return a trainer on the same rows whose taggers read no vectors of texts; what reads none has learnt already."""
+        other = Trainer(replace(self.lesson, reads_texts=False))
+        other._scored = {
+            name: one for name, one in self._scored.items() if not any(blocks.encoder for blocks in one.learnt.scorer.blocks)
+        }
+        return other
+
     def network(self, name: str = FUSED) -> NetworkScorer:
         """Return a trained network."""
         return cast(NetworkScorer, self._score(name).learnt.scorer.scorers[FUSED])

@@ -26,7 +26,7 @@ from weibotag.features.vocabulary import learn_keywords
 from weibotag.posts.source import describe_input
 from weibotag.runtime.run_folder import Run
 from weibotag.taggers.cascade.policy import Cascade
-from weibotag.taggers.model_folder import CASCADE, FUSED, TEXT, Model, ModelAbout, ModelLearnt
+from weibotag.taggers.model_folder import CASCADE, FUSED, PLAIN, TEXT, Model, ModelAbout, ModelLearnt
 from weibotag.taggers.tagger import Tagger
 from weibotag.taxonomy.tree import Taxonomy, load
 from weibotag.training.cascade_tagger import describe_cascade, train_cascade
@@ -139,6 +139,7 @@ def train_taggers(
     if name != CASCADE:
         return taggers, None, learnt
     cascade = train_cascade(trainer, context)
+    taggers |= dict(zip(PLAIN, cascade.plain or (), strict=False))
     return taggers, cascade, {**learnt, "cascade": describe_cascade(cascade)}
 
 

@@ -32,7 +32,7 @@ def choose_vectors(
     Where it `crosses`, the rows to train on count, too, and their scores are between: see `score_crossed`.
     """
     trained, held = lesson.trained, lesson.held
-    kinds = kinds if may_read_vectors(lesson) else ()
+    kinds = [kind for kind in kinds if may_read_vectors(lesson) and (kind != "texts" or lesson.reads_texts)]
     if not (kinds or crosses):
         return learn(trained, NOTHING), None, {}
     gold = csr_matrix(vstack([held.gold, trained.gold])) if crosses else held.gold

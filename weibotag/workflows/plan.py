@@ -166,8 +166,7 @@ class Survey:
 def _price_here(cascade: Cascade, table: pa.Table, context: ExtractionContext) -> dict[str, float]:
     """Return the prices measured here; of stages that had nothing to look at those that the model knows."""
     looked = [stage for stage in context.fingerprints if context.stats.frames.get(stage)]
-    taggers = cascade.text, cascade.reader, cascade.network
-    return price_taggers(taggers, [table]) | context.stats.prices(looked, context.workers)
+    return price_taggers(cascade.taggers, [table]) | context.stats.prices(looked, context.workers)
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,26 @@ from weibotag.vision.stage import stage_class
 ABOUT, ARRAYS = "cascade.json", "cascade.safetensors"
 ORIGIN = Origin("a cascade for the tags of the taxonomy beside it", "train again")
 # Who answers: for a post nobody has looked at, for one whose pictures are known, and the network.
-TEXT, FAST, LINEAR, FUSED = "text", "fast", "linear", "fused"
-# Who reads text alone, who reads what pictures say as well, and the network.
-Taggers = tuple[Tagger, Ensemble, NetworkScorer]
+TEXT, FAST, FUSED = "text", "fast", "fused"
+# The step that reads what texts mean.
+ENCODE = "encode"
 # A step that costs nothing is reckoned with so many milliseconds.
 LEAST_MILLISECONDS = 1e-6
 # Of a struct in the column `vectors`, what does not come from looking.
 PLAIN = ("media_id", "width", "height")
+
+
+class Taggers(NamedTuple):
+    """Who reads text alone, who reads what pictures say as well, and the network.
+
+    `plain` are the first two as they answer before the vectors of texts are read; None where nobody but the network reads
+    these.
+    """
+
+    text: Tagger
+    reader: Ensemble
+    network: NetworkScorer
+    plain: tuple[Tagger, Tagger] | None = None
 
 
 class NextStep(NamedTuple):
@@ -95,8 +108,8 @@ class CascadeFile(TypedDict):
 
 @dataclass(frozen=True)
 class Answer:
-    """Scores and those of them that reach their thresholds, csr_matrix (posts x tags); `bits` (posts,): stages that looked;
-    `fused` (posts,): whether the network was asked; `gains` float32 (posts, stages + 1): what each stage, and the network,
+    """Scores and those of them that reach their thresholds, csr_matrix (posts x tags); `bits` (posts,): steps taken;
+    `fused` (posts,): whether the network was asked; `gains` float32 (posts, steps + 1): what each step, and the network,
     would bring yet.
     """
 
@@ -106,20 +119,27 @@ class Answer:
     fused: np.ndarray
     gains: np.ndarray
 
+    def keep(self, mask: np.ndarray) -> "Answer":
+        """Return the answers of some posts."""
+        return Answer(*(part[mask] for part in (self.scores, self.chosen, self.bits, self.fused, self.gains)))
+
 
 class Cascade:
     """The taggers of a model, how each answers at each state, and what a further step would bring.
 
-    `stages` are those that look at pictures; a set of them is a number of bits. `prices` are milliseconds: of a stage per
-    picture, of a tagger per post. `rate` is the least gain per millisecond for which a step is taken, in tags that are right
-    (see `gains.benefit`); where nothing is left to look at the network is asked for `network_rate` at least, because there
-    it is all that costs. `worth` is the micro-F1 that gains are measured with.
+    `stages` are those that look at pictures, `steps` these and, where cheap taggers read the vectors of texts, the
+    reading of these; a set of steps is a number of bits. The network is asked where texts have been read. `prices` are
+    milliseconds: of a stage per picture, of the others per post. `rate` is the least gain per millisecond for which a
+    step is taken, in tags that are right (see `gains.benefit`); where nothing is left to look at the network is asked
+    for `network_rate` at least, because there it is all that costs. `worth` is the micro-F1 that gains are measured
+    with.
     """
 
     def __init__(self, taxonomy: Taxonomy, taggers: Taggers, stages: Sequence[str], share: float, worth: float) -> None:
         self.taxonomy = taxonomy
-        self.text, self.reader, self.network = taggers
+        self.text, self.reader, self.network, self.plain = self.taggers = taggers
         self.stages = tuple(stages)
+        self.steps = (*stages, *([ENCODE] if self.plain else []))
         self.kinds = tuple(kind for stage in stages for kind in stage_class(stage).kinds)
         self.share, self.worth = share, worth
         self.states: dict[tuple[str, int], Decision] = {}
@@ -133,73 +153,84 @@ class Cascade:
         """Return the bits of all stages."""
         return (1 << len(self.stages)) - 1
 
+    @property
+    def reading(self) -> int:
+        """Return the bit of the step that reads texts, 0 where there is none."""
+        return 1 << len(self.stages) if self.plain else 0
+
+    def has_read(self, bits: int) -> bool:
+        """Tell whether nothing of texts is left to read after these steps."""
+        return bits & self.reading == self.reading
+
     def name(self, bits: int, fused: bool) -> str:
         """Return what a route is called."""
-        if fused or not bits:
+        if fused or not bits & self.everything:
             return FUSED if fused else TEXT
-        return LINEAR if LINEAR in self.reader.scorers else FAST
+        return self._reader(bits).name
 
     def cheap(self, bits: int) -> str:
-        """Return who answers first for posts that these stages have looked at."""
-        return FAST if bits else TEXT
+        """Return who answers first for posts after these steps."""
+        return FAST if bits & self.everything else TEXT
 
-    def raw(self, tagger: str, table: pa.Table) -> csr_matrix:
+    def raw(self, tagger: str, bits: int, table: pa.Table) -> csr_matrix:
         """Return a tagger's raw scores of posts, float32 csr_matrix; the network's own are mixed with the cheap one's."""
         if tagger == TEXT:
-            return self.text.scores(table)
+            return (self.text if self.plain is None or self.has_read(bits) else self.plain[0]).scores(table)
         if tagger == FAST:
-            return self.reader.raw_scores(table)
+            return self._reader(bits).raw_scores(table)
         return self.network.raw_scores(table)
+
+    def _reader(self, bits: int) -> Ensemble:
+        return self.reader if self.plain is None or self.has_read(bits) else self.plain[1].scorer
 
     def answer(self, table: pa.Table, bits: np.ndarray, rate: float | None = None) -> Answer:
         """Answer for posts whose pictures the stages of `bits` (posts,) have looked at, 0 for posts without pictures.
 
-        The network is asked where it brings at least `rate` per millisecond, of all posts where that is negative. Stages
-        whose words posts bring along count as having looked.
+        Texts are read, and then the network is asked, where that brings at least `rate` per millisecond, for all posts where
+        that is negative. Stages whose words posts bring along count as having looked.
         """
         bits = bits | given(table, self.stages)
         rate = self.rate if rate is None else rate
-        parts = [self._answer_alike(table, np.flatnonzero(bits == own), int(own), rate) for own in np.unique(bits)]
+        parts = []
+        for own in np.unique(bits).tolist():
+            parts += self._answer_alike(table, np.flatnonzero(bits == own), own, rate)
         if not parts:
             empty = csr_matrix((0, len(self.taxonomy)), dtype=np.float32)
-            return Answer(empty, empty, bits, np.zeros(0, bool), np.zeros((0, len(self.stages) + 1), np.float32))
-        scores, chosen, fused, gains, rows = zip(*parts, strict=True)
+            return Answer(empty, empty, bits, np.zeros(0, bool), np.zeros((0, len(self.steps) + 1), np.float32))
+        answers, rows = zip(*parts, strict=True)
         order = np.argsort(np.concatenate(rows), kind="stable")
         return Answer(
-            csr_matrix(vstack(scores))[order],
-            csr_matrix(vstack(chosen))[order],
-            bits,
-            np.concatenate(fused)[order],
-            np.concatenate(gains)[order],
-        )
+            csr_matrix(vstack([one.scores for one in answers])),
+            csr_matrix(vstack([one.chosen for one in answers])),
+            np.concatenate([one.bits for one in answers]),
+            np.concatenate([one.fused for one in answers]),
+            np.concatenate([one.gains for one in answers]),
+        ).keep(order)
 
-    def _answer_alike(
-        self, table: pa.Table, rows: np.ndarray, bits: int, rate: float
-    ) -> tuple[csr_matrix, csr_matrix, np.ndarray, np.ndarray, np.ndarray]:
-        """Answer for the posts `rows` of a table, of one state: scores, chosen, fused, gains, and rows in that order."""
-        name = self.cheap(bits)
-        table = table.take(pa.array(rows))
-        raw = self.raw(name, table)
-        scores, chosen, gains = self._settle_and_describe(name, bits, raw, table)
-        ask = self.ask(gains, rate, (count_files(table) == 0) | (bits == self.everything))
-        order = np.argsort(ask, kind="stable")
-        if ask.any():
-            asked = table.filter(pa.array(ask))
-            mixed = blend(self.raw(FUSED, asked), csr_matrix(raw[ask]), self.share)
-            fused = self._settle_and_describe(FUSED, bits, mixed, asked)
-            scores, chosen = (
-                csr_matrix(vstack([one[~ask], two])) for one, two in zip((scores, chosen), fused, strict=False)
-            )
-            gains = np.concatenate([gains[~ask], fused[2]])
-        return scores, chosen, ask[order], gains, rows[order]
+    def _answer_alike(self, table: pa.Table, rows: np.ndarray, bits: int, rate: float) -> list[tuple[Answer, np.ndarray]]:
+        """Answer for the posts `rows` of a table, of one state; return parts, each with its rows."""
+        name, some = self.cheap(bits), table.take(pa.array(rows))
+        raw = self.raw(name, bits, some)
+        answer = self._settle_and_describe(name, bits, raw, some)
+        if self.has_read(bits):
+            further = self.ask(answer.gains, rate, (count_files(some) == 0) | (bits & self.everything == self.everything))
+        else:
+            further = answer.gains[:, len(self.stages)] >= rate * self.prices[ENCODE]
+        parts = [(answer.keep(~further), rows[~further])]
+        if further.any() and self.has_read(bits):
+            asked = some.filter(pa.array(further))
+            mixed = blend(self.raw(FUSED, bits, asked), csr_matrix(raw[further]), self.share)
+            parts.append((self._settle_and_describe(FUSED, bits, mixed, asked), rows[further]))
+        elif further.any():
+            parts += self._answer_alike(table, rows[further], bits | self.reading, rate)
+        return parts
 
-    def _settle_and_describe(
-        self, tagger: str, bits: int, raw: csr_matrix, table: pa.Table
-    ) -> tuple[csr_matrix, csr_matrix, np.ndarray]:
-        """Return what a tagger answers at a state, scores and chosen, and the gains of further steps from there."""
+    def _settle_and_describe(self, tagger: str, bits: int, raw: csr_matrix, table: pa.Table) -> Answer:
+        """Return what a tagger answers at a state."""
         scores, chosen = self.states[tagger, bits].settle(raw)
         features = describe(scores, chosen, table, self.worth, self.taxonomy, self.kinds)
-        return scores, chosen, self._predict_gains(tagger, features, bits)
+        gains = self._predict_gains(tagger, features, bits)
+        return Answer(scores, chosen, np.full(len(table), bits), np.full(len(table), tagger == FUSED), gains)
 
     def ask(self, gains: np.ndarray, rate: float, complete: np.ndarray) -> np.ndarray:
         """Return for which posts, by what the steps would bring them, the network is asked at a rate.
@@ -210,13 +241,19 @@ class Cascade:
         return np.asarray(gains[:, -1] >= rates * self.prices[FUSED])
 
     def _predict_gains(self, tagger: str, features: np.ndarray, bits: int) -> np.ndarray:
-        """Return what each stage, and the network, would bring posts that a tagger has answered, float32."""
-        gains = np.zeros((len(features), len(self.stages) + 1), np.float32)
-        features = add_bits(features, bits, len(self.stages))
-        for place, step in enumerate((*self.stages, FUSED)):
-            if step != tagger and not bits >> place & 1:
+        """Return what each step, and the network, would bring posts that a tagger has answered, float32."""
+        gains = np.zeros((len(features), len(self.steps) + 1), np.float32)
+        features = add_bits(features, bits, len(self.steps))
+        for place, step in enumerate((*self.steps, FUSED)):
+            if step != tagger and not bits >> place & 1 and (step != FUSED or self.has_read(bits)):
                 gains[:, place] = self.forests[tagger, step].predict(features)
         return gains
+
+    def list_states(self, seen: bool) -> list[tuple[str, int]]:
+        """Return who answers after which steps; `seen`: also after looking at pictures."""
+        sets = [bits for bits in range(1 << len(self.steps)) if seen or not bits & self.everything]
+        asked = [(FUSED, bits) for bits in sets if self.has_read(bits)]
+        return [*((self.cheap(bits), bits) for bits in sets), *asked]
 
     def save(self, folder: Path) -> None:
         """Write cascade.json and cascade.safetensors; the taggers are the model's own."""
@@ -241,10 +278,9 @@ class Cascade:
         stages = about["stages"]
         sound = set(stages) <= set(names("stage")) and len(set(stages)) == len(stages) and 0 <= about["share"] <= 1
         ORIGIN.need(path, sound, f"found stages {', '.join(stages)}, share {about['share']}")
-        prices = about["prices"]
-        priced = prices.keys() >= {*stages, TEXT, FAST, FUSED} and min(prices.values()) >= 0
+        cascade, prices = cls(taxonomy, taggers, stages, about["share"], about["worth"]), about["prices"]
+        priced = prices.keys() >= {*cascade.steps, TEXT, FAST, FUSED} and min(prices.values()) >= 0
         ORIGIN.need(path, priced, f"found prices of {', '.join(prices)}")
-        cascade = cls(taxonomy, taggers, stages, about["share"], about["worth"])
         cascade.prices, cascade.figures = prices, about["figures"]
         cascade.rate, cascade.network_rate = about["rate"], about["network_rate"]
         cascade._read_arrays(folder / ARRAYS)
@@ -252,11 +288,10 @@ class Cascade:
 
     def _read_arrays(self, path: Path) -> None:
         """Read states, those of looked at pictures where training saw any, and forests."""
-        steps = [(tagger, step) for tagger in (TEXT, FAST, FUSED) for step in (*self.stages, FUSED)]
+        steps = [(tagger, step) for tagger in (TEXT, FAST, FUSED) for step in (*self.steps, FUSED)]
 
         def list_states(named: Collection[str]) -> list[tuple[str, int]]:
-            sets = range(self.everything + 1) if f"state {FUSED} {self.everything} slope" in named else range(1)
-            return [(tagger, bits) for bits in sets for tagger in (self.cheap(bits), FUSED)]
+            return self.list_states(f"state {FUSED} {self.everything | self.reading} slope" in named)
 
         def list_types(named: Collection[str]) -> dict[str, TensorType]:
             types: dict[str, TensorType] = {
@@ -273,16 +308,16 @@ class Cascade:
         for tagger, bits in list_states(arrays):
             own = {name: arrays[f"state {tagger} {bits} {name}"] for name in CALIBRATED}
             self.states[tagger, bits] = Decision.of_arrays(own, self.taxonomy)
-        width = count_features(self.taxonomy, self.kinds, len(self.stages))
+        width = count_features(self.taxonomy, self.kinds, len(self.steps))
         for tagger, step in steps:
             forest = self.forests[tagger, step] = Forest(**{name: arrays[f"gain {tagger} {step} {name}"] for name in FOREST})
             ORIGIN.need(path, forest.fits(width), f"found a forest {tagger} {step} that points outside")
 
 
-def add_bits(features: np.ndarray, bits: int, stages: int) -> np.ndarray:
-    """Return features (posts, features) with a column for each stage: whether it has looked."""
-    own = np.array([bits >> place & 1 for place in range(stages)], np.float32)
-    return np.hstack([features, np.broadcast_to(own, (len(features), stages))])
+def add_bits(features: np.ndarray, bits: int, steps: int) -> np.ndarray:
+    """Return features (posts, features) with a column for each step: whether it was taken."""
+    own = np.array([bits >> place & 1 for place in range(steps)], np.float32)
+    return np.hstack([features, np.broadcast_to(own, (len(features), steps))])
 
 
 def count_files(table: pa.Table) -> np.ndarray:

@@ -17,7 +17,7 @@ STEPS, LOWEST = 60, 1e-8
 
 @dataclass(frozen=True)
 class PolicyOutcome:
-    """Where posts end: stages that looked (`bits`), whether the network was asked (`fused`), milliseconds `spent`, of them
+    """Where posts end: steps taken (`bits`), whether the network was asked (`fused`), milliseconds `spent`, of them
     `looking` at pictures; each (posts,).
     """
 
@@ -44,29 +44,31 @@ class CascadeSimulation:
         weights: np.ndarray | None = None,
     ) -> None:
         self.weights = np.ones(len(table)) if weights is None else weights
-        self.cascade, self.seen, self.known, self.left = cascade, seen, np.where(seen, known, 0), left
-        self.prices = np.array([cascade.prices[stage] for stage in cascade.stages])
+        self.cascade, self.seen, self.known = cascade, seen, np.where(seen, known, 0)
+        # Every text is read by itself.
+        self.left = np.hstack([left, np.ones((len(table), len(cascade.steps) - len(cascade.stages)))])
+        self.prices = np.array([cascade.prices[step] for step in cascade.steps])
         self.sets = sorted({bits for _, bits in cascade.states})
         self._place = {bits: place for place, bits in enumerate(self.sets)}
-        posts, steps = len(table), len(cascade.stages) + 1
+        posts, steps = len(table), len(cascade.steps) + 1
         shape = 2, len(self.sets), posts
         self.gains = np.zeros((*shape, steps), np.float32)
         self.chosen: dict[tuple[int, int], csr_matrix] = {}
         truths = {}
         for place, bits in enumerate(self.sets):
-            own = seen if bits else np.ones(posts, bool)
+            own = seen if bits & cascade.everything else np.ones(posts, bool)
             view = limit(table.filter(pa.array(own)), stages_of(bits, cascade.stages))
             # Back to all posts: those that can't be in a state have an empty row there.
             rows = np.where(own, np.cumsum(own) - 1, len(view))
-            for fused, rate in enumerate((np.inf, -np.inf)):
+            for fused, rate in enumerate((np.inf, -np.inf) if cascade.has_read(bits) else (np.inf,)):
                 answer = cascade.answer(view, np.full(len(view), bits), rate)
                 self.gains[fused, place, own] = answer.gains
                 self.chosen[fused, bits] = _spread(answer.chosen, rows)
                 truths[bits] = _spread(answer.scores, rows)
         # Probabilities of all tags (posts x tags) with everything looked at.
-        self.truth = _choose(seen, truths[self.sets[-1]], truths[0])
+        self.truth = _choose(seen, truths[self.sets[-1]], truths[cascade.reading])
         # Posts without pictures have nothing to look at.
-        self.gains[:, :, ~seen, :-1] = 0
+        self.gains[:, :, ~seen, : len(cascade.stages)] = 0
 
     def highest_ratio(self) -> float:
         """Return the most that any look, or the network, promises per millisecond."""
@@ -75,19 +77,22 @@ class CascadeSimulation:
 
     def run(self, rate: float) -> PolicyOutcome:
         """Return where posts end when each step that brings at least `rate` per millisecond is taken, the best one first."""
-        prices = self.cascade.prices
+        prices, everything, reading = self.cascade.prices, self.cascade.everything, self.cascade.reading
         every = np.arange(len(self.known))
         bits, looking, scoring = self.known.copy(), np.zeros(len(every)), np.full(len(every), prices["text"])
         while True:
             place = np.array([self._place[own] for own in bits.tolist()], np.int64)
-            fused = self.cascade.ask(self.gains[0, place, every], rate, ~self.seen | (bits == self.cascade.everything))
+            complete = ~self.seen | (bits & everything == everything)
+            fused = self.cascade.ask(self.gains[0, place, every], rate, complete) & (bits & reading == reading)
             gains = self.gains[fused.astype(int), place, every]
             step = choose_step(gains[:, :-1], self.left, self.prices, bits, rate)
             moves = step.stage >= 0
             if not moves.any():
                 return PolicyOutcome(bits, fused, looking + scoring + fused * prices[FUSED], looking)
-            looking[moves] += step.cost[moves]
-            scoring[moves] += prices["fast"] + prices[FUSED]
+            looks = moves & (step.stage < len(self.cascade.stages))
+            looking[looks] += step.cost[looks]
+            scoring[moves & ~looks] += step.cost[moves & ~looks]
+            scoring[moves] += prices["fast"] + prices[FUSED] * looks[moves]
             bits[moves] |= 1 << step.stage[moves]
 
     def answers(self, outcome: PolicyOutcome) -> csr_matrix:
@@ -98,8 +103,8 @@ class CascadeSimulation:
         return total
 
     def everything(self) -> PolicyOutcome:
-        """Return the outcome where all stages have looked and the network is asked for all."""
-        bits, nothing = np.where(self.seen, self.sets[-1], 0), np.zeros(len(self.seen))
+        """Return the outcome where all steps were taken and the network is asked for all."""
+        bits, nothing = np.where(self.seen, self.sets[-1], self.cascade.reading), np.zeros(len(self.seen))
         return PolicyOutcome(bits, nothing == 0, nothing, nothing)
 
     def text_alone(self) -> PolicyOutcome:
