@@ -6,6 +6,7 @@ import os
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -265,6 +266,8 @@ class Store:
                     "temp_directory": str(_choose_spill(self.root)),
                 }
                 self._database = duckdb.connect(config=config)
+                # Threads of its own that run when the interpreter ends would end it by a signal.
+                weakref.finalize(self, self._database.close)
             # A cursor is a connection of its own: threads don't see each other's tables.
             return self._database.cursor()
 
