@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from weibotag.cli.main import app
 
 TAXONOMY = "id,parent_id,name,aliases,keywords\nfood,,美食,,\ncake,food,蛋糕,甜品,\ncar,,汽车,,\n"
 POSTS = "post_id,text,tags\n1,今天的蛋糕真好吃,cake\n2,新买的汽车,car\n3,爱了爱了,\n"
+
+
+def slow_but(kept: Collection[str], names: Iterable[str]) -> list[Any]:
+    """Return cases for `parametrize`, of which all but some are slow."""
+    return [name if name in kept else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def draw(path: Path, text: str, size: tuple[int, int] = (320, 160), colour: str = "white") -> None:

@@ -17,6 +17,7 @@ OBJECTS = ("人", "桌子", "椅子", "灯", "墙", "窗", "门", "车")
 TELLING = {"tea": "绿茶", "milk": "牛奶", "cat": "小猫", "dog": "小狗"}
 
 
+@pytest.mark.slow
 def test_evidence_names_the_wording_that_a_network_looked_at(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
     draw = np.random.default_rng(0)

@@ -218,7 +218,7 @@ def test_the_folder_of_the_output_is_made_wherever_the_run_is(folder: Path) -> N
 
 
 def test_tags_are_written_and_told_in_one_line(folder: Path) -> None:
-    done = shell("tag", "posts.csv", "-t", "tree.csv", "-o", "out.csv")
+    done = shell("tag", "posts.csv", "-t", "tree.csv", "--words-only", "-o", "out.csv")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith("out.csv: 3 posts, 2 with tags; ")
@@ -227,7 +227,7 @@ def test_tags_are_written_and_told_in_one_line(folder: Path) -> None:
 
 
 def test_quiet_says_nothing_and_json_says_only_json(folder: Path) -> None:
-    quiet = shell("tag", "posts.csv", "-t", "tree.csv", "-o", "out.csv", "--quiet")
+    quiet = shell("tag", "posts.csv", "-t", "tree.csv", "--words-only", "-o", "out.csv", "--quiet")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
     told = ask("tag", "posts.csv", "-t", "tree.csv", "-o", "out.csv", "--json")
     assert told.exit_code == 0
@@ -235,9 +235,9 @@ def test_quiet_says_nothing_and_json_says_only_json(folder: Path) -> None:
 
 
 def test_stdin_to_a_file_and_a_file_to_stdout(folder: Path) -> None:
-    done = shell("tag", "-", "-t", "tree.csv", "-o", "out.jsonl", "--quiet", input=POSTS)
+    done = shell("tag", "-", "-t", "tree.csv", "--words-only", "-o", "out.jsonl", "--quiet", input=POSTS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    told = shell("tag", "posts.csv", "-t", "tree.csv", "-o", "-")
+    told = shell("tag", "posts.csv", "-t", "tree.csv", "--words-only", "-o", "-")
     assert told.returncode == 0, told.stderr
     assert told.stdout == (folder / "out.jsonl").read_text(encoding="utf-8")
     assert [json.loads(line)["post_id"] for line in told.stdout.splitlines()] == ["1", "2", "3"]
@@ -246,7 +246,7 @@ def test_stdin_to_a_file_and_a_file_to_stdout(folder: Path) -> None:
 def test_a_pipe_that_closes_early_is_no_error(folder: Path) -> None:
     rows = "".join(f"{number},{'蛋糕' * 50}\n" for number in range(3000))
     (folder / "many.csv").write_text(f"post_id,text\n{rows}", encoding="utf-8")
-    command = [sys.executable, "-m", "weibotag", "tag", "many.csv", "-t", "tree.csv", "-o", "-", "-q"]
+    command = [sys.executable, "-m", "weibotag", "tag", "many.csv", "-t", "tree.csv", "--words-only", "-o", "-", "-q"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

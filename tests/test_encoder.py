@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from commands import ask
+from commands import ask, slow_but
 from fused_posts import ROOT, TREE, are_right, ask_onnx, build, draw_posts, place, quick, rows_of, table_of
 from fused_posts import ask_torch as answer
 
@@ -86,7 +86,7 @@ def test_states_of_a_language_model_stand_at_the_characters_of_their_tokens(bert
     assert not found[0, 1].any() and not found[1].any()
 
 
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", slow_but(["lora"], HOWS))
 def test_an_encoder_is_trained_as_asked_and_its_weights_travel_with_the_network(
     bert: Path, tmp_path: Path, how: str
 ) -> None:
@@ -118,7 +118,7 @@ def test_an_encoder_is_trained_as_asked_and_its_weights_travel_with_the_network(
     assert are_right(work, fresh).mean() > 0.9
 
 
-@pytest.mark.parametrize("how", ("full", "lora"))
+@pytest.mark.parametrize("how", slow_but(["lora"], ("full", "lora")))
 def test_a_training_that_was_stopped_goes_on_to_the_same_encoder(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:

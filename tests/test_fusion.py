@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from commands import slow_but
 from fused_posts import (
     ROOT,
     ROWS,
@@ -39,7 +40,7 @@ from weibotag.taxonomy.tree import Taxonomy
 NETWORKS = ("concat", "hma", "vl-bert")
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", slow_but(["concat"], NETWORKS))
 def test_each_network_learns_what_only_one_modality_or_both_together_say(network: str, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
     about = teach(network, tmp_path, draw_posts(640, seed=1))

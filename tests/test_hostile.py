@@ -15,7 +15,7 @@ from weibotag.extraction.jobs import media_fingerprint
 from weibotag.vision.media.pictures import MediaLimits
 
 ROOT = Path(__file__).parents[1]
-COUNT = 100
+COUNT = 60
 HOPELESS = {"empty.jpg", "page.jpg", "answer.png", "noise.jpg", "bomb.png", "bomb.gif", "folder.jpg", "missing.jpg"}
 ALL = "all of them"
 

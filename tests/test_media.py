@@ -60,7 +60,7 @@ def check_account(rows: list[MediaRow], frames: list[Frame], limits: MediaLimits
 
 
 def test_damaged_files_give_a_frame_or_a_reason(tmp_path: Path) -> None:
-    paths = damaged_media.make(tmp_path, 600, seed=7)
+    paths = damaged_media.make(tmp_path, 300, seed=7)
     frames_seen = 0
     for path in paths:
         kind = path.name.split("-", 1)[1]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import slow_but
 from fused_posts import (
     TREE,
     WIDTH,
@@ -50,7 +51,7 @@ def test_older_names_are_those_of_the_papers_and_others_are_refused() -> None:
         resolve("bert")
 
 
-@pytest.mark.parametrize("network", PRESETS)
+@pytest.mark.parametrize("network", slow_but(["vl-bert", "lxmert"], PRESETS))
 def test_each_preset_learns_in_a_few_steps_and_its_file_answers_as_torch_did(network: str, tmp_path: Path) -> None:
     first, last = (teach(network, tmp_path / str(epochs), draw_posts(160, seed=1), epochs=epochs) for epochs in (1, 5))
     assert 0 < first.micro_f1 < last.micro_f1 <= 1

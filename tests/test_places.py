@@ -175,20 +175,20 @@ def test_texts_and_plots_of_before_are_replaced(files: Path) -> None:
 def test_a_file_that_the_shell_gives_as_stdout_is_an_output(files: Path) -> None:
     was = Path("posts.csv").read_bytes()
     with open("posts.csv", "ab") as taken:
-        done = shell("tag", "posts.csv", "-t", "tree.csv", "-o", "-", stdout=taken)
+        done = shell("tag", "posts.csv", "-t", "tree.csv", "--words-only", "-o", "-", stdout=taken)
     assert done.returncode == 2 and "--out /dev/stdout: is also read, as POSTS posts.csv" in done.stderr, done.stderr
     assert Path("posts.csv").read_bytes() == was
     with open("out.jsonl", "ab") as free:
-        assert shell("tag", "posts.csv", "-t", "tree.csv", "-o", "-", "-q", stdout=free).returncode == 0
+        assert shell("tag", "posts.csv", "-t", "tree.csv", "--words-only", "-o", "-", "-q", stdout=free).returncode == 0
     assert Path("out.jsonl").stat().st_size
 
 
 def test_a_file_that_the_shell_gives_as_stdin_is_an_input(files: Path) -> None:
     with Path("posts.csv").open() as given:
-        done = shell("tag", "-", "-t", "tree.csv", "-o", "posts.csv", stdin=given)
+        done = shell("tag", "-", "-t", "tree.csv", "--words-only", "-o", "posts.csv", stdin=given)
     assert done.returncode == 2 and "--out posts.csv: is also read, as POSTS /dev/stdin" in done.stderr, done.stderr
     with Path("posts.csv").open() as given:
-        assert shell("tag", "-", "-t", "tree.csv", "-o", "out.csv", "-q", stdin=given).returncode == 0
+        assert shell("tag", "-", "-t", "tree.csv", "--words-only", "-o", "out.csv", "-q", stdin=given).returncode == 0
 
 
 @pytest.mark.parametrize(("line", "said"), [

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from commands import ask
+from commands import ask, slow_but
 from fused_posts import (
     TREE,
     ask_onnx,
@@ -181,7 +181,7 @@ def test_pictures_are_swapped_only_between_posts_of_different_texts() -> None:
     assert (same.spoil(np.arange(4), MARKS, np.random.default_rng(0))[1]["match"] == -1).all()
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", slow_but(["vl-bert"], NETWORKS))
 def test_pretraining_learns_and_its_body_begins_a_training(network: str, tmp_path: Path) -> None:
     first = rehearse(network, tmp_path / "first", epochs=1)
     about = rehearse(network, tmp_path / "body", count=240, epochs=4)
@@ -266,6 +266,7 @@ def test_a_pretraining_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path)
     assert (tmp_path / "killed" / "body.safetensors").read_bytes() == (tmp_path / "whole" / "body.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_tasks_are_learnt_told_by_name_and_measured(tmp_path: Path) -> None:
     from weibotag.taggers.network import NetworkScorer
     from weibotag.training.dataset import NetworkOptions

@@ -141,6 +141,7 @@ def test_attention_is_over_what_is_there_and_an_empty_side_gets_none() -> None:
         np.testing.assert_allclose(alone["match"][0], answer["match"][at], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_tags_as_other_networks_do(tmp_path: Path) -> None:
     teach("sm-lstm", tmp_path, draw_posts(480, seed=1))
     fresh = draw_posts(120, seed=2)
