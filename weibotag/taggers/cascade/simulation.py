@@ -176,7 +176,8 @@ class Curve:
 def trace_curve(simulation: CascadeSimulation, quality: Callable[[PolicyOutcome], float]) -> Curve:
     """Return the curve of a cascade over posts; `quality` judges an outcome."""
     highest = max(1e-9, simulation.highest_ratio())
-    rates = np.array([2 * highest, *np.geomspace(highest, highest * LOWEST, STEPS), 0.0])
+    # Not the highest ratio itself: there a last digit would decide whether anything is done.
+    rates = np.array([2 * highest, *np.geomspace(0.99 * highest, highest * LOWEST, STEPS), 0.0])
     outcomes = [simulation.run(rate) for rate in rates]
     seconds = np.array([simulation.seconds(outcome) for outcome in outcomes])
     values = np.array([quality(outcome) for outcome in outcomes])
