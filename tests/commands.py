@@ -16,9 +16,9 @@ TAXONOMY = "id,parent_id,name,aliases,keywords\nfood,,美食,,\ncake,food,蛋糕
 POSTS = "post_id,text,tags\n1,今天的蛋糕真好吃,cake\n2,新买的汽车,car\n3,爱了爱了,\n"
 
 
-def slow_but(kept: Collection[str], names: Iterable[str]) -> list[Any]:
+def slow_but(kept: Collection[Any], cases: Iterable[Any]) -> list[Any]:
     """Return cases for `parametrize`, of which all but some are slow."""
-    return [name if name in kept else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    return [case if case in kept else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 def draw(path: Path, text: str, size: tuple[int, int] = (320, 160), colour: str = "white") -> None:

@@ -128,6 +128,7 @@ def test_networks_are_compared_with_the_others(folder: Path) -> None:
     assert 0 < network["micro_f1_pictures"] <= 1 and 0 < network["micro_f1_text_only"] <= 1
 
 
+@pytest.mark.slow
 def test_the_cascade_is_compared_where_all_is_known(folder: Path) -> None:
     pytest.importorskip("torch", reason="networks are trained with torch")
     report = compare("labelled.csv", "--taggers", "cascade,fused", "--minutes", "1e-9")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from commands import slow_but
 
 from weibotag.core.errors import RequestError
 from weibotag.runtime.findings_store import Store
@@ -61,7 +62,7 @@ def rights(path: Path) -> str:
     return stat.filemode(path.stat().st_mode)
 
 
-@pytest.mark.parametrize("mode", [0o775, 0o2775, 0o3775])
+@pytest.mark.parametrize("mode", slow_but([0o2775], [0o775, 0o2775, 0o3775]))
 def test_two_users_write_read_and_merge_what_the_group_may_write(root: Path, mode: int) -> None:
     root.chmod(mode)
     act(ONE, root, "for _ in range(3): write('a')\nstore.compact('faces', 'f', 1)")

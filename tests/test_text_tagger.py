@@ -73,6 +73,7 @@ def test_each_post_to_train_on_is_scored_by_what_did_not_see_it() -> None:
     assert score_crossed(posts, Learnt).toarray().ravel().tolist() == list(range(60))
 
 
+@pytest.mark.slow
 def test_where_few_rows_are_held_out_those_to_train_on_help_to_choose() -> None:
     held = rows(3, 2)
     trainer = Trainer(Lesson(rows(30, 0), held, TREE, LearningOptions(0, quiet=True), SMALL))

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import ask, enter
+from commands import ask, enter, slow_but
 from scipy.sparse import csr_matrix
 
 from weibotag.taggers.fasttext import DivergedError, Settings, train
@@ -119,7 +119,7 @@ def test_memory_of_a_tagger_that_has_no_bound_is_refused(folder: Path) -> None:
     assert "give --tagger xmc, average or auto" in refused.stderr
 
 
-@pytest.mark.parametrize("taken", ["fast", "linear", "xmc", "fast+xmc", "fast+linear+xmc"])
+@pytest.mark.parametrize("taken", slow_but(["linear", "fast+xmc"], ["fast", "linear", "xmc", "fast+xmc", "fast+linear+xmc"]))
 def test_auto_keeps_what_it_took_and_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch, taken: str) -> None:
     monkeypatch.setattr(learners, "choose_candidate", lambda scores, worthwhile: taken)
     done = train_many("auto")
@@ -147,7 +147,7 @@ def test_auto_leaves_out_what_would_need_too_long(folder: Path, monkeypatch: pyt
     assert set(about["taggers"]["xmc"]["tried"]) == {"xmc"}
 
 
-@pytest.mark.parametrize("tagger", ["linear", "text", "average"])
+@pytest.mark.parametrize("tagger", slow_but(["text"], ["linear", "text", "average"]))
 def test_each_name_trains_and_answers(folder: Path, tagger: str) -> None:
     assert train_many(tagger).exit_code == 0
     assert ask("tag", "posts.csv", "-m", "model", "-o", "out.parquet", "-q").exit_code == 0
