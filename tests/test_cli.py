@@ -318,7 +318,9 @@ def test_too_many_rejects(folder: Path) -> None:
     words = ("tag", "posts.csv", "-t", "tree.csv", "-o", "out.csv", "-q", "--max-rejects")
     refused = shell(*words, "1")
     assert refused.returncode == 3
-    assert re.fullmatch(r"error: 2 rows can't be used, --max-rejects allows 1; see .*rejects\.csv\n", refused.stderr)
+    told, error = refused.stderr.splitlines()
+    assert told.startswith("posts.csv: 2 rows can't be used, 3 can; the first is posts.csv, line 5: no post_id")
+    assert re.fullmatch(r"error: 2 rows can't be used, --max-rejects allows 1; see .*rejects\.csv", error)
     assert not (folder / "out.csv").exists()
     assert len((folder / "out.csv.run" / "rejects.csv").read_text(encoding="utf-8").splitlines()) == 3
     assert ask(*words, "2").exit_code == 0

@@ -158,3 +158,24 @@ def test_no_bytes_break_the_reader(body: bytes) -> None:
     rows = 1 + sum(line != "" for line in lines)
     assert yielded >= 1
     assert yielded + rejects.count <= rows if quoted else yielded + rejects.count == rows
+
+
+def test_rows_that_differ_from_the_header_are_settled_where_that_is_clear(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("post_id,place,text\n1,京\n2,京,吃,喝,玩\n3,京,好,,\n4,京,好\n", encoding="utf-8")
+    assert read(path)["text"].to_pylist() == ["吃,喝,玩", "好", "好"]
+    assert f"{path}: 1 rows have fewer fields than the header" in caplog.text
+    assert f"{path}: 1 rows end in more delimiters" in caplog.text
+    assert f"{path}: 1 rows have delimiters in their last field, the text" in caplog.text
+    # A third of the rows is much: it is said whatever is quiet.
+    assert f"{path}: 1 rows can't be used, 3 can; the first is {path}, line 2: none of text, images, videos" in caplog.text
+    # In any other column a comma too many moves all that stands behind it.
+    path.write_text("post_id,text,place\n1,吃,喝,京\n2,好,京\n", encoding="utf-8")
+    assert read(path)["post_id"].to_pylist() == ["2"]
+    # Where all rows have more, the header lacks names.
+    path.write_text("post_id,text,place\n1,吃,京,,2025\n2,好,,沪,2026\n", encoding="utf-8")
+    assert read(path).column_names[-2:] == ["column_4", "column_5"]
+    assert read(path)["column_5"].to_pylist() == ["2025", "2026"]
+    assert "the last 2 fields of its rows have no names" in caplog.text

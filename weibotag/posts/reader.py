@@ -1,6 +1,7 @@
 """Files to posts tables: which rows can be used, and what their cells mean."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from weibotag.core.arrays import list_parts
 from weibotag.core.errors import NothingAcceptedError, RequestError
 from weibotag.core.file_names import name_as_text
 from weibotag.core.schema import STRINGS
+from weibotag.core.terminal import make_visible
 from weibotag.posts.cells import BLANKS, as_texts, change_type
 from weibotag.posts.condition import check_condition, matches
 from weibotag.posts.encodings import MOST_COLUMNS, NUL, STDIN, as_text
@@ -30,11 +32,15 @@ from weibotag.posts.table_files import (
 
 # 5.03E+18 is what a spreadsheet makes of a long id: its last digits are lost. A float that is exact is written as digits.
 ROUNDED_ID, FLOAT_ID = r"^\d(\.\d+)?[eE]\+\d+$", r"[.ein]"
+# More rejects than this share of the rows are told whatever is quiet.
+MANY_REJECTS = 0.1
 # A table ends with the chunk that brings it to so many bytes: 20,000 rows of some 6,700.
 BATCH_BYTES = 128 << 20
 LISTS = ("images", "videos", "tags", "keywords")
 # Cells that splitting at `;` does not do justice: JSON arrays, other marks, and blanks, or nothing, beside a mark.
 ODD_LIST = rf"^\[|；|;[{BLANKS};]|[{BLANKS}];|^;|;$"
+
+log = logging.getLogger(__name__)
 
 
 def read_posts(source: PostsSource, rejects: Rejects, batch_rows: int = 20_000) -> Iterator[pa.Table]:
@@ -56,12 +62,16 @@ def read_posts(source: PostsSource, rejects: Rejects, batch_rows: int = 20_000) 
 
 
 def _refuse_none(source: PostsSource, rejects: Rejects, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Give tables; raises NothingAcceptedError where there is none."""
-    found = False
+    """Give tables; raises NothingAcceptedError where there is none, and warns of many rejects."""
+    rows = 0
     for table in tables:
-        found = True
+        rows += len(table)
         yield table
-    if not found:
+    if rows and rejects.count > MANY_REJECTS * (rows + rejects.count):
+        where = f"; all are in {rejects.path}" if rejects.path else ""
+        told = f"{rejects.count:,} rows can't be used, {rows:,} can; the first is {rejects.first}{where}"
+        log.warning("%s: %s", make_visible(source.path), make_visible(told))
+    if not rows:
         seen = f"; see {rejects.path}" if rejects.count and rejects.path else ""
         left = "" if source.where is None else ", the others are none that --where asks for"
         raise NothingAcceptedError(source.path, f"{rejects.count:,} rejected{left}{seen}")

@@ -14,10 +14,13 @@ ID_LENGTH = 100
 
 
 class Rejects(AbstractContextManager["Rejects"]):
-    """Counts rejected rows and, given a path, writes them there as they come (schema "rejects", UTF-8 with BOM)."""
+    """Counts rejected rows and, given a path, writes them there as they come (schema "rejects", UTF-8 with BOM).
+
+    `first` says where the first one was, and why.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
-        self.count, self.path = 0, path
+        self.count, self.path, self.first = 0, path, ""
         self._whole = ExitStack()
         self._writer = None
         if path is not None:
@@ -29,6 +32,7 @@ class Rejects(AbstractContextManager["Rejects"]):
     def append(self, file: str, line: int | None, post_id: str | None, reason: str) -> None:
         """Count one rejected row; `line` is None where a whole file or part is meant."""
         self.count += 1
+        self.first = self.first or f"{file}{'' if line is None else f', line {line}'}: {reason}"
         if self._writer:
             self._writer.writerow(guard_row((file, line, post_id and post_id[:ID_LENGTH], reason)))
 

@@ -2,9 +2,10 @@
 
 import difflib
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ GIVEN = tuple(name for name in POSTS.names if name != "folder")
 CONTENT = ("text", "images", "videos")
 RESERVED = {*POSTS.names, *schema.arrow_schema("tags").names}
 EXACT_FLOAT = 2**53
+# Rows that tell whether a header lacks names.
+PEEKED = 20
 # Each cell of a chunk is counted as some characters more.
 CELL = 8
 MORE_KEYS = f"a key beyond the first {MOST_COLUMNS:,} of the file, or one with a NUL byte"
@@ -79,7 +82,7 @@ class Chunk:
 
 def lay_out(path: Path, columns: tuple[tuple[str, str], ...], alone: bool) -> Layout | None:
     """Return the layout of a file, None for an empty one among others."""
-    text, delimiter = None, ""
+    text, delimiter, more = None, "", 0
     types: dict[str, pa.DataType] = {}
     if path != STDIN and path.stat().st_size == 0:
         pass
@@ -93,7 +96,7 @@ def lay_out(path: Path, columns: tuple[tuple[str, str], ...], alone: bool) -> La
             names = _json_names(text)
         else:
             delimiter = find_delimiter(text)
-            names = _header(text, delimiter)
+            names, more = _header(text, delimiter)
         types = dict.fromkeys(names, pa.string())
     if len(types) > MOST_COLUMNS:
         raise RequestError(f"{path} has {len(types):,} columns; {MOST_COLUMNS:,} at most can be read; leave some out")
@@ -103,6 +106,12 @@ def lay_out(path: Path, columns: tuple[tuple[str, str], ...], alone: bool) -> La
         logger.warning("%s is empty: left out", make_visible(str(path)))
         return None
     taken = _take(path, list(types), columns)
+    if more and list(types)[-1] != taken.get("text"):
+        told = "have no names; if one was left out in the middle, the cells behind it are one place off"
+        logger.warning("%s: the last %s fields of its rows %s", make_visible(str(path)), more, told)
+        unnamed = [f"column_{place}" for place in range(len(types) + 1, len(types) + more + 1)]
+        refuse_twins(path, [*types, *unnamed])
+        types |= dict.fromkeys(unnamed, pa.string())
     passed: dict[str, str] = {}
     for name in types:
         if name in taken.values():
@@ -111,8 +120,9 @@ def lay_out(path: Path, columns: tuple[tuple[str, str], ...], alone: bool) -> La
     return Layout(path, text, delimiter, types, taken, passed)
 
 
-def _header(file: TextFile, delimiter: str) -> list[str]:
-    _, fields, problem, _ = next(read_records(file, delimiter), (0, [], None, 0))
+def _header(file: TextFile, delimiter: str) -> tuple[list[str], int]:
+    """Return the names of a header, and how many fields more the rows behind it have: see `_count_more`."""
+    (_, fields, problem, _), *first = islice(chain(read_records(file, delimiter), [(0, [], None, 0)]), 1 + PEEKED)
     problem = problem or (NUL if any("\0" in field for field in fields) else None)
     if problem:
         raise RequestError(f"{file.path}: the header can't be read ({problem}); save the file as UTF-8 text")
@@ -123,7 +133,13 @@ def _header(file: TextFile, delimiter: str) -> list[str]:
         stripped = fields
     names = [name or f"column_{place}" for place, name in enumerate(stripped, 1)]
     refuse_twins(file.path, names)
-    return names
+    return names, _count_more([row for _, row, fault, _ in first if row and not fault], len(names))
+
+
+def _count_more(rows: list[list[str]], named: int) -> int:
+    """Return how many fields more than the header all rows have, if as many each, and not only empty ones."""
+    more = {len(row) - named if any(field.strip() for field in row[named:]) else 0 for row in rows}
+    return max(more) if len(more) == 1 else 0
 
 
 def _json_names(file: TextFile) -> list[str]:
@@ -188,11 +204,15 @@ def _text_chunks(layout: Layout, records: Iterator[tuple[int, list[Any], str | N
     """Gather records into chunks of string columns, which end by rows or by characters and cells."""
     width = len(layout.types)
     place = list(layout.types).index(layout.taken["post_id"])
+    settled: Counter[str] = Counter()
     good: list[list[str | None]] = []
     lines: list[int] = []
     bad: list[Bad] = []
     room = CHUNK_SIZE
     for line, fields, problem, size in records:
+        if problem is None and len(fields) != width:
+            fields, how = _settle(fields, layout)
+            settled.update([how] if len(fields) == width else [])
         if problem is None and len(fields) == width:
             good.append(fields)
             lines.append(line)
@@ -205,6 +225,24 @@ def _text_chunks(layout: Layout, records: Iterator[tuple[int, list[Any], str | N
             yield _text_chunk(layout, good, lines, bad)
             good, lines, bad, room = [], [], [], CHUNK_SIZE
     yield _text_chunk(layout, good, lines, bad)
+    for how, count in sorted(settled.items()):
+        logger.warning("%s: %s rows %s", make_visible(str(layout.path)), f"{count:,}", how)
+
+
+def _settle(fields: list[str], layout: Layout) -> tuple[list[str], str]:
+    """Return the fields of a row in the header's width, which they have not, and how; as they are where that is unclear."""
+    width = len(layout.types)
+    if len(fields) < width:
+        return [
+            *fields,
+            *[""] * (width - len(fields)),
+        ], "have fewer fields than the header: what lacks is empty"
+    if not any(field.strip() for field in fields[width:]):
+        return fields[:width], "end in more delimiters than the header: left out"
+    if list(layout.types)[-1] == layout.taken.get("text"):
+        last = layout.delimiter.join(fields[width - 1 :])
+        return [*fields[: width - 1], last], "have delimiters in their last field, the text, without quotes: taken as text"
+    return fields, ""
 
 
 def _text_chunk(layout: Layout, good: list[list[str | None]], lines: list[int], bad: list[Bad]) -> Chunk:
