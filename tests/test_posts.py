@@ -53,7 +53,14 @@ def test_columns_with_other_names_are_mapped_and_the_one_they_hide_passes_throug
 @pytest.mark.parametrize(
     ("header", "columns", "said"),
     [
-        ("mid,text", (), "no column post_id; found mid, text; say which one it is: --column post_id=mid"),
+        ("mid,text", (), "no column post_id; found mid, text; say which it is: --column post_id=mid"),
+        ("user_id,id,text", (), "no column post_id; .*: --column post_id=id$"),
+        (
+            "type,note_id,my desc,desc",
+            (),
+            "no column post_id and none of text, .*: --column post_id=note_id --column text=desc$",
+        ),
+        ("user_id,type", (), "--column post_id=NAME --column text=NAME$"),
         ("post_id,Content", (), "none of text, images, videos.*--column text=Content"),
         ("post_id,zzzz", (), "--column text=NAME"),
         ("post_id,text", (("text", "body"),), "no column body; found post_id, text"),

@@ -2,6 +2,8 @@
 
 import difflib
 import logging
+import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,6 +52,39 @@ GIVEN = tuple(name for name in POSTS.names if name != "folder")
 CONTENT = ("text", "images", "videos")
 RESERVED = {*POSTS.names, *schema.arrow_schema("tags").names}
 EXACT_FLOAT = 2**53
+# What tools that collect posts call the columns, the surest first.
+USUAL = {
+    "post_id": (
+        "id",
+        "note_id",
+        "mid",
+        "微博id",
+        "weibo_id",
+        "aweme_id",
+        "tweet_id",
+        "status_id",
+        "video_id",
+        "bvid",
+        "bid",
+        "编号",
+    ),
+    "text": (
+        "正文",
+        "微博正文",
+        "内容",
+        "content",
+        "full_text",
+        "text_raw",
+        "desc",
+        "description",
+        "文案",
+        "caption",
+        "title",
+        "标题",
+    ),
+}
+# What a shell takes as it is.
+PLAIN_NAME = r"[\w.-]+"
 # Rows that tell whether a header lacks names.
 PEEKED = 20
 # Each cell of a chunk is counted as some characters more.
@@ -176,19 +211,28 @@ def _take(path: Path, names: list[str], columns: tuple[tuple[str, str], ...]) ->
     for name in GIVEN:
         if name in names and name not in taken and name not in taken.values():
             taken[name] = name
-    if "post_id" not in taken:
-        hint = f"--column post_id={_nearest('post_id', names)}"
-        raise RequestError(f"{path} has no column post_id; found {found}; say which one it is: {hint}")
-    if not any(name in taken for name in CONTENT):
-        hint = f"--column text={_nearest('text', [name for name in names if name not in taken.values()])}"
-        raise RequestError(f"{path} has none of text, images, videos; found {found}; say which one it is: {hint}")
+    wanted = [] if "post_id" in taken else ["post_id"]
+    wanted += [] if any(name in taken for name in CONTENT) else ["text"]
+    if wanted:
+        missing = " and ".join(
+            {"post_id": "no column post_id", "text": f"none of {', '.join(CONTENT)}"}[name] for name in wanted
+        )
+        free = [name for name in names if name not in taken.values()]
+        hints = []
+        for name in wanted:
+            near = _nearest(name, free)
+            free = [one for one in free if one != near]
+            hints.append(f"--column {name}={near if re.fullmatch(PLAIN_NAME, near) else shlex.quote(near)}")
+        raise RequestError(f"{path} has {missing}; found {found}; say which it is: {' '.join(hints)}")
     return taken
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    lowered = {other.lower(): other for other in names}
-    near = difflib.get_close_matches(name, lowered, n=1, cutoff=0.4)
-    return lowered[near[0]] if near else "NAME"
+    """Return the column that is likeliest meant: one by a name that is usual, then one that is spelled alike."""
+    lowered = {other.strip().lower(): other for other in reversed(names)}
+    usual = next((lowered[other] for other in USUAL[name] if other in lowered), None)
+    near = difflib.get_close_matches(name, lowered, n=1, cutoff=0.6)
+    return usual or (lowered[near[0]] if near else "NAME")
 
 
 def read_chunks(layout: Layout, rows: int) -> Iterator[Chunk]:
