@@ -105,6 +105,32 @@ def test_lists_are_json_or_joined_and_unlabelled_is_null(tmp_path: Path) -> None
     assert table["keywords"].null_count == len(cells)
 
 
+def test_pictures_are_parted_as_crawlers_join_them(tmp_path: Path) -> None:
+    cells = {
+        "['a.jpg', \"it's.png\"]": ["a.jpg", "it's.png"],
+        "a.jpg, b.PNG": ["a.jpg", "b.PNG"],
+        "a.jpg|b.jpg\nc.webp": ["a.jpg", "b.jpg", "c.webp"],
+        "https://x.example/a,https://x.example/b": ["https://x.example/a", "https://x.example/b"],
+        # A name may have a comma.
+        "one, two.jpg": ["one, two.jpg"],
+        "a,b.jpg;c.jpg": ["a,b.jpg", "c.jpg"],
+        "['a.jpg', b": ["['a.jpg', b"],
+        "无": [],
+        "NULL": [],
+        "NaN": [],
+        r"\N": [],
+        "[]": [],
+    }
+    rows = [["post_id", "text", "images", "tags"], *([at, "t", cell, cell] for at, cell in enumerate(cells))]
+    with (tmp_path / "p.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    table = read(tmp_path / "p.csv")
+    assert table["images"].to_pylist() == list(cells.values())
+    # A tag may be called so.
+    assert table["tags"].to_pylist()[1:5] == [[cell] for cell in list(cells)[1:5]]
+    assert table["tags"].to_pylist()[7:9] == [["无"], ["NULL"]]
+
+
 def test_parquet_lists_are_taken_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     given_lists = [["a;b", None, " c "], None, [], ["d"]]

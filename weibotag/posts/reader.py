@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -38,6 +39,13 @@ MANY_REJECTS = 0.1
 BATCH_BYTES = 128 << 20
 LISTS = ("images", "videos", "tags", "keywords")
 # Cells that splitting at `;` does not do justice: JSON arrays, other marks, and blanks, or nothing, beside a mark.
+PYTHON_TEXT = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+PYTHON_LIST = rf"\[\s*(?:(?:{PYTHON_TEXT})\s*(?:,\s*(?:{PYTHON_TEXT})\s*)*)?\]"
+# What parts the names of files, how one ends, and what stands where there is none.
+FILES = ("images", "videos")
+FILE_MARKS, FILE_END = r"[,，|\n]", r"\.[A-Za-z0-9]{2,5}$|^https?://\S+$"
+NO_FILES = ("无", "null", "none", "nan", "n/a", r"\n", "{}")
+ODD_FILES = rf"{FILE_MARKS}|(?i)^(无|null|none|nan|n/a|\\n|\{{\}})$"
 ODD_LIST = rf"^\[|；|;[{BLANKS};]|[{BLANKS}];|^;|;$"
 
 log = logging.getLogger(__name__)
@@ -179,7 +187,7 @@ def _normalise(rows: pa.Table, layout: Layout, extras: dict[str, pa.DataType]) -
             elif name == "post_id":
                 columns.append(pc.utf8_trim_whitespace(_ids(cells)))
             elif name in LISTS:
-                columns.append(pc.fill_null(_lists(cells), []) if name in ("images", "videos") else _lists(cells))
+                columns.append(pc.fill_null(_lists(cells, files=True), []) if name in FILES else _lists(cells))
             else:
                 columns.append(pc.fill_null(cells.cast(pa.string()), ""))
         except pa.ArrowException as error:
@@ -206,25 +214,30 @@ def _passed(cells: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return as_texts(cells) if kind == pa.string() and cells.type != kind else change_type(cells, kind)
 
 
-def _lists(cells: pa.ChunkedArray) -> pa.Array:
-    """Return list<string>, null where there is nothing; text is a JSON array, or items between `;`."""
+def _lists(cells: pa.ChunkedArray, files: bool = False) -> pa.Array:
+    """Return list<string>, null where there is nothing; text is an array of JSON or Python, or items between `;`.
+
+    Of `files`, other marks part the items as well where each then ends as a file does, and words for nothing are none.
+    """
     if pa.types.is_null(cells.type):
         return pa.nulls(len(cells), STRINGS)
     if pa.types.is_nested(cells.type):
         return _without_nulls(cells.cast(STRINGS).combine_chunks())
     texts = pc.utf8_trim_whitespace(pc.fill_null(cells.cast(pa.string()), "")).combine_chunks()
     split = pc.split_pattern(pc.if_else(pc.equal(texts, ""), None, texts), ";")
-    odd = np.flatnonzero(_flags(pc.match_substring_regex(texts, ODD_LIST)))
+    odd = np.flatnonzero(_flags(pc.match_substring_regex(texts, f"{ODD_LIST}|{ODD_FILES}" if files else ODD_LIST)))
     if not len(odd):
         return split
     order = np.arange(len(texts))
     order[odd] = len(texts) + np.arange(len(odd))
-    items = pa.array([_split_items(text) for text in texts.take(pa.array(odd)).to_pylist()], STRINGS)
+    items = pa.array([_split_items(text, files) for text in texts.take(pa.array(odd)).to_pylist()], STRINGS)
     return pa.concat_arrays([split, items]).take(pa.array(order))
 
 
-def _split_items(text: str) -> list[str] | None:
-    """Return the items of a cell that are not blank; a JSON array may be empty, any other list is None then."""
+def _split_items(text: str, files: bool) -> list[str] | None:
+    """Return the items of a cell that are not blank; an array may be empty, any other list is None then."""
+    if files and text.lower() in NO_FILES:
+        return None
     if text.startswith("["):
         try:
             value = json.loads(text)
@@ -232,6 +245,14 @@ def _split_items(text: str) -> list[str] | None:
             value = None
         if isinstance(value, list):
             return [item.strip() for item in map(as_text, value) if item and item.strip()]
+        if re.fullmatch(PYTHON_LIST, text):
+            return [
+                re.sub(r"\\(.)", r"\1", item[1:-1]).strip() for item in re.findall(PYTHON_TEXT, text) if item[1:-1].strip()
+            ]
+    if files and ";" not in text:
+        items = [item.strip() for item in re.split(FILE_MARKS, text) if item.strip()]
+        if all(re.search(FILE_END, item) for item in items):
+            return items
     return [item.strip() for item in text.replace("；", ";").split(";") if item.strip()] or None
 
 
