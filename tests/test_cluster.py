@@ -11,20 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from weibotag.core.arrays import unit
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import arrow_schema
 from weibotag.core.text_matching import fold
+from weibotag.curation.keywords import cluster as clustering
 from weibotag.curation.keywords.cluster import (
+    COMPANY,
     FEWEST_TAG_POSTS,
+    MEANING,
+    MEANING_AXES,
     PRIOR_TAGS,
     choose_alone,
     cluster_keywords,
+    encode_keywords,
     form_clusters,
     join_clusters,
     name_groups,
     read_mentions,
     share_out,
-    unit,
     weigh_tags,
 )
 from weibotag.extraction.requests import WordingsRequest
@@ -160,6 +165,61 @@ def test_every_channel_gets_its_share(keywords: list[int], share: float) -> None
     assert all(abs(own - number * size / sum(keywords)) <= 1 for own, number in zip(shares, keywords, strict=True))
     if size >= len(keywords) and min(number * size / sum(keywords) for number in keywords) >= 1:
         assert sum(shares) == size
+
+
+# What keywords mean
+
+MEANT = {
+    "美妆": ["口红", "唇釉", "lipstick", "粉底液", "眼影", "mascara"],
+    "汽车": ["轿车", "跑车", "sports car", "越野车", "卡车", "minivan"],
+    "水果": ["苹果", "香蕉", "pineapple", "草莓", "葡萄", "watermelon"],
+    "天气": ["下雨", "暴风雪", "thunderstorm", "大雾", "台风", "snowfall"],
+}
+
+
+def test_what_means_the_same_is_together_though_nothing_else_tells(tmp_path: Path) -> None:
+    topic_of = {word: topic for topic, words in MEANT.items() for word in words}
+    pq.write_table(make_posts({"": ["天"] * 5}, 5), tmp_path / "posts.parquet")
+    keywords = pa.table({"channel": [""] * len(topic_of), "keyword": [*topic_of], "posts": [2] * len(topic_of)})
+    rows = cluster(PostsSource(str(tmp_path / "posts.parquet")), tmp_path / "clusters.parquet", keywords, 8)
+    gathered: dict[str, list[str]] = {}
+    for row in rows:
+        gathered.setdefault(row["cluster"], []).append(topic_of[row["keyword"]])
+    several = [topics for topics in gathered.values() if len(topics) > 1]
+    assert sum(max(Counter(topics).values()) for topics in several) / sum(map(len, several)) > 0.8
+
+
+def test_what_says_nothing_has_no_meaning_and_is_known_by_its_company() -> None:
+    vectors = encode_keywords(["口红 🔥🔥", "汽车 口红"], ["口红", "🔥🔥", "汽车", "口红", "🚀🚀"])
+    assert vectors.dtype == np.float32
+    own, company = vectors[:, :MEANING_AXES], vectors[:, MEANING_AXES:]
+    assert (own**2).sum(axis=1).tolist() == pytest.approx([MEANING, 0, MEANING, MEANING, 0])
+    assert (company**2).sum(axis=1).tolist() == pytest.approx([COMPANY, COMPANY, COMPANY, COMPANY, 0])
+    assert company[1] @ company[2] == pytest.approx(COMPANY)
+    assert (vectors[0] == vectors[3]).all()
+
+
+@pytest.mark.parametrize("case", ["no package", "very many"])
+def test_where_meaning_is_not_read_clusters_go_without_and_say_so(
+    source: PostsSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    keywords = count_keywords(BOTH).slice(0, 40)
+    pq.write_table(keywords, tmp_path / "keywords.parquet")
+    if case == "very many":
+        monkeypatch.setattr(clustering, "MOST_ENCODED", 39)
+    else:
+        monkeypatch.setattr(clustering, "open_encoder", refuse)
+    words = ["keywords", "cluster", str(tmp_path / "keywords.parquet"), "--posts", source.path]
+    result = ask(*words, "-o", str(tmp_path / "clusters.csv"), "--share", "0.5")
+    assert result.exit_code == 0, result.output
+    reason = {"no package": "pip install", "very many": "more than 39 keywords"}[case]
+    last = result.stderr.splitlines()[-1]
+    assert last == f"{tmp_path}/clusters.csv: 40 keywords in 20 clusters; what they mean was not read: {reason}"
+    assert len(read_clusters(tmp_path / "clusters.csv")) == 40
+
+
+def refuse() -> None:
+    raise RequestError("pip install")
 
 
 # What keywords tell

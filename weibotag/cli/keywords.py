@@ -71,7 +71,8 @@ def cluster(
     summary = cluster_keywords(table, request, Path(out), wanted, old)
     added = f", {summary.new_keywords:,} and {summary.new_clusters:,} of them new" if old is not None else ""
     counts = f"{summary.keywords:,} keywords in {summary.clusters:,} clusters"
-    return Answer(asdict(summary), f"{out}: {counts}{added}{tell_rejects(summary.rejects)}")
+    unread = f"; what they mean was not read: {summary.unread}" if summary.unread else ""
+    return Answer(asdict(summary), f"{out}: {counts}{added}{tell_rejects(summary.rejects)}{unread}")
 
 
 @command("export")

@@ -1,4 +1,4 @@
-"""Keywords of a channel gathered in clusters, by what they are mentioned with and how they are spelled.
+"""Keywords of a channel gathered in clusters, by what they mean, what they are mentioned with and how they are spelled.
 
 What tells most stays alone; the rest is gathered by what it is like (see `form_clusters`). Clusters of an earlier time stay
 as they are, and new keywords join them (`join_clusters`).
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
-from weibotag.core.arrays import list_parts, rows_of
+from weibotag.core.arrays import list_parts, rows_of, unit
 from weibotag.core.errors import RequestError
 from weibotag.core.progress import describe_cost
 from weibotag.core.schema import arrow_schema
@@ -24,6 +24,7 @@ from weibotag.core.text_matching import fold
 from weibotag.curation.keywords.extract import KeywordIndex, read_pictured
 from weibotag.curation.keywords.phrases import mix
 from weibotag.extraction.requests import WordingsRequest
+from weibotag.features.text_vectors import open_encoder
 from weibotag.features.visual_codes import learn_centres
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.result_files import read_listing
@@ -36,6 +37,10 @@ DIMENSIONS = 64
 # Mentions that fastText reads: ten epochs, more where that is too little to learn from, fewer where it takes over a minute.
 FEWEST_TOKENS, MOST_TOKENS, EPOCHS, RATE = 300_000, 8_000_000, 10, 0.1
 ITERATIONS = 10
+# How much of a cosine is that of what keywords mean, of what stands beside them means, and of fastText's vectors.
+MEANING, COMPANY, SPELLING = 0.6, 0.2, 0.2
+# Numbers of a meaning, and how many keywords are encoded at most.
+MEANING_AXES, MOST_ENCODED = 128, 100_000
 # The share of clusters that are for one keyword each.
 ALONE = 0.5
 # A keyword's tags are known as if three more of its posts had the tags of the channel.
@@ -47,27 +52,33 @@ MOST_LABELLED = 200_000
 # A new keyword joins a cluster that is as near as all but this share of what is in clusters, or by this cosine without any.
 LOOSE_SHARE, LOOSE_COSINE = 0.1, 0.5
 ROWS = 4_096
-# Multiplications and bytes of posts in a second.
-PACE, READ_PACE = 1e10, 2e6
+# Multiplications, bytes of posts and keywords, as the encoder reads them, in a second.
+PACE, READ_PACE, ENCODE_PACE = 1e10, 2e6, 2e3
 
 
 def cost_of_clustering(keywords: int, size: int, source: PostsSource) -> str:
     """Return in one line what clustering so many keywords to so many clusters takes."""
     learning = 75 * min(1.0, keywords * EPOCHS * 10 / MOST_TOKENS)
-    gathering = max(0.0, keywords - size * ALONE) * size * (1 - ALONE) * 2 * DIMENSIONS * ITERATIONS / PACE
-    seconds = 5 + learning + gathering + input_bytes(source) / READ_PACE
+    encoded = keywords <= MOST_ENCODED
+    width = DIMENSIONS + 2 * MEANING_AXES * encoded
+    gathering = max(0.0, keywords - size * ALONE) * size * (1 - ALONE) * 2 * width * ITERATIONS / PACE
+    seconds = 5 + learning + keywords * encoded / ENCODE_PACE + gathering + input_bytes(source) / READ_PACE
     return describe_cost(f"{keywords:,} keywords to {size:,} clusters", 1 + keywords, seconds, 0.5e9 + keywords * 6e3)
 
 
 @dataclass(frozen=True)
 class ClusteringSummary:
-    """What was clustered: keywords, clusters, of these the new ones, rows of posts that could not be used, the file."""
+    """What was clustered: keywords, clusters, of these the new ones, rows of posts that could not be used, the file.
+
+    `unread` says why it went without what keywords mean; it is empty where that was read.
+    """
 
     keywords: int
     clusters: int
     new_keywords: int
     new_clusters: int
     rejects: int
+    unread: str
     out: str
 
 
@@ -85,7 +96,12 @@ def cluster_keywords(
     table = join_old(keywords, old)
     rejects = Rejects()
     lines, importance = read_mentions(read_pictured(request, rejects, "reading posts"), table)
-    vectors = train_vectors(lines, table["keyword"].to_pylist())
+    words = table["keyword"].to_pylist()
+    vectors, unread = train_vectors(lines, words), ""
+    try:
+        vectors = unit(np.hstack([np.float32(SPELLING**0.5) * vectors, encode_keywords(lines, words)]))
+    except RequestError as reason:
+        unread = str(reason)
     columns = (np.array(table[name].to_pylist(), dtype=object) for name in ("keyword", "cluster", "channel"))
     names, clusters, channels = columns
     fresh, known = int((clusters == "").sum()), set(zip(channels, clusters, strict=True))
@@ -105,7 +121,7 @@ def cluster_keywords(
     order = ("channel", "ascending"), ("cluster", "ascending"), ("posts", "descending"), ("keyword", "ascending")
     write_tables([table.sort_by(list(order))], out, CLUSTERS)
     named = set(zip(channels, clusters, strict=True))
-    return ClusteringSummary(len(table), len(named), fresh, len(named - known), rejects.count, str(out))
+    return ClusteringSummary(len(table), len(named), fresh, len(named - known), rejects.count, unread, str(out))
 
 
 def join_old(keywords: pa.Table, old: Path | None) -> pa.Table:
@@ -154,7 +170,7 @@ def choose_alone(importance: np.ndarray, posts: np.ndarray, size: int) -> np.nda
 
 
 def read_mentions(tables: Iterable[pa.Table], keywords: pa.Table) -> tuple[list[str], np.ndarray]:
-    """Return lines of keywords for fastText, one per post that mentions two, and how much each keyword tells, float64.
+    """Return lines of keywords, one per post that mentions two, in an order of their own, and how much each keyword tells.
 
     What a keyword tells is how many of its posts have tags, times how far these are from the tags of its channel
     (Kullback-Leibler, nats): the loss if it could not be told from others. Where no post has tags it is zero for all.
@@ -186,6 +202,7 @@ def read_mentions(tables: Iterable[pa.Table], keywords: pa.Table) -> tuple[list[
             counts = csr_matrix(counts + mentioned @ tagged)
     often = np.asarray(counts[-1].todense()).ravel() >= FEWEST_TAG_POSTS
     channels = pc.dictionary_encode(keywords["channel"]).combine_chunks().indices.to_numpy().astype(np.int64)
+    lines.sort(key=lambda line: (crc32(line.encode()), line))
     return lines, weigh_tags(csr_matrix(counts[:-1, often]), channels)
 
 
@@ -209,13 +226,12 @@ def weigh_tags(counts: csr_matrix, channels: np.ndarray) -> np.ndarray:
 
 
 def train_vectors(lines: list[str], keywords: list[str]) -> np.ndarray:
-    """Return unit vectors (keywords x 64, float32) of fastText's skipgram (Bojanowski et al., 2017), the same for any order.
+    """Return unit vectors (keywords x 64, float32) of fastText's skipgram (Bojanowski et al., 2017).
 
     A word is like another by the n-grams that they share and by the words beside which they stand.
     """
     import fasttext
 
-    lines = sorted(lines, key=lambda line: (crc32(line.encode()), line))
     ends = np.cumsum([line.count(" ") + 1 for line in lines])
     if not lines:
         lines, ends = [" ".join(map(spell_token, keywords)) or "-"], np.array([len(keywords) or 1])
@@ -242,10 +258,31 @@ def train_vectors(lines: list[str], keywords: list[str]) -> np.ndarray:
     return unit(np.array(vectors, np.float32).reshape(-1, DIMENSIONS))
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors (n, d) of length one; those of length zero stay."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths > 0, lengths, 1))
+def encode_keywords(lines: list[str], keywords: list[str]) -> np.ndarray:
+    """Return what keywords mean, and what the words beside them in lines mean (keywords x (128 + 128), float32).
+
+    The squared length of each half is its share of a cosine. Axes are those on which an encoder's vectors are longest.
+    Raises RequestError where its package is absent, or for more than `MOST_ENCODED`.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+    from threadpoolctl import threadpool_limits
+
+    if len(keywords) > MOST_ENCODED:
+        raise RequestError(f"more than {MOST_ENCODED:,} keywords")
+    if not keywords:
+        return np.empty((0, 2 * MEANING_AXES), np.float32)
+    vectors = open_encoder()(keywords)
+    tokens = [spell_token(word) for word in keywords]
+    places = {token: place for place, token in enumerate(dict.fromkeys(tokens))}
+    rows = np.array([places[token] for token in tokens], np.int64)
+    with threadpool_limits(1):
+        _, axes = np.linalg.eigh(vectors.T @ vectors)
+        means = unit(vectors @ axes[:, -MEANING_AXES:])
+    own = np.zeros((len(places), MEANING_AXES), np.float32)
+    own[rows] = means - means.mean(axis=0)
+    said = csr_matrix(CountVectorizer(analyzer=str.split, vocabulary=places, dtype=np.float32).transform(lines or [""]))
+    company = said.T @ (said @ own) - np.asarray(said.sum(axis=0)).reshape(-1, 1) * own
+    return np.hstack([np.float32(MEANING**0.5) * means, np.float32(COMPANY**0.5) * unit(company)[rows]])
 
 
 def form_clusters(vectors: np.ndarray, alone: np.ndarray, size: int) -> np.ndarray:
@@ -280,7 +317,7 @@ def join_clusters(vectors: np.ndarray, clusters: np.ndarray, names: np.ndarray, 
     clusters = clusters.copy()
     old = np.flatnonzero(clusters != "")
     known, numbers, sizes = np.unique(clusters[old].astype(str), return_inverse=True, return_counts=True)
-    means = np.zeros((len(known), DIMENSIONS), np.float32)
+    means = np.zeros((len(known), vectors.shape[1]), np.float32)
     np.add.at(means, numbers, vectors[old])
     means = unit(means)
     several = sizes[numbers] > 1
