@@ -33,6 +33,9 @@ def choose_pipeline(request: PicturesRequest, gallery: Path | None = None) -> Pi
     if request.workers is not None:
         given["workers"] = pipeline.workers.model_copy(update={"count": request.workers})
     pipeline = pipeline.model_copy(update={name: value for name, value in given.items() if value is not None})
+    if pipeline.media_root is None and Path(request.posts).is_dir():
+        # Whoever names a folder means all of it.
+        pipeline = pipeline.model_copy(update={"media_root": Path(request.posts)})
     if pipeline.media_root is not None and not pipeline.media_root.is_dir():
         raise RequestError(f"media root {pipeline.media_root}: no such folder; give one that pictures lie below")
     return pipeline.with_words(getattr(request, "words", {}))

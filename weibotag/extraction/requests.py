@@ -109,11 +109,17 @@ class PostsRequest(Request):
         Pairs, Option("Map a column: text=content.", flag="--column", metavar="OURS=THEIRS", panel=POSTS)
     ] = {}
     limit: Annotated[int | None, Ge(1), Option("Stop after so many posts.", panel=POSTS)] = None
+    adapter: Annotated[
+        str | None, Option("Whose columns: none, a name, a TOML file.", panel=POSTS, shown="by the header")
+    ] = None
+    pictures: Annotated[str | None, Option("Find pictures: 'img/*/*_{post_id}*.jpg'.", metavar="PATTERN", panel=POSTS)] = (
+        None
+    )
 
     @property
     def source(self) -> PostsSource:
         """Return where the posts come from."""
-        return PostsSource(self.posts, tuple(self.columns.items()), self.where, self.limit)
+        return PostsSource(self.posts, tuple(self.columns.items()), self.where, self.limit, self.adapter, self.pictures)
 
 
 class WordingsRequest(PostsRequest):
@@ -138,7 +144,7 @@ class PicturesRequest(PostsRequest):
     ] = None
     media_root: Annotated[
         File | None,
-        Option("Folder that pictures may lie in, or below.", panel=PICTURES, shown="the posts' folder"),
+        Option("Folder pictures may lie in or below.", panel=PICTURES, shown="the posts' folder"),
         Input(outside=True),
     ] = None
     workers: Annotated[

@@ -63,10 +63,23 @@ def read_posts(source: PostsSource, rejects: Rejects, batch_rows: int = 20_000) 
     if source.where is not None:
         check_condition(source.where)
     paths = resolve_files(source.path)
-    layouts = [layout for path in paths if (layout := lay_out(path, source.columns, alone=len(paths) == 1))]
+    layouts = [layout for path in paths if (layout := lay_out(path, source, alone=len(paths) == 1))]
+    _tell_adapters(source, layouts)
     if not layouts:
         raise RequestError(f"{source.path}: every file is empty; expected at least one with posts")
     return _refuse_none(source, rejects, _full_batches(_accepted(source, layouts, rejects, batch_rows), batch_rows))
+
+
+def _tell_adapters(source: PostsSource, layouts: list[Layout]) -> None:
+    """Say once of each adapter how columns were read by it."""
+    for name in dict.fromkeys(layout.adapter for layout in layouts if layout.adapter):
+        own = [layout for layout in layouts if layout.adapter == name]
+        named = {**own[0].taken, "text": "+".join([own[0].taken.get("text", ""), *own[0].joined])}
+        columns = ", ".join(f"{ours}={theirs}" for ours, theirs in named.items() if theirs)
+        found = sum(len(layout.pictures) for layout in own)
+        told = f"; pictures of {found:,} posts found by their names" if found else ""
+        told = f"columns as {name} calls them ({columns}){told}; --adapter none takes only those that are called as here"
+        log.warning("%s: %s", make_visible(source.path), make_visible(told))
 
 
 def _refuse_none(source: PostsSource, rejects: Rejects, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -185,9 +198,12 @@ def _normalise(rows: pa.Table, layout: Layout, extras: dict[str, pa.DataType]) -
             if name == "folder":
                 columns.append(pa.repeat(folder, len(rows)))
             elif name == "post_id":
-                columns.append(pc.utf8_trim_whitespace(_ids(cells)))
+                ids = pc.utf8_trim_whitespace(_ids(cells))
+                columns.append(ids)
             elif name in LISTS:
                 columns.append(pc.fill_null(_lists(cells, files=True), []) if name in FILES else _lists(cells))
+            elif name == "text" and layout.joined:
+                columns.append(_join(cells, [rows[other] for other in layout.joined]))
             else:
                 columns.append(pc.fill_null(cells.cast(pa.string()), ""))
         except pa.ArrowException as error:
@@ -195,10 +211,26 @@ def _normalise(rows: pa.Table, layout: Layout, extras: dict[str, pa.DataType]) -
             raise RequestError(
                 f"{layout.path}: column {layout.taken[name]} is {cells.type}; expected {expected}; convert it"
             ) from error
+    if layout.pictures:
+        place = POSTS.names.index("images")
+        here = [layout.pictures.get(post_id) for post_id in ids.to_pylist()]
+        columns[place] = pa.array([own or old for own, old in zip(here, columns[place].to_pylist(), strict=True)], STRINGS)
     for shown, kind in extras.items():
         cells = rows[layout.passed[shown]] if shown in layout.passed else pa.chunked_array([pa.nulls(len(rows))])
         columns.append(_passed(cells, kind))
     return pa.table(columns, schema=pa.schema([*POSTS, *extras.items()]))
+
+
+def _join(first: pa.ChunkedArray, others: list[pa.ChunkedArray]) -> pa.Array:
+    """Return texts, those of other columns below those of the first; what stands there already is not said again."""
+    rows = zip(*(pc.fill_null(cells.cast(pa.string()), "").to_pylist() for cells in (first, *others)), strict=True)
+    texts = []
+    for parts in rows:
+        said = ""
+        for part in map(str.strip, parts):
+            said = part if said and part.startswith(said) else said if part in said else f"{said}\n{part}".strip()
+        texts.append(said)
+    return pa.array(texts, pa.string())
 
 
 def _ids(cells: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -23,14 +23,18 @@ PACKED = 3
 class PostsSource:
     """Where posts come from: a file, a folder, a glob or "-" (stdin), how its columns are called, and which rows count.
 
-    `columns` holds (canonical name, name in the file); `where` is a DuckDB expression, rows where it is not
-    true are left out; `limit` stops after that many accepted posts.
+    `columns` holds (canonical name, name in the file), `adapter` says whose columns they are (see
+    `adapters.find_adapter`), and `pictures` is a pattern of the paths of a post's pictures (see
+    `adapters.find_pictures`). `where` is a DuckDB expression, rows where it is not true are left out; `limit` stops
+    after that many accepted posts.
     """
 
     path: str
     columns: tuple[tuple[str, str], ...] = ()
     where: str | None = None
     limit: int | None = None
+    adapter: str | None = None
+    pictures: str | None = None
 
 
 def resolve_files(path: str) -> list[Path]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from weibotag.core import schema
 from weibotag.core.errors import RequestError
 from weibotag.core.terminal import make_visible
+from weibotag.posts.adapters import find_adapter, find_pictures
 from weibotag.posts.cells import as_words, find_broken, plain_types, simplify
 from weibotag.posts.encodings import (
     CHUNK_SIZE,
@@ -43,6 +44,7 @@ from weibotag.posts.encodings import (
 from weibotag.posts.parquet_batches import read_batches
 from weibotag.posts.passing import free_name
 from weibotag.posts.rejects import ID_LENGTH
+from weibotag.posts.source import PostsSource
 
 # The room that the user knows these warnings by.
 logger = logging.getLogger("weibotag.posts.reader")
@@ -96,7 +98,11 @@ Bad = tuple[int, str | None, str]
 
 @dataclass(frozen=True)
 class Layout:
-    """One file: its columns, and which of them are the canonical ones (`taken`) and which pass through (`passed`)."""
+    """One file: its columns, and which of them are the canonical ones (`taken`) and which pass through (`passed`).
+
+    Texts of the columns `joined` belong to the text; `pictures` are paths by post_id, found by name; `adapter` is whose
+    columns they are, or empty.
+    """
 
     path: Path
     text: TextFile | None
@@ -104,6 +110,9 @@ class Layout:
     types: dict[str, pa.DataType]
     taken: dict[str, str]
     passed: dict[str, str]
+    joined: tuple[str, ...]
+    pictures: dict[str, list[str]]
+    adapter: str
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ class Chunk:
     bad: list[Bad]
 
 
-def lay_out(path: Path, columns: tuple[tuple[str, str], ...], alone: bool) -> Layout | None:
+def lay_out(path: Path, source: PostsSource, alone: bool) -> Layout | None:
     """Return the layout of a file, None for an empty one among others."""
     text, delimiter, more = None, "", 0
     types: dict[str, pa.DataType] = {}
@@ -140,6 +149,18 @@ def lay_out(path: Path, columns: tuple[tuple[str, str], ...], alone: bool) -> La
             raise RequestError(f"{path} is empty; expected a header and posts")
         logger.warning("%s is empty: left out", make_visible(str(path)))
         return None
+    # Who names columns, or has ours, needs nobody to tell what they are.
+    adapter = None
+    if source.adapter is not None or not (source.columns or "post_id" in types):
+        adapter = find_adapter(types, source.adapter)
+    columns = source.columns
+    joined: tuple[str, ...] = ()
+    if adapter is not None:
+        own = {ours: [one for one in theirs if one in types] for ours, theirs in adapter[1]["columns"].items()}
+        columns = (*((ours, theirs[0]) for ours, theirs in own.items() if theirs and ours not in dict(columns)), *columns)
+        joined = tuple(own.get("text", [])[1:]) if "text" not in dict(source.columns) else ()
+    pattern = source.pictures or (adapter[1].get("pictures", "") if adapter else "")
+    pictures = find_pictures(path.parent, pattern) if pattern and path != STDIN else {}
     taken = _take(path, list(types), columns)
     if more and list(types)[-1] != taken.get("text"):
         told = "have no names; if one was left out in the middle, the cells behind it are one place off"
@@ -152,7 +173,7 @@ def lay_out(path: Path, columns: tuple[tuple[str, str], ...], alone: bool) -> La
         if name in taken.values():
             continue
         passed[free_name(name or "unnamed", RESERVED | passed.keys(), types)] = name
-    return Layout(path, text, delimiter, types, taken, passed)
+    return Layout(path, text, delimiter, types, taken, passed, joined, pictures, adapter[0] if adapter else "")
 
 
 def _header(file: TextFile, delimiter: str) -> tuple[list[str], int]:

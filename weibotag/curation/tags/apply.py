@@ -133,7 +133,7 @@ def _relabel(
     """Give the posts with their new tags; what is needed to judge them goes to `read`, with old and new tags."""
     dropped = ["folder"]
     if source.path != str(STDIN):
-        layouts = [lay_out(path, source.columns, alone=False) for path in resolve_files(source.path)]
+        layouts = [lay_out(path, source, alone=False) for path in resolve_files(source.path)]
         taken = {name for layout in layouts if layout for name in layout.taken}
         dropped = [name for name in arrow_schema("posts").names if name not in taken | {"tags"}]
     for table in read_posts(source, rejects):
