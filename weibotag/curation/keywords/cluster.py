@@ -63,7 +63,8 @@ def cost_of_clustering(keywords: int, size: int, source: PostsSource) -> str:
     width = DIMENSIONS + 2 * MEANING_AXES * encoded
     gathering = max(0.0, keywords - size * ALONE) * size * (1 - ALONE) * 2 * width * ITERATIONS / PACE
     seconds = 5 + learning + keywords * encoded / ENCODE_PACE + gathering + input_bytes(source) / READ_PACE
-    return describe_cost(f"{keywords:,} keywords to {size:,} clusters", 1 + keywords, seconds, 0.5e9 + keywords * 6e3)
+    memory = 0.6e9 + keywords * (6e3 + 6e3 * encoded)
+    return describe_cost(f"{keywords:,} keywords to {size:,} clusters", 1 + keywords, seconds, memory)
 
 
 @dataclass(frozen=True)
