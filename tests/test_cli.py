@@ -310,9 +310,6 @@ def test_a_post_id_that_a_spreadsheet_rounded_is_rejected(folder: Path) -> None:
     assert "5070000000000000001" in (folder / "out.csv").read_text(encoding="utf-8")
 
 
-# Exit 3 and 4
-
-
 def test_too_many_rejects(folder: Path) -> None:
     (folder / "posts.csv").write_text(f"{POSTS},没有号码,\n1,又一次,\n", encoding="utf-8")
     words = ("tag", "posts.csv", "-t", "tree.csv", "-o", "out.csv", "-q", "--max-rejects")
