@@ -13,7 +13,7 @@ from weibotag.core.errors import RequestError
 from weibotag.posts.adapters import GIVEN, find_adapter, find_pictures, read_adapters
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
-from weibotag.posts.source import PostsSource
+from weibotag.posts.source import PostsSource, describe_input
 
 CRAWLED = "id,bid,正文,头条文章url,原始图片url,视频url,完整日期,是否原创,源微博正文"
 OWN = '[mine]\nhas = ["编号", "话"]\ncolumns.post_id = ["编号"]\ncolumns.text = ["话"]\n'
@@ -23,7 +23,7 @@ def test_each_adapter_is_told_from_the_others_and_names_columns_of_ours() -> Non
     adapters = read_adapters()
     assert {"weibo-crawler", "weiboSpider", "weibo-search", "MediaCrawler-xhs", "twitter-web-exporter"} <= set(adapters)
     for name, adapter in adapters.items():
-        assert set(adapter["columns"]) <= set(GIVEN.__args__)
+        assert set(adapter["columns"]) <= set(GIVEN)
         assert {"post_id", "text"} <= set(adapter["columns"])
         found = find_adapter(adapter["has"], None)
         assert found is not None
@@ -89,6 +89,11 @@ def test_a_file_of_the_users_and_a_pattern(tmp_path: Path) -> None:
     (table,) = read_posts(PostsSource(str(posts), adapter=str(own), pictures="{post_id}/*"), Rejects())
     assert table["text"].to_pylist() == ["喂", "哦"]
     assert table["images"].to_pylist() == [["a1/0.jpg"], ["x.jpg"]]
+    # A run that was stopped does not go on by another adapter.
+    source = PostsSource(str(posts), adapter=str(own))
+    before = describe_input(source)
+    write(own, OWN + "# another\n")
+    assert describe_input(source) != before
     with pytest.raises(RequestError, match=r"expected \{post_id\} in it once"):
         find_pictures(tmp_path, "*.jpg")
 

@@ -7,20 +7,28 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, NotRequired
 
 from annotated_types import MinLen
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from weibotag.core.errors import RequestError
+from weibotag.core.schema import arrow_schema
 
 # Columns of a posts table that a file may have.
-GIVEN = Literal["post_id", "text", "images", "videos", "author", "channel", "created_at", "tags", "keywords"]
+GIVEN = tuple(name for name in arrow_schema("posts").names if name != "folder")
 OWN = Path(__file__).with_suffix(".toml")
 NONE = "none"
 PICTURES = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?|heic)$", re.IGNORECASE)
 MARK = "{post_id}"
+
+
+def check_ours(name: str) -> str:
+    """Return the name of one of our columns; raises ValueError for any other."""
+    if name not in GIVEN:
+        raise ValueError(f"expected one of {', '.join(GIVEN)}")
+    return name
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -28,7 +36,7 @@ class Adapter(TypedDict):
     """Columns in `has` tell whose header it is; `columns` are names in the file by ours: see adapters.toml."""
 
     has: Annotated[list[str], MinLen(1)]
-    columns: dict[GIVEN, Annotated[list[str], MinLen(1)]]
+    columns: dict[Annotated[str, AfterValidator(check_ours)], Annotated[list[str], MinLen(1)]]
     pictures: NotRequired[str]
 
 

@@ -77,6 +77,8 @@ def describe_input(source: PostsSource) -> dict[str, object]:
     else:
         states = [(path.resolve(), path.stat()) for path in resolve_files(source.path)]
         files = [[str(path), state.st_size, state.st_mtime_ns] for path, state in states]
+    if source.adapter is not None and Path(source.adapter).is_file():
+        files.append([source.adapter, hashlib.sha256(Path(source.adapter).read_bytes()).hexdigest()])
     return {"files": files, **{key: value for key, value in asdict(source).items() if key != "path"}}
 
 

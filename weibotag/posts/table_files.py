@@ -17,7 +17,7 @@ import pyarrow as pa
 from weibotag.core import schema
 from weibotag.core.errors import RequestError
 from weibotag.core.terminal import make_visible
-from weibotag.posts.adapters import find_adapter, find_pictures
+from weibotag.posts.adapters import GIVEN, find_adapter, find_pictures
 from weibotag.posts.cells import as_words, find_broken, plain_types, simplify
 from weibotag.posts.encodings import (
     CHUNK_SIZE,
@@ -50,7 +50,6 @@ from weibotag.posts.source import PostsSource
 logger = logging.getLogger("weibotag.posts.reader")
 
 POSTS = schema.arrow_schema("posts")
-GIVEN = tuple(name for name in POSTS.names if name != "folder")
 CONTENT = ("text", "images", "videos")
 RESERVED = {*POSTS.names, *schema.arrow_schema("tags").names}
 EXACT_FLOAT = 2**53
@@ -160,7 +159,7 @@ def lay_out(path: Path, source: PostsSource, alone: bool) -> Layout | None:
         columns = (*((ours, theirs[0]) for ours, theirs in own.items() if theirs and ours not in dict(columns)), *columns)
         joined = tuple(own.get("text", [])[1:]) if "text" not in dict(source.columns) else ()
     pattern = source.pictures or (adapter[1].get("pictures", "") if adapter else "")
-    pictures = find_pictures(path.parent, pattern) if pattern and path != STDIN else {}
+    pictures = find_pictures(path.parent, pattern) if pattern else {}
     taken = _take(path, list(types), columns)
     if more and list(types)[-1] != taken.get("text"):
         told = "have no names; if one was left out in the middle, the cells behind it are one place off"
