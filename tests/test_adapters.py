@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reading import read, write
 
 from weibotag.core.errors import RequestError
-from weibotag.posts.adapters import GIVEN, find_adapter, find_pictures, read_adapters
+from weibotag.posts.adapters import GIVEN, USUAL, find_adapter, find_pictures, read_adapters
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource, describe_input
@@ -24,8 +24,8 @@ def test_each_adapter_is_told_from_the_others_and_names_columns_of_ours() -> Non
     assert {"weibo-crawler", "weiboSpider", "weibo-search", "MediaCrawler-xhs", "twitter-web-exporter"} <= set(adapters)
     for name, adapter in adapters.items():
         assert set(adapter["columns"]) <= set(GIVEN)
-        assert {"post_id", "text"} <= set(adapter["columns"])
-        found = find_adapter(adapter["has"], None)
+        assert {"post_id", "text"} <= set(adapter["columns"]) or adapter["left_out"]
+        found = find_adapter([*adapter["has"], "content"] if name == USUAL else adapter["has"], None)
         assert found is not None
         assert found[0] == name
 
@@ -95,7 +95,7 @@ def test_a_file_of_the_users_and_a_pattern(tmp_path: Path) -> None:
     write(own, OWN + "# another\n")
     assert describe_input(source) != before
     with pytest.raises(RequestError, match=r"expected \{post_id\} in it once"):
-        find_pictures(tmp_path, "*.jpg")
+        find_pictures(tmp_path, ["*.jpg"])
 
 
 @given(st.text("ab1.*+([", max_size=6), st.text("ab1", min_size=1, max_size=5))
@@ -105,6 +105,6 @@ def test_any_pattern_finds_what_it_says_or_nothing(
     folder = tmp_path_factory.mktemp("p[*]")
     name = f"{before.replace('*', 'x')}_{post_id}.jpg"
     (folder / name).touch()
-    found = find_pictures(folder, f"{before}_{{post_id}}.jpg")
+    found = find_pictures(folder, [f"{before}_{{post_id}}.jpg"])
     assert found in ({post_id: [name]}, {})
     assert found or set(before) & set("[")

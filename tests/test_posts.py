@@ -74,7 +74,7 @@ def test_a_wrong_header_says_what_there_is(
 ) -> None:
     path = write(tmp_path / "p.csv", f"{header}\n1,a,b\n")
     with pytest.raises(RequestError, match=said) as caught:
-        read_posts(PostsSource(str(path), columns), Rejects())
+        read_posts(PostsSource(str(path), columns, adapter="none"), Rejects())
     assert "\n" not in str(caught.value)
 
 

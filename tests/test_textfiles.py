@@ -123,7 +123,7 @@ def test_empty_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         write(tmp_path / name, "")
         with pytest.raises(RequestError, match="is empty"):
             read(tmp_path / name)
-    with pytest.raises(RequestError, match="every file is empty"):
+    with pytest.raises(RequestError, match="no file has posts"):
         read(tmp_path)
     write(tmp_path / "d.csv", "post_id,text\n1,a\n")
     caplog.clear()

@@ -5,8 +5,12 @@ a private character instead, U+F780 to U+F7FF.
 """
 
 import os
+import re
 from pathlib import Path
 
+# How names of pictures and clips end.
+PICTURES = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?|heic|heif|avif)$", re.IGNORECASE)
+CLIPS = re.compile(r"\.(mp4|m4v|mov|mkv|webm|avi|flv|ts)$", re.IGNORECASE)
 BYTES = {0xDC00 + byte: 0xF700 + byte for byte in range(0x80, 0x100)}
 BACK = {private: half for half, private in BYTES.items()}
 

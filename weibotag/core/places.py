@@ -46,6 +46,9 @@ def list_places(given: Iterable[tuple[str, Input | Output, object]]) -> list[Pla
             continue
         # A digest may stand behind the name of weights.
         text = str(value).partition("#sha256=")[0]
+        # So may a table behind the name of a database.
+        if isinstance(mark, Input) and mark.posts and not os.path.exists(text):
+            text = text.partition("::")[0]
         if "\0" in text:
             raise RequestError(f"{option} {text!r}: no path has a character NUL")
         places.append(Place(option, Path(text), mark))

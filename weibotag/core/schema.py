@@ -50,7 +50,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "rejects": (
         Column("file", pa.string(), "posts", "file of the row that could not be used"),
-        Column("line", pa.int64(), "posts", "line (CSV, TSV, JSONL) or row number (Parquet) in it, from 1"),
+        Column("line", pa.int64(), "posts", "line (CSV, TSV, JSONL), row or record (other kinds) in it, from 1"),
         Column("post_id", pa.string(), "posts", "id of the post where it could be read"),
         Column("reason", pa.string(), "posts", "why, in one line"),
     ),

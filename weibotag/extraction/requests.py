@@ -11,15 +11,21 @@ from weibotag.core.errors import RequestError
 from weibotag.core.files import MODEL
 from weibotag.core.kinds import LISTED
 from weibotag.core.option import NETWORK, PICTURES, POSTS, RUN, SEARCH, Argument, Input, Option, Output, Quiet
-from weibotag.extraction.settings import File, Pipeline, Reuse, Strict, place
-from weibotag.posts.source import PostsSource
+from weibotag.extraction.settings import File, Pipeline, Reuse, Strict, TaxonomyPath, place
+from weibotag.posts.source import LISTS, PostsSource
 
 # Pipelines that have a name; `lite` is what every default says.
 NAMED = ("lite", "full", "gpu")
 STDIO = "-"
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 # An example of each option that takes NAME=COLUMN, by its field.
-PAIRS = {"columns": "--column text=content", "tasks": "--task mood=column", "words": "--words ocr=ocr_text"}
+PAIRS = {
+    "columns": "--column text=content",
+    "split": "--split images=|",
+    "tasks": "--task mood=column",
+    "words": "--words ocr=ocr_text",
+}
+ESCAPES = {r"\n": "\n", r"\t": "\t"}
 BYTES = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
 
 Route = Literal["rules", "fast", "linear", "xmc", "text", "average", "fused", "cascade"]
@@ -80,16 +86,17 @@ def place_text(text: str, info: ValidationInfo) -> str:
 Text = Annotated[str, AfterValidator(place_text)]
 Pairs = Annotated[dict[str, str], BeforeValidator(read_pairs)]
 Out = Annotated[
-    Text, Option("OUT.parquet, OUT.csv, OUT.jsonl, or - (JSONL to stdout).", short="-o"), Output(beside=(".run",))
+    Text, Option("OUT.parquet, .csv, .xlsx, .jsonl, or - (JSONL to stdout).", short="-o"), Output(beside=(".run",))
 ]
 Gallery = Annotated[File | None, Option("Names for faces: what `faces gallery build` made.", panel=PICTURES), Input()]
 Same = Annotated[Reuse | None, Option("near: reposts saved anew are not looked at.", panel=PICTURES, shown="exact")]
 WORDS = f"Words the posts bring for pictures: {LISTED}."
 Words = Annotated[Pairs, Option(WORDS, metavar="KIND=COLUMN", panel=PICTURES)]
 Run = Annotated[File | None, Option("Run folder.", panel=RUN, shown="OUT.run"), Output(whole=True)]
-PIPELINE = Option("How to look at pictures: lite, full, gpu, or a TOML file.", short="-p", panel=PICTURES, shown="lite")
+PIPELINE = Option("lite, full, gpu, or a TOML file.", short="-p", panel=PICTURES, shown="lite")
 Valid = Annotated[str | None, Option("Rows to choose thresholds on.", metavar="EXPR", shown="a tenth")]
-TaxonomyFile = Annotated[File, Option("Tag tree: CSV, JSON or YAML.", short="-t"), Input()]
+TREE = "Tag tree: weibo, or a file."
+TaxonomyFile = Annotated[TaxonomyPath, Option(TREE, short="-t"), Input()]
 
 
 class Request(Strict):
@@ -101,7 +108,7 @@ class Request(Strict):
 class PostsRequest(Request):
     """Which posts are read."""
 
-    posts: Annotated[Text, Argument("Posts: file, folder, quoted glob, or - (CSV or JSONL).", "POSTS"), Input(posts=True)]
+    posts: Annotated[Text, Argument("Posts: file, folder, quoted glob, or - (CSV or JSON).", "POSTS"), Input(posts=True)]
     where: Annotated[str | None, Option("Rows that count: \"split = 'train'\" (DuckDB).", metavar="EXPR", panel=POSTS)] = (
         None
     )
@@ -112,6 +119,9 @@ class PostsRequest(Request):
     adapter: Annotated[
         str | None, Option("Whose columns: none, a name, a TOML file.", panel=POSTS, shown="by the header")
     ] = None
+    split: Annotated[
+        Pairs, Option("What parts items: images='|'.", metavar="OURS=MARK", panel=POSTS)
+    ] = {}
     pictures: Annotated[str | None, Option("Find pictures: 'img/*/*_{post_id}*.jpg'.", metavar="PATTERN", panel=POSTS)] = (
         None
     )
@@ -119,7 +129,13 @@ class PostsRequest(Request):
     @property
     def source(self) -> PostsSource:
         """Return where the posts come from."""
-        return PostsSource(self.posts, tuple(self.columns.items()), self.where, self.limit, self.adapter, self.pictures)
+        splits = []
+        for name, mark in self.split.items():
+            if name not in LISTS:
+                raise RequestError(f"--split {name}={mark}: expected one of {', '.join(LISTS)}")
+            splits.append((name, ESCAPES.get(mark, mark)))
+        columns = tuple(self.columns.items())
+        return PostsSource(self.posts, columns, self.where, self.limit, self.adapter, self.pictures, tuple(splits))
 
 
 class WordingsRequest(PostsRequest):
@@ -163,12 +179,12 @@ class TrainRequest(PicturesRequest):
     ] = "auto"
     valid: Valid = None
     tune_seconds: Annotated[float, Ge(0), Option("Time to try hyper-parameters; 0: none tried.", panel=SEARCH)] = 120
-    threads: Annotated[int, Ge(1), Option("Of fastText; above 1 no model comes out twice.", panel=SEARCH)] = 1
+    threads: Annotated[int, Ge(1), Option("Of fastText; above 1 it varies.", panel=SEARCH)] = 1
     memory: Annotated[
         float | None,
         BeforeValidator(read_bytes),
         Gt(0),
-        Option("What xmc may take (4GB): fewer posts are learnt from.", metavar="SIZE", panel=SEARCH),
+        Option("What xmc may take, as in 4GB.", metavar="SIZE", panel=SEARCH),
     ] = None
     network: Annotated[str, Option("Network of fused and cascade: concat, hma, vl-bert …", panel=NETWORK)] = "concat"
     minutes: Annotated[float | None, Ge(0), Option("To train the network.", panel=NETWORK, shown="as it needs")] = None
@@ -189,7 +205,11 @@ class TagRequest(PicturesRequest):
 
     out: Out
     model: Annotated[File | None, Option("Folder that `weibotag train` made.", short="-m"), Input()] = None
-    taxonomy: Annotated[File | None, Option("Without a model: tag by this tag tree's words.", short="-t"), Input()] = None
+    taxonomy: Annotated[
+        TaxonomyPath | None,
+        Option("Without a model: tag by the words of weibo, or of a tag tree's file.", short="-t"),
+        Input(),
+    ] = None
     route: Annotated[Route | None, Option("Tagger that answers.", shown="the one that was trained")] = None
     plan: Annotated[File | None, Option("What `weibotag plan` made: what the cascade may spend, and on what."), Input()] = (
         None
@@ -234,7 +254,7 @@ class StageRequest(PicturesRequest):
 class EncodeRequest(PostsRequest):
     """Whose texts become vectors, by which encoder, and where they are written."""
 
-    out: Annotated[Text, Option("OUT.parquet, OUT.csv, OUT.jsonl, or - (JSONL to stdout).", short="-o"), Output()]
+    out: Annotated[Text, Option("OUT.parquet, .csv, .xlsx, .jsonl, or - (JSONL to stdout).", short="-o"), Output()]
     pipeline: Annotated[Text | Pipeline | None, Option("TOML file with a table [encode].", short="-p"), Input()] = None
     model: Annotated[str | None, Option("Encoder: use, a folder, or hf:owner/name.", shown="the pipeline's"), Input()] = None
 

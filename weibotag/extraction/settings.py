@@ -18,6 +18,7 @@ from pydantic import (
 
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.kinds import KINDS, LISTED
+from weibotag.taxonomy.reader import find_shipped
 from weibotag.vision.registry import MOST_CHARACTERS, USE, load, names
 from weibotag.vision.weights.catalogue import HUB, pin, refuse_unpinned
 
@@ -47,6 +48,12 @@ def place(path: Path, info: ValidationInfo) -> Path:
     return folder / path
 
 
+def place_taxonomy(path: Path, info: ValidationInfo) -> Path:
+    """Return the name of a taxonomy that comes along as it is, `place` of any other."""
+    placed = place(path, info)
+    return path if find_shipped(path) and not placed.is_file() else placed
+
+
 def place_model(name: str, info: ValidationInfo) -> str:
     """Return the name of a text encoder, `place` where it is a folder."""
     return name if name == USE or name.startswith(HUB) else str(place(Path(name), info))
@@ -54,6 +61,7 @@ def place_model(name: str, info: ValidationInfo) -> str:
 
 # A path as it is typed; one in a pipeline file is relative to it.
 File = Annotated[Path, AfterValidator(place)]
+TaxonomyPath = Annotated[Path, AfterValidator(place_taxonomy)]
 
 
 class Strict(BaseModel):

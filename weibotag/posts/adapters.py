@@ -4,7 +4,7 @@ import glob
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, NotRequired
@@ -14,13 +14,16 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, w
 from typing_extensions import TypedDict
 
 from weibotag.core.errors import RequestError
+from weibotag.core.file_names import PICTURES
 from weibotag.core.schema import arrow_schema
 
 # Columns of a posts table that a file may have.
 GIVEN = tuple(name for name in arrow_schema("posts").names if name != "folder")
 OWN = Path(__file__).with_suffix(".toml")
 NONE = "none"
-PICTURES = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?|heic)$", re.IGNORECASE)
+CONTENT = ("text", "images", "videos")
+# The one that knows columns by usual names: taken where no other is.
+USUAL = "usual"
 MARK = "{post_id}"
 
 
@@ -33,11 +36,15 @@ def check_ours(name: str) -> str:
 
 @with_config(ConfigDict(extra="forbid"))
 class Adapter(TypedDict):
-    """Columns in `has` tell whose header it is; `columns` are names in the file by ours: see adapters.toml."""
+    """Columns in `has` tell whose header it is; `columns` are names in the file by ours: see adapters.toml.
+
+    Files of one that is `left_out` are no posts.
+    """
 
     has: Annotated[list[str], MinLen(1)]
     columns: dict[Annotated[str, AfterValidator(check_ours)], Annotated[list[str], MinLen(1)]]
-    pictures: NotRequired[str]
+    pictures: NotRequired[str | list[str]]
+    left_out: NotRequired[bool]
 
 
 @cache
@@ -65,29 +72,42 @@ def find_adapter(names: Collection[str], asked: str | None) -> tuple[str, Adapte
         known = {asked: known[asked]}
     elif asked is not None and not asked.endswith(".toml"):
         raise RequestError(f"--adapter {asked}: expected none, a file of adapters (.toml), or one of {', '.join(known)}")
-    found = next(((name, one) for name, one in known.items() if set(one["has"]) <= set(names)), None)
+    found = next(((name, one) for name, one in known.items() if _fits(name, one, names)), None)
     if found is None and asked is not None:
         raise RequestError(f"--adapter {asked}: its columns are not those that there are: {', '.join(names)}")
     return found
 
 
-def find_pictures(folder: Path, pattern: str) -> dict[str, list[str]]:
+def _fits(name: str, adapter: Adapter, names: Collection[str]) -> bool:
+    if name != USUAL:
+        return set(adapter["has"]) <= set(names)
+    columns = {ours for ours, theirs in adapter["columns"].items() if ours in names or not set(theirs).isdisjoint(names)}
+    return "post_id" in columns and not columns.isdisjoint(CONTENT)
+
+
+def list_names() -> list[str]:
+    """Return the names of columns that our adapters know."""
+    return [name for one in read_adapters().values() for names in one["columns"].values() for name in names]
+
+
+def find_pictures(folder: Path, patterns: Iterable[str]) -> dict[str, list[str]]:
     """Return paths of pictures, from a folder on and in the order of their names, by the post_id in each.
 
-    In a pattern `*` is anything within a name, the shortest that fits, and {post_id} letters and digits. Raises RequestError
-    for a pattern without it.
+    Each of the patterns is sought. In one `*` is anything within a name, the shortest that fits, and {post_id} letters and
+    digits. Raises RequestError for a pattern without it.
     """
-    if pattern.count(MARK) != 1:
-        raise RequestError(f"--pictures {pattern!r}: expected {MARK} in it once, as in 'img/*/*_{MARK}*.jpg'")
-    wanted = re.escape(pattern).replace(re.escape(MARK), r"([^\W_]+)").replace(r"\*", "[^/]*?")
     found: dict[str, list[str]] = defaultdict(list)
-    place = glob.escape(str(folder))
-    # Digits count as numbers: _2 is before _10.
-    for path in sorted(glob.glob(f"{place}/{re.sub(r'[*]+', '*', pattern.replace(MARK, '*'))}"), key=_by_numbers):
-        name = path[len(str(folder)) + 1 :]
-        fits = re.fullmatch(wanted, name)
-        if fits and PICTURES.search(name):
-            found[fits[1]].append(name)
+    for pattern in patterns:
+        if pattern.count(MARK) != 1:
+            raise RequestError(f"--pictures {pattern!r}: expected {MARK} in it once, as in 'img/*/*_{MARK}*.jpg'")
+        wanted = re.escape(pattern).replace(re.escape(MARK), r"([^\W_]+)").replace(r"\*", "[^/]*?")
+        place = glob.escape(str(folder))
+        # Digits count as numbers: _2 is before _10.
+        for path in sorted(glob.glob(f"{place}/{re.sub(r'[*]+', '*', pattern.replace(MARK, '*'))}"), key=_by_numbers):
+            name = path[len(str(folder)) + 1 :]
+            fits = re.fullmatch(wanted, name)
+            if fits and PICTURES.search(name):
+                found[fits[1]].append(name)
     return dict(found)
 
 

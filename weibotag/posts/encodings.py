@@ -27,7 +27,20 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 STDIN = Path("-")
-KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+KINDS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".json": "json",
+    ".xlsx": "xlsx",
+    ".db": "sqlite",
+    ".sqlite": "sqlite",
+    ".sqlite3": "sqlite",
+}
+# Kinds that can't be packed with gzip: their readers want files.
+WHOLE = ("parquet", "xlsx", "sqlite")
 HEAD_BYTES = 1_000_000
 # The longest record of posts, in characters (bytes in Parquet). What is written of one may be longer: quotes, escapes, tags.
 RECORD_LIMIT = 16_000_000
@@ -62,7 +75,7 @@ codecs.register_error("weibotag_mark", _mark)
 class TextFile:
     """A text file and how to read it: no record may have more characters than `limit`.
 
-    `spool` holds the bytes of stdin, which can be read only once.
+    `spool` holds the bytes of stdin, which can be read only once, or what stands in a file of another kind as JSONL.
     """
 
     path: Path
@@ -73,10 +86,10 @@ class TextFile:
 
 
 def find_kind(path: Path) -> str | None:
-    """Return csv, tsv, jsonl or parquet by the suffix (.gz of the text ones too), None for any other."""
+    """Return what a file is by the suffix (.gz of the text ones too): a value of KINDS, None for any other."""
     name = path.name.lower()
     kind = KINDS.get(Path(name.removesuffix(".gz")).suffix)
-    return None if kind == "parquet" and name.endswith(".gz") else kind
+    return None if kind in WHOLE and name.endswith(".gz") else kind
 
 
 @contextmanager
@@ -109,11 +122,15 @@ def open_parquet(path: Path, **options: Any) -> Iterator["pq.ParquetFile"]:
 def open_file(path: Path, kind: str, limit: int = RECORD_LIMIT) -> TextFile:
     """Look into a text file and say how to read it; raises RequestError when it can't be read."""
     with readable(path), _open_bytes(path, None) as stream:
-        return TextFile(path, kind, find_encoding(stream), limit)
+        encoding = find_encoding(stream)
+        if kind in ("json", "jsonl"):
+            stream.seek(0)
+            kind = find_json_kind(stream.read(HEAD_BYTES).decode(encoding, errors="ignore").lstrip(), kind)
+        return TextFile(path, kind, encoding, limit)
 
 
 def open_stdin() -> TextFile:
-    """Copy stdin to a temporary file that vanishes with its last reader: JSONL when it starts with `{`, else CSV."""
+    """Copy stdin to a temporary file that vanishes with its last reader: JSON when it starts with `[` or `{`, else CSV."""
     spool: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the TextFile that holds it
     shutil.copyfileobj(sys.stdin.buffer, spool)
     spool.seek(0)
@@ -123,7 +140,16 @@ def open_stdin() -> TextFile:
     if head.startswith(b"PAR1"):
         raise RequestError("stdin is a Parquet file, CSV or JSONL is expected; give the path of the file instead of -")
     start = head.decode(encoding, errors="ignore").lstrip()
-    return TextFile(STDIN, "jsonl" if start.startswith("{") else "csv", encoding, spool=spool)
+    return TextFile(STDIN, find_json_kind(start, "json") if start[:1] in ("{", "[") else "csv", encoding, spool=spool)
+
+
+def find_json_kind(start: str, kind: str) -> str:
+    """Return json for a text that begins as an array or one object does, jsonl where objects stand on lines, else `kind`."""
+    if start.startswith("["):
+        return "json"
+    lines = [line.strip() for line in start[:HEAD_BYTES].split("\n", 3)[:3] if line.strip()]
+    alone = [line for line in lines if line.startswith("{") and isinstance(parse_object(line), dict)]
+    return "jsonl" if len(lines) > 1 and lines[0].endswith("}") and alone else kind
 
 
 def _open_bytes(path: Path, spool: BinaryIO | None) -> BinaryIO:
@@ -141,12 +167,19 @@ def open_lines(file: TextFile) -> Iterator[Iterator[str]]:
 
     Of a line of more than `file.limit` characters only one more than that is given, and no more is ever held.
     """
+    with open_text(file) as lines:
+        yield _cut(lines, file.limit + 1)
+
+
+@contextmanager
+def open_text(file: TextFile) -> Iterator[io.TextIOWrapper]:
+    """Give the characters of a file; undecodable bytes are `MARK`."""
     with (
         readable(file.path),
         _open_bytes(file.path, file.spool) as stream,
-        io.TextIOWrapper(stream, file.encoding, errors="weibotag_mark", newline="") as lines,
+        io.TextIOWrapper(stream, file.encoding, errors="weibotag_mark", newline="") as text,
     ):
-        yield _cut(lines, file.limit + 1)
+        yield text
 
 
 def _cut(lines: io.TextIOWrapper, most: int) -> Iterator[str]:
@@ -305,6 +338,20 @@ def parse_object(line: str) -> dict[str, Any] | str:
     except (ValueError, RecursionError):
         return "not JSON; expected one object a line"
     return value if isinstance(value, dict) else "not a JSON object"
+
+
+def find_within(value: Any, name: str) -> Any:
+    """Return what an object has by a dotted name, as in user.name: of a list, what its objects have; None for nothing."""
+    for key in name.split("."):
+        if isinstance(value, list):
+            inner = [one.get(key) for one in value if isinstance(one, dict)]
+            found = [one for one in inner if one is not None]
+            value = list(chain.from_iterable(found)) if found and all(isinstance(one, list) for one in found) else found
+        else:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is None or value == []:
+            return None
+    return value
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

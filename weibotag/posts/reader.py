@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,21 +16,14 @@ from weibotag.core.errors import NothingAcceptedError, RequestError
 from weibotag.core.file_names import name_as_text
 from weibotag.core.schema import STRINGS
 from weibotag.core.terminal import make_visible
+from weibotag.posts.adapters import USUAL
 from weibotag.posts.cells import BLANKS, as_texts, change_type
 from weibotag.posts.condition import check_condition, matches
 from weibotag.posts.encodings import MOST_COLUMNS, NUL, STDIN, as_text
+from weibotag.posts.layout import POSTS, Layout, lay_out, lay_out_pictures
 from weibotag.posts.rejects import Rejects, SeenIds
-from weibotag.posts.source import PostsSource, resolve_files
-from weibotag.posts.table_files import (
-    INEXACT_ID,
-    POSTS,
-    Bad,
-    Chunk,
-    Layout,
-    lay_out,
-    read_chunks,
-    write_exactly,
-)
+from weibotag.posts.source import LISTS, PostsSource, is_media, resolve_files
+from weibotag.posts.table_files import INEXACT_ID, Bad, Chunk, read_chunks, write_exactly
 
 # 5.03E+18 is what a spreadsheet makes of a long id: its last digits are lost. A float that is exact is written as digits.
 ROUNDED_ID, FLOAT_ID = r"^\d(\.\d+)?[eE]\+\d+$", r"[.ein]"
@@ -37,7 +31,6 @@ ROUNDED_ID, FLOAT_ID = r"^\d(\.\d+)?[eE]\+\d+$", r"[.ein]"
 MANY_REJECTS = 0.1
 # A table ends with the chunk that brings it to so many bytes: 20,000 rows of some 6,700.
 BATCH_BYTES = 128 << 20
-LISTS = ("images", "videos", "tags", "keywords")
 # Cells that splitting at `;` does not do justice: JSON arrays, other marks, and blanks, or nothing, beside a mark.
 PYTHON_TEXT = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 PYTHON_LIST = rf"\[\s*(?:(?:{PYTHON_TEXT})\s*(?:,\s*(?:{PYTHON_TEXT})\s*)*)?\]"
@@ -63,10 +56,13 @@ def read_posts(source: PostsSource, rejects: Rejects, batch_rows: int = 20_000) 
     if source.where is not None:
         check_condition(source.where)
     paths = resolve_files(source.path)
-    layouts = [layout for path in paths if (layout := lay_out(path, source, alone=len(paths) == 1))]
+    if is_media(paths[0]):
+        layouts = lay_out_pictures(paths, source)
+    else:
+        layouts = [layout for path in paths for layout in lay_out(path, source, alone=len(paths) == 1)]
     _tell_adapters(source, layouts)
     if not layouts:
-        raise RequestError(f"{source.path}: every file is empty; expected at least one with posts")
+        raise RequestError(f"{source.path}: no file has posts; expected at least one with post_id and text")
     return _refuse_none(source, rejects, _full_batches(_accepted(source, layouts, rejects, batch_rows), batch_rows))
 
 
@@ -78,7 +74,8 @@ def _tell_adapters(source: PostsSource, layouts: list[Layout]) -> None:
         columns = ", ".join(f"{ours}={theirs}" for ours, theirs in named.items() if theirs)
         found = sum(len(layout.pictures) for layout in own)
         told = f"; pictures of {found:,} posts found by their names" if found else ""
-        told = f"columns as {name} calls them ({columns}){told}; --adapter none takes only those that are called as here"
+        named_by = "by their usual names" if name == USUAL else f"as {name} calls them"
+        told = f"columns {named_by} ({columns}){told}; --adapter none takes only those that are called as here"
         log.warning("%s: %s", make_visible(source.path), make_visible(told))
 
 
@@ -101,13 +98,16 @@ def _refuse_none(source: PostsSource, rejects: Rejects, tables: Iterator[pa.Tabl
 def _accepted(source: PostsSource, layouts: list[Layout], rejects: Rejects, batch_rows: int) -> Iterator[pa.Table]:
     """Give the rows that can be used, chunk by chunk, and write down the others in the order of their lines."""
     extras = _extra_types(layouts)
-    seen = SeenIds()
+    kinds = {layout.kind for layout in layouts}
+    seen, of_kind = SeenIds(), {kind: SeenIds() for kind in kinds if len(kinds) > 1}
+    twins: Counter[str] = Counter()
     left = source.limit
     for layout in layouts:
         if left == 0:
-            return
+            break
         for chunk in read_chunks(layout, batch_rows):
-            table, lines, bad = _sort_out(_normalise(chunk.rows, layout, extras), chunk, layout, seen)
+            table, lines, bad, again = _sort_out(_normalise(chunk.rows, layout, extras), chunk, layout, seen, of_kind)
+            twins[str(layout.path)] += again
             if source.where is not None:
                 chosen = matches(table, source.where)
                 table, lines = table.filter(pa.array(chosen)), lines[chosen]
@@ -120,11 +120,19 @@ def _accepted(source: PostsSource, layouts: list[Layout], rejects: Rejects, batc
             if left is not None:
                 left -= len(table)
                 if left == 0:
-                    return
+                    break
+    if +twins:
+        told = ", ".join(f"{file} ({count:,})" for file, count in (+twins).items())
+        log.warning(
+            "%s: posts that are also in files of another kind are left out: %s", *map(make_visible, (source.path, told))
+        )
 
 
-def _sort_out(table: pa.Table, chunk: Chunk, layout: Layout, seen: SeenIds) -> tuple[pa.Table, np.ndarray, list[Bad]]:
-    """Return the rows that can be used with their lines, and why the others can't."""
+def _sort_out(
+    table: pa.Table, chunk: Chunk, layout: Layout, seen: SeenIds, of_kind: dict[str, SeenIds]
+) -> tuple[pa.Table, np.ndarray, list[Bad], int]:
+    """Return the rows that can be used with their lines, why the others can't, and how many were read from another kind of
+    file: these are neither."""
     ids, text = table["post_id"], table["text"]
     rounded = FLOAT_ID if pa.types.is_floating(layout.types[layout.taken["post_id"]]) else ROUNDED_ID
     wordless = _flags(pc.equal(pc.utf8_trim_whitespace(text), ""))
@@ -138,15 +146,20 @@ def _sort_out(table: pa.Table, chunk: Chunk, layout: Layout, seen: SeenIds) -> t
     }
     usable = ~np.logical_or.reduce(list(faults.values()))
     again = np.zeros(len(table), dtype=bool)
-    again[usable] = seen.add(ids.filter(pa.array(usable)).to_numpy())
+    new = ids.filter(pa.array(usable)).to_numpy()
+    again[usable] = seen.add(new)
+    twins = np.zeros(len(table), dtype=bool)
+    if of_kind:
+        twins[usable] = again[usable] & ~of_kind[layout.kind].add(new)
     bad, left = list(chunk.bad), np.ones(len(table), dtype=bool)
-    for reason, flags in {**faults, "duplicate post_id, first one kept": again}.items():
+    for reason, flags in {**faults, "duplicate post_id, first one kept": again & ~twins}.items():
         rows = np.flatnonzero(flags & left).tolist()
         bad += [(int(chunk.lines[row]), ids[row].as_py() or None, reason) for row in rows]
         left[rows] = False
+    left &= ~twins
     if left.all():
-        return table, chunk.lines, bad
-    return table.filter(pa.array(left)), chunk.lines[left], bad
+        return table, chunk.lines, bad, 0
+    return table.filter(pa.array(left)), chunk.lines[left], bad, int(twins.sum())
 
 
 def _flags(array: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -201,7 +214,8 @@ def _normalise(rows: pa.Table, layout: Layout, extras: dict[str, pa.DataType]) -
                 ids = pc.utf8_trim_whitespace(_ids(cells))
                 columns.append(ids)
             elif name in LISTS:
-                columns.append(pc.fill_null(_lists(cells, files=True), []) if name in FILES else _lists(cells))
+                lists = _lists(cells, name in FILES, layout.splits.get(name))
+                columns.append(pc.fill_null(lists, []) if name in FILES else lists)
             elif name == "text" and layout.joined:
                 columns.append(_join(cells, [rows[other] for other in layout.joined]))
             else:
@@ -246,16 +260,20 @@ def _passed(cells: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return as_texts(cells) if kind == pa.string() and cells.type != kind else change_type(cells, kind)
 
 
-def _lists(cells: pa.ChunkedArray, files: bool = False) -> pa.Array:
+def _lists(cells: pa.ChunkedArray, files: bool, mark: str | None) -> pa.Array:
     """Return list<string>, null where there is nothing; text is an array of JSON or Python, or items between `;`.
 
-    Of `files`, other marks part the items as well where each then ends as a file does, and words for nothing are none.
+    Of `files`, other marks part the items as well where each then ends as a file does, and words for nothing are none. A
+    `mark` that is given parts them, and nothing else does.
     """
     if pa.types.is_null(cells.type):
         return pa.nulls(len(cells), STRINGS)
     if pa.types.is_nested(cells.type):
         return _without_nulls(cells.cast(STRINGS).combine_chunks())
     texts = pc.utf8_trim_whitespace(pc.fill_null(cells.cast(pa.string()), "")).combine_chunks()
+    if mark is not None:
+        given = [[one.strip() for one in text.split(mark) if one.strip()] or None for text in texts.to_pylist()]
+        return pa.array(given, STRINGS)
     split = pc.split_pattern(pc.if_else(pc.equal(texts, ""), None, texts), ";")
     odd = np.flatnonzero(_flags(pc.match_substring_regex(texts, f"{ODD_LIST}|{ODD_FILES}" if files else ODD_LIST)))
     if not len(odd):

@@ -27,12 +27,16 @@ from weibotag.posts.encodings import (
     open_parquet,
     parse_object,
     read_sound_records,
+    refuse_twins,
 )
 from weibotag.posts.parquet_batches import read_batches
+from weibotag.posts.workbook import list_sheets, read_rows
 from weibotag.posts.writer import FORMATS, find_format, write_tables
 
 TAGS = arrow_schema("tags")
 READ_ROWS = 20_000
+# Kinds of files that hold cells of text.
+TABLES = ("csv", "tsv", "xlsx")
 Row = TypeVar("Row")
 # The first sign of a tag or keyword, as it is written where it would begin a formula.
 FIRST = re.compile("|".join(map(percent, BEFORE + SIGNS)))
@@ -65,7 +69,8 @@ def read_table(path: Path) -> Iterator[pa.Table]:
         raise RequestError(f"{path}: no such file; expected tags as {', '.join(FORMATS)}")
     form = find_format(path)
     rows = 0
-    for table in _read_parquet(path) if form == "parquet" else _read_csv(path) if form == "csv" else _read_json(path):
+    read = {"parquet": _read_parquet, "jsonl": _read_json}.get(form, _read_csv)
+    for table in read(path):
         rows += len(table)
         yield table
     if not rows:
@@ -121,7 +126,7 @@ def _expecting(path: Path, field: pa.Field) -> Iterator[None]:
 
 
 def _read_csv(path: Path) -> Iterator[pa.Table]:
-    names, records = read_sound_records(path, "csv", "write the file again with `weibotag export`")
+    names, records = _read_records(path, "write the file again with `weibotag export`")
     complete = _complete(path, dict.fromkeys(names, pa.string()))
     yielded = False
     for part in _parts((fields, sum(map(len, fields))) for _, fields in records):
@@ -129,6 +134,26 @@ def _read_csv(path: Path) -> Iterator[pa.Table]:
         yielded = True
     if not yielded:
         yield complete.empty_table()
+
+
+def _read_records(path: Path, advice: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Do as `read_sound_records`, also of a workbook: of its first sheet, and of those that have the same columns."""
+    kind = find_kind(path)
+    if kind != "xlsx":
+        return read_sound_records(path, str(kind), advice)
+    sheets = list_sheets(path)
+    names = list(sheets[0].columns) if sheets else []
+    refuse_twins(path, names)
+
+    def check() -> Iterator[tuple[int, list[str]]]:
+        for sheet in sheets:
+            for line, cells in read_rows(path, sheet) if list(sheet.columns) == names else ():
+                if any(cell is not None for cell in cells[len(names) :]):
+                    raise RequestError(f"{path}, line {line}: {len(cells)} fields; expected {len(names)}; {advice}")
+                texts = ["" if cell is None else str(cell) for cell in cells[: len(names)]]
+                yield line, texts + [""] * (len(names) - len(texts))
+
+    return names, check()
 
 
 def _read_json(path: Path) -> Iterator[pa.Table]:
@@ -233,8 +258,8 @@ def read_listing(path: Path, table: str, needed: Sequence[str]) -> pa.Table:
     `needed`, with the line where a cell is wrong.
     """
     kind = find_kind(path)
-    if kind not in ("csv", "tsv", "parquet"):
-        raise RequestError(f"{path}: unknown kind of file; expected {table} as .parquet, .csv or .tsv")
+    if kind not in (*TABLES, "parquet"):
+        raise RequestError(f"{path}: unknown kind of file; expected {table} as .parquet, .csv, .tsv or .xlsx")
     columns = _read_columns(path, kind)
     missing = [name for name in needed if name not in columns]
     if missing:
@@ -255,7 +280,7 @@ def has_column(path: Path, name: str) -> bool:
     if kind == "parquet":
         with open_parquet(path) as file:
             return name in file.schema_arrow.names
-    return kind in ("csv", "tsv") and name in read_sound_records(path, kind, "mend it")[0]
+    return kind in TABLES and name in _read_records(path, "mend it")[0]
 
 
 def _read_columns(path: Path, kind: str) -> dict[str, pa.Array | pa.ChunkedArray]:
@@ -264,7 +289,7 @@ def _read_columns(path: Path, kind: str) -> dict[str, pa.Array | pa.ChunkedArray
             plain_types(path, file.schema_arrow)
             table = file.read()
         return dict(zip(table.column_names, table.columns, strict=True))
-    names, records = read_sound_records(path, kind, "mend it")
+    names, records = _read_records(path, "mend it")
     rows = [fields for _, fields in records]
     cells = zip(*rows, strict=True) if rows else ((),) * len(names)
     return {name: pa.array(column, pa.string()) for name, column in zip(names, cells, strict=True)}

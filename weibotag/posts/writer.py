@@ -1,6 +1,7 @@
-"""Tables to Parquet, CSV and JSONL files."""
+"""Tables to Parquet, CSV, JSONL and .xlsx files."""
 
 import csv
+import logging
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,18 +17,21 @@ from weibotag.core.arrays import list_parts, rows_of
 from weibotag.core.errors import RequestError
 from weibotag.core.files import atomic
 from weibotag.core.spreadsheet import BOM, guard_row, is_formula, may_run, percent
+from weibotag.core.terminal import make_visible
 from weibotag.posts.cells import BLANKS, as_json, as_texts, change_type
 from weibotag.posts.encodings import STDIN, as_text
+from weibotag.posts.workbook import BookWriter
 
+log = logging.getLogger(__name__)
 TAGS = schema.arrow_schema("tags")
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl"}
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".xlsx": "xlsx"}
 STDOUT = STDIN
 # Items of a list that would not come back from a cell in which they are joined by `;`.
 ODD_ITEM = rf"[;；]|^\[|^[{BLANKS}]|[{BLANKS}]$|^$"
 
 
 def find_format(path: Path) -> str:
-    """Return parquet, csv or jsonl by the suffix of a tags file ("-": jsonl); raises RequestError for any other."""
+    """Return parquet, csv, jsonl or xlsx by the suffix of a tags file ("-": jsonl); raises RequestError for any other."""
     if path == STDOUT:
         return "jsonl"
     if path.is_dir():
@@ -40,7 +44,8 @@ def find_format(path: Path) -> str:
 def write_tables(tables: Iterable[pa.Table], out: str | Path, schema: pa.Schema) -> int:
     """Write tables of one schema to a file, or as JSONL to stdout ("-"), and return the number of rows.
 
-    A CSV is made for people: with a BOM, and no cell of it is a formula (see `core.spreadsheet`). The file is written
+    A CSV is made for people: with a BOM, and no cell of it is a formula (see `core.spreadsheet`); cells of a workbook are
+    text. The file is written
     beside its place, synced and renamed, so nobody sees half of it. Raises RequestError, before the first table is asked
     for, when the suffix is wrong.
     """
@@ -59,7 +64,15 @@ def _write(tables: Iterable[pa.Table], out: str | Path, schema: pa.Schema, for_p
         rows = sum(_write_json(table.select(schema.names), sys.stdout) for table in tables)
         sys.stdout.flush()
         return rows
-    with atomic(path, "wb" if form == "parquet" else "w") as file:
+    with atomic(path, "wb" if form in ("parquet", "xlsx") else "w") as file:
+        if form == "xlsx":
+            book = BookWriter("posts", schema.names)
+            rows = sum(_write_csv(table.select(schema.names), book.write_rows, for_people=False) for table in tables)
+            book.save(file)
+            if book.cut:
+                told = "cells had more characters than a workbook keeps: they end in …; other formats keep them whole"
+                log.warning("%s: %s %s", make_visible(str(path)), f"{book.cut:,}", told)
+            return rows
         if form == "parquet":
             with pq.ParquetWriter(file, schema, compression="zstd") as writer:
                 return sum(_write_parquet(_fit(table, schema), writer) for table in tables)

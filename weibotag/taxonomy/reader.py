@@ -40,11 +40,22 @@ class Row:
     description: str = ""
 
 
+def find_shipped(path: Path) -> Path | None:
+    """Return the file of a taxonomy that comes with this package, where a path is no file but the name of one, as weibo."""
+    here = Path(__file__).parents[1]
+    # Beside the code where it was installed, above it in a clone.
+    own = [folder / "taxonomies" / f"{path.name}.csv" for folder in (here, here.parent)]
+    return next((file for file in own if path.name == str(path) and not path.is_file() and file.is_file()), None)
+
+
 def read_rows(path: Path) -> list[Row]:
     """Read a CSV, JSON or YAML taxonomy (by the file's ending), UTF-8 or GB18030, without judging the tree.
 
+    Also one that comes along, by its name: see `find_shipped`.
+
     Raises TaxonomyError when the file is missing or isn't of its format.
     """
+    path = find_shipped(path) or path
     text = _read_text(path)
     suffix = path.suffix.lower()
     if suffix == ".json":

@@ -19,10 +19,10 @@ from weibotag.curation.tags.labelled_posts import can_learn, draw_folds, list_re
 from weibotag.curation.tags.proposals import ACTIONS, PROPOSALS, SPLITS, Proposal, Relabelling, read_proposals, restructure
 from weibotag.features.hashed_ngrams import vectorise
 from weibotag.posts.encodings import STDIN, find_kind
+from weibotag.posts.layout import lay_out
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource, resolve_files
-from weibotag.posts.table_files import lay_out
 from weibotag.posts.writer import write_posts
 from weibotag.scoring.closure import collect_highest, raise_parents
 from weibotag.scoring.decision import Decision
@@ -133,8 +133,8 @@ def _relabel(
     """Give the posts with their new tags; what is needed to judge them goes to `read`, with old and new tags."""
     dropped = ["folder"]
     if source.path != str(STDIN):
-        layouts = [lay_out(path, source, alone=False) for path in resolve_files(source.path)]
-        taken = {name for layout in layouts if layout for name in layout.taken}
+        layouts = [layout for path in resolve_files(source.path) for layout in lay_out(path, source, alone=False)]
+        taken = {name for layout in layouts for name in layout.taken}
         dropped = [name for name in arrow_schema("posts").names if name not in taken | {"tags"}]
     for table in read_posts(source, rejects):
         ids, old = table["post_id"].to_pylist(), table["tags"].to_pylist()
