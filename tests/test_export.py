@@ -151,8 +151,8 @@ def test_wrong_places_are_refused_before_any_work(tmp_path: Path) -> None:
         pytest.fail("asked for a table")
         yield
 
-    with pytest.raises(RequestError, match=r"\.parquet, \.csv, \.jsonl"):
-        write_tables(work(), tmp_path / "out.xlsx", SCHEMA)
+    with pytest.raises(RequestError, match=r"\.parquet, \.csv, \.jsonl, \.xlsx"):
+        write_tables(work(), tmp_path / "out.xls", SCHEMA)
     assert find_format(Path("-")) == "jsonl"
 
 

@@ -159,7 +159,8 @@ def test_no_change_of_a_file_of_tensors_is_anything_but_that_error(
 
 
 @pytest.mark.parametrize(
-    ("indices", "indptr"), [([0, 2], [0, 1, 2]), ([0, 1], [0, 2, 1]), ([0, -1], [0, 1, 2]), ([0], [0, 1, 2])]
+    ("indices", "indptr"),
+    [([0, 2], [0, 1, 2]), ([0, 1], [0, 2, 1]), ([0, -1], [0, 1, 2]), ([0], [0, 1, 2]), ([0, 1], [0, 5, -(2**31)])],
 )
 def test_matrices_point_inside(tmp_path: Path, indices: list[int], indptr: list[int]) -> None:
     parts = {"data": np.ones(2, np.float32), "indices": np.array(indices, np.int32), "indptr": np.array(indptr, np.int32)}

@@ -12,6 +12,12 @@ def list_parts(array: pa.ListArray) -> tuple[np.ndarray, pa.Array]:
     return offsets - first, array.values.slice(first, last - first)
 
 
+def are_offsets(offsets: np.ndarray, count: int) -> bool:
+    """Tell whether offsets part `count` values: from 0 to it, none below the one before, in whatever type of integers."""
+    steps = np.diff(offsets.astype(np.int64))
+    return len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == count and not (steps < 0).any()
+
+
 def rows_of(offsets: np.ndarray) -> np.ndarray:
     """Return the row (int64) of each value of lists with these offsets, or of a csr_matrix with this indptr."""
     return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.sparse import csr_matrix
 
+from weibotag.core.arrays import are_offsets
 from weibotag.core.errors import OwnFileError
 from weibotag.core.files import atomic, sha256_of
 
@@ -230,6 +231,8 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 def as_csr(arrays: Mapping[str, np.ndarray], shape: tuple[int, int], path: Path, origin: Origin) -> csr_matrix:
     """Return the matrix whose data, indices and indptr a file has; raises OwnFileError where these do not fit the shape."""
+    # scipy does not look when the last one is negative, and counts in the type they have.
+    origin.need(path, are_offsets(arrays["indptr"], len(arrays["indices"])), "found rows without an end")
     try:
         matrix = csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
         matrix.check_format(full_check=True)

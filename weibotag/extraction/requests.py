@@ -119,9 +119,7 @@ class PostsRequest(Request):
     adapter: Annotated[
         str | None, Option("Whose columns: none, a name, a TOML file.", panel=POSTS, shown="by the header")
     ] = None
-    split: Annotated[
-        Pairs, Option("What parts items: images='|'.", metavar="OURS=MARK", panel=POSTS)
-    ] = {}
+    split: Annotated[Pairs, Option("What parts items: images='|'.", metavar="OURS=MARK", panel=POSTS)] = {}
     pictures: Annotated[str | None, Option("Find pictures: 'img/*/*_{post_id}*.jpg'.", metavar="PATTERN", panel=POSTS)] = (
         None
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_matrix
 
-from weibotag.core.arrays import rank_in_runs
+from weibotag.core.arrays import are_offsets, rank_in_runs
 from weibotag.core.own_files import Origin, read_tensors, write_tensors
 from weibotag.features.dense_blocks import NOTHING, DenseWeights
 from weibotag.features.hashed_ngrams import check_features, number, read_counts
@@ -66,9 +66,8 @@ class TreeModel:
             left = np.where(left >= 0, above[left], -1)
         ORIGIN.need(path, (left < 0).all(), f"found nodes in a ring, or more than {MOST_LEVELS} levels")
         sizes = np.array([len(below) for below in self.below])
-        steps = np.concatenate([np.diff(ends), np.diff(self.indptr)])
-        whole = len(ends) == len(sizes) + 1 and ends[0] == 0 and ends[-1] == len(self.features) and (steps >= 0).all()
-        ORIGIN.need(path, whole and self.indptr[0] == 0 and self.indptr[-1] == len(self.data), "found forks without an end")
+        whole = len(ends) == len(sizes) + 1 and are_offsets(ends, len(self.features))
+        ORIGIN.need(path, whole and are_offsets(self.indptr, len(self.data)), "found forks without an end")
         widths = np.repeat(np.repeat(sizes, np.diff(ends)), np.diff(self.indptr))
         fit = (self.indices < widths).all() and (
             not len(self.features) or 0 <= self.features.min() <= self.features.max() < known

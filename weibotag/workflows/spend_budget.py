@@ -149,7 +149,7 @@ class BudgetedExtraction:
         most = min(max(LEAST_SAMPLED, ceil(SAMPLED * count)), MOST_SAMPLED, int(SAMPLE_COST * count))
         if self.budget.budget is not None:
             share = SAMPLE_COST * max(0.0, self.budget.left())
-            most = min(most, int(1000 * share / max(1e-6, self.prices.sum())))
+            most = int(min(most, 1000 * share / max(1e-6, self.prices.sum())))
             if not self._choose_models(np.ones(len(self.prices))).all():
                 most = 0
         most = most if most >= LEAST_SAMPLED else 0
