@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import ask, draw
 
-from weibotag.core.file_names import find_name, name_as_text, path_of
+from weibotag.core.file_names import find_name, is_address, name_as_text, path_of
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
 from weibotag.posts.source import PostsSource
@@ -33,6 +33,26 @@ def test_a_picture_is_found_by_its_name_in_gb18030(tmp_path: Path) -> None:
     assert path_of(find_name(str(tmp_path), "照片.png")) == tmp_path / "照片.png"
     assert find_name(str(tmp_path), "无.png") == str(tmp_path / "无.png")
     assert find_name(str(tmp_path), "无\0.png") == f"{tmp_path}/无\0.png"
+
+
+@pytest.mark.parametrize(
+    ("there", "named"),
+    [
+        ("图/a b.png", "图\\a b.png"),
+        ("cafe\u0301.png", "caf\u00e9.png"),
+        ("caf\u00e9/x.png", "cafe\u0301\\x.png"),
+        ("图/a%20b.png", "图/a%20b.png"),
+        ("a\\b.png", "a\\b.png"),
+        ("图/a b.png", "file://{folder}/%E5%9B%BE/a%20b.png"),
+        ("图/a b.png", "FILE://localhost{folder}/图/a%20b.png"),
+    ],
+)
+def test_a_picture_is_found_as_other_systems_name_it(tmp_path: Path, there: str, named: str) -> None:
+    (tmp_path / there).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / there).touch()
+    assert find_name(str(tmp_path), named.format(folder=tmp_path)) == str(tmp_path / there)
+    assert not is_address(named)
+    assert is_address("https://a.example/b.png")
 
 
 @pytest.mark.parametrize("name", ["posts.csv", f"{GBK}.jsonl", f"{GBK}.parquet"])

@@ -7,6 +7,8 @@ a private character instead, U+F780 to U+F7FF.
 import os
 import re
 from pathlib import Path
+from unicodedata import normalize
+from urllib.parse import unquote
 
 # How names of pictures and clips end.
 PICTURES = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?|heic|heif|avif)$", re.IGNORECASE)
@@ -25,14 +27,27 @@ def path_of(text: str) -> Path:
     return Path(text.translate(BACK))
 
 
+def is_address(name: str) -> bool:
+    """Tell whether a name is an address on the web; file:// is none."""
+    return "://" in name and name[:7].lower() != "file://"
+
+
 def find_name(folder: str, name: str) -> str:
     """Return the path, as text, of a file that is named in a folder.
 
-    Where it is not there by its UTF-8 name, but by the one in GB18030, as archives made on Windows unpack, it is that.
+    Where it is not there by this name it is the first that is: with `\\` as Windows parts folders, composed or decomposed as
+    other systems write accents, or in GB18030 as archives made on Windows unpack. A file:// address is a path.
     """
+    if name[:7].lower() == "file://":
+        name = name_as_text(unquote(name[7:].removeprefix("localhost"), errors="surrogateescape"))
     path = str(Path(folder) / name)
-    if not name.isascii() and not os.path.lexists(path_of(path)):
-        other = path_of(folder) / os.fsdecode(name.encode("gb18030"))
+    if (name.isascii() and "\\" not in name) or os.path.lexists(path_of(path)):
+        return path
+    for parted in dict.fromkeys((name, name.replace("\\", "/"))):
+        for form in (parted, normalize("NFC", parted), normalize("NFD", parted)):
+            if os.path.lexists(path_of(str(Path(folder) / form))):
+                return str(Path(folder) / form)
+        other = path_of(folder) / os.fsdecode(parted.encode("gb18030"))
         if os.path.lexists(other):
             return name_as_text(other)
     return path

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
-from weibotag.core.file_names import find_name, path_of
+from weibotag.core.file_names import find_name, is_address, path_of
 from weibotag.core.schema import arrow_schema
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.findings_store import Store
@@ -236,7 +236,7 @@ def link_files(table: pa.Table, limits: MediaLimits, known: HashedFiles, media_r
             known[folder] = MediaRoot(folder), {}
         root, hashed = known[folder]
         for position, name in enumerate([*post["images"], *post["videos"]]):
-            path = name if "://" in name else find_name(post["folder"], name)
+            path = name if is_address(name) else find_name(post["folder"], name)
             if path not in hashed:
                 hashed[path] = hash_file(path_of(path), limits, root)
             file_id, reason = hashed[path]
