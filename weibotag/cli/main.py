@@ -17,11 +17,11 @@ COMMANDS = {
     "train": ("train:train", "Train a tagger on labelled posts."),
     "pretrain": ("train:pretrain", "Pretrain a network on posts that need no tags."),
     "tag": ("tag:tag", "Tag posts with a model, or with a taxonomy alone."),
-    "plan": ("plan:plan", "Time a cascade on a sample of posts, and plan what a budget buys."),
+    "plan": ("plan:plan", "Time a cascade on some posts; plan what a budget buys."),
     "evaluate": ("evaluate:evaluate", "Measure predicted tags and keywords against gold ones."),
     "compare": ("evaluate:compare", "Train taggers on the same rows: what each brings and costs."),
     "export": ("tag:export", "Write a file of tags in another format."),
-    "run": ("tag:run", "Do what a pipeline file says. This is what cron calls."),
+    "run": ("tag:run", "Do what a pipeline file says; what cron calls."),
     "status": ("tag:status", "Say how far a run is, and what it has rejected."),
     "ocr": ("stages:ocr", "Read the text in the pictures of posts."),
     "detect": ("stages:detect", "Find the objects in the pictures of posts."),
@@ -29,7 +29,7 @@ COMMANDS = {
     "embed": ("stages:embed", "Turn the pictures of posts into vectors."),
     "encode": ("stages:encode", "Turn the texts of posts into vectors."),
     "wordings": ("stages:wordings", "Write what the pictures of posts say, as words."),
-    "similarity": ("stages:similarity", "Say how well the text and the pictures of posts belong together."),
+    "similarity": ("stages:similarity", "Say how well texts and pictures belong together."),
     "taxonomy": ("taxonomy:group", "Check a tag tree, show it, audit it, apply proposals."),
     "keywords": ("keywords:group", "Find the keywords of each channel; shrink them to clusters."),
     "codes": ("keywords:codes_group", "Turn vectors into words: semantic codes, coarse to fine."),
@@ -76,6 +76,8 @@ app = typer.Typer(
     + "; ".join(f"{code} {meaning.partition(':')[0]}" for code, meaning in EXIT_CODES.items()),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Plain text: to import what draws boxes takes a third of the time of this help.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
