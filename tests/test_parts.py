@@ -19,7 +19,7 @@ from weibotag.runtime.findings_store import Store
 from weibotag.taggers.answering import list_tags
 from weibotag.taxonomy.tree import Taxonomy
 from weibotag.vision.faces import Faces
-from weibotag.vision.media.pictures import MediaLimits, MediaRoot, hash_file
+from weibotag.vision.media.pictures import ELSEWHERE, MediaLimits, MediaRoot, hash_file
 
 ROOT = Path(__file__).parents[1]
 LIMITS = MediaLimits()
@@ -85,7 +85,7 @@ def test_pictures_are_found_however_they_are_named(tmp_path: Path) -> None:
     assert said[0] == "a folder, not a file"
     assert said[1] == "an empty file (0 bytes)"
     assert said[2] == "no such file"
-    assert said[3] == "a web address: download it first"
+    assert said[3] == ELSEWHERE
     assert failed[3]["path"] == "http://wx1.sinaimg.cn/a.jpg"
     assert "not a usable path" in said[4]
     assert said[5] == "file name too long"

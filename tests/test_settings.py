@@ -12,6 +12,7 @@ from weibotag.extraction.pipeline_files import choose_pipeline, read_pipeline
 from weibotag.extraction.requests import TAGGERS, PipelineFile, Route
 from weibotag.extraction.settings import MediaSettings, Pipeline, WorkerSettings
 from weibotag.posts.source import PostsSource
+from weibotag.vision.media.manners import WebSettings
 from weibotag.vision.registry import names
 
 KEYS = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12)
@@ -41,6 +42,7 @@ def test_lite_is_the_default(name: str | None) -> None:
 def test_lite_toml_is_the_default_written_out() -> None:
     written, default = read_pipeline(str(LITE)), Pipeline()
     assert (written.stages, written.media, written.workers) == (default.stages, default.media, default.workers)
+    assert written.web == default.web
     for name in default.stages:
         assert written.make_stage(name).fingerprint() == default.make_stage(name).fingerprint()
 
@@ -94,7 +96,7 @@ def test_lite_toml_leaves_out_no_setting_of_how_pictures_are_looked_at() -> None
         stage = Pipeline().make_stage(name)
         taken = {*stage.own, *stage._settings()} - stage.config.machine  # type: ignore[attr-defined]
         assert set(data[name]) >= taken, name
-    assert set(data["media"]) == set(MediaSettings.model_fields)
+    assert set(data["media"]) == set(MediaSettings.model_fields) and set(data["web"]) == set(WebSettings.model_fields)
     # The count of processes is the machine's unless said.
     assert set(data["workers"]) == set(WorkerSettings.model_fields) - {"count", "memory_mb"}
 

@@ -137,7 +137,7 @@ def _build(model: Any, given: dict[str, object], made: Command) -> Any:
     except ValidationError as error:
         fault = error.errors()[0]
         option = next(parameter for parameter in made.params if parameter.name == fault["loc"][0])
-        raise RequestError(f"{option.opts[0]} {fault['input']!r}: {fault['msg']}") from error
+        raise RequestError(f"{option.opts[0]} {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}") from error
 
 
 def _list_parameters(answer: Callable[..., Answer]) -> Iterator[Parameter]:

@@ -23,6 +23,7 @@ COMMANDS = {
     "export": ("tag:export", "Write a file of tags in another format."),
     "run": ("tag:run", "Do what a pipeline file says; what cron calls."),
     "status": ("tag:status", "Say how far a run is, and what it has rejected."),
+    "fetch": ("fetch:fetch", "Fetch the pictures that posts name by web addresses."),
     "ocr": ("stages:ocr", "Read the text in the pictures of posts."),
     "detect": ("stages:detect", "Find the objects in the pictures of posts."),
     "faces": ("stages:faces_group", "Find the faces in pictures; a gallery gives them names."),

@@ -57,6 +57,7 @@ class LooksRequest(TypedDict):
     words: dict[str, str]
     gallery: str | None
     media_root: str | None
+    fetch: str | None
 
 
 class LookSummary(TypedDict):
@@ -216,6 +217,7 @@ class ExtractionContext:
             "words": {str(kind): column for kind, column in self.pipeline.words.items()},
             "gallery": None if gallery is None else hash_weights(gallery),
             "media_root": None if self.pipeline.media_root is None else str(self.pipeline.media_root.absolute()),
+            "fetch": None if self.pipeline.fetch is None else str(self.pipeline.fetch.absolute()),
         }
 
     def describe(self) -> TrainedLooks:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from weibotag.core import __version__
 from weibotag.core.errors import TooManyRejectsError
 from weibotag.core.progress import bar
 from weibotag.extraction.context import ExtractionContext
-from weibotag.extraction.jobs import HashedFiles, link_files
+from weibotag.extraction.jobs import HashedFiles, PictureTask, link_files
 from weibotag.extraction.reposts import give_findings
 from weibotag.features.plain_text import make_texts_plain
 from weibotag.posts.passing import set_apart
@@ -23,6 +24,8 @@ from weibotag.posts.source import PostsSource, describe_input
 from weibotag.posts.writer import find_format
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.run_folder import Plan, Run
+from weibotag.vision.media.fetch import fetch_pictures
+from weibotag.vision.media.fetched import FetchedFolder
 from weibotag.vision.stage import FINGERPRINT_LENGTH
 
 PART_ROWS = 20_000
@@ -84,16 +87,45 @@ def ingest(run: Run, source: PostsSource, max_rejects: int | None, quiet: bool, 
 
 
 def link(run: Run, parts: Iterable[str], context: ExtractionContext) -> None:
-    """Find the files that posts name: a part of "links" for each part of posts."""
+    """Find the files that posts name: a part of "links" for each part of posts.
+
+    Pictures behind web addresses are fetched first where the pipeline says so; what failed is among the stats' faults.
+    """
     known: HashedFiles = {}
+    parts = list(parts)
+    folder = context.pipeline.fetch
+    fetched = None if folder is None else FetchedFolder(folder)
+    again = set() if fetched is None else {part for part in parts if _fetch(run, part, fetched, context)}
     with bar(None, "finding pictures", context.quiet) as progress:
         for part in parts:
-            if run.done("links", part):
+            if run.done("links", part) and part not in again:
                 continue
             posts = run.read("posts", part, ["post_id", "images", "videos", "folder"])
-            links = link_files(posts, context.limits, known, context.pipeline.media_root)
+            links = link_files(posts, context.limits, known, context.pipeline.media_root, fetched)
             progress.advance(len(links))
             run.write("links", part, links)
+
+
+def _fetch(run: Run, part: str, folder: FetchedFolder, context: ExtractionContext) -> bool:
+    """Fetch the pictures of a part's posts; return whether any of them is behind a web address."""
+    found = fetch_pictures(
+        list_names(run.read("posts", part, ["images", "videos"])),
+        folder,
+        context.pipeline.web,
+        context.limits,
+        quiet=context.quiet,
+        is_late=context.is_late,
+    )
+    for one in found.values():
+        if one.status == "failed" and one.url in folder.tried:
+            context.stats.fail(PictureTask(one.url, one.url), str(one.error))
+    return bool(found)
+
+
+def list_names(posts: pa.Table) -> list[str]:
+    """Return the distinct names of pictures and clips of posts."""
+    names = (posts[name].combine_chunks().flatten().unique().to_pylist() for name in ("images", "videos"))
+    return list(dict.fromkeys(chain.from_iterable(names)))
 
 
 def read_part_posts(run: Run, part: str) -> pa.Table:

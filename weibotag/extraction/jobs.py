@@ -17,6 +17,7 @@ from weibotag.core.schema import arrow_schema
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.findings_store import Store
 from weibotag.runtime.worker import WORKING, Job, Receipt, alive
+from weibotag.vision.media.fetched import FetchedFolder
 from weibotag.vision.media.near_duplicates import take_print
 from weibotag.vision.media.pictures import Frame, MediaLimits, MediaRoot, MediaRow, frames_table, hash_file, read_file
 from weibotag.vision.stage import PictureStage, stage_class
@@ -222,10 +223,16 @@ def decode(task: PictureTask, limits: MediaLimits) -> Decoded:
     return Decoded(task, rows, frames, perf_counter() - start)
 
 
-def link_files(table: pa.Table, limits: MediaLimits, known: HashedFiles, media_root: Path | None = None) -> pa.Table:
+def link_files(
+    table: pa.Table,
+    limits: MediaLimits,
+    known: HashedFiles,
+    media_root: Path | None = None,
+    fetched: FetchedFolder | None = None,
+) -> pa.Table:
     """Return a row of schema "links" for each file that a posts table names; `known` remembers those already hashed.
 
-    Files outside of `media_root` (None: of the folder of the post's own file) are not opened.
+    Files outside of `media_root` (None: of the folder of the post's own file) are not opened, but for those `fetched`.
     """
     with_media = table.filter(pc.or_(*(pc.greater(pc.list_value_length(table[name]), 0) for name in ("images", "videos"))))
     rows = []
@@ -236,10 +243,13 @@ def link_files(table: pa.Table, limits: MediaLimits, known: HashedFiles, media_r
             known[folder] = MediaRoot(folder), {}
         root, hashed = known[folder]
         for position, name in enumerate([*post["images"], *post["videos"]]):
-            path = name if is_address(name) else find_name(post["folder"], name)
-            if path not in hashed:
-                hashed[path] = hash_file(path_of(path), limits, root)
-            file_id, reason = hashed[path]
+            place = fetched.locate(name) if fetched else None
+            path, own, reason = place or (name if is_address(name) else find_name(post["folder"], name), root, None)
+            # What was fetched by its address, because no post may name that file as one of its own.
+            key = name if place else path
+            if key not in hashed:
+                hashed[key] = (None, reason) if reason else hash_file(path_of(path), limits, own)
+            file_id, reason = hashed[key]
             rows.append(
                 {"post_id": post["post_id"], "position": position, "path": path, "file_id": file_id} | {"link_error": reason}
             )

@@ -28,7 +28,7 @@ def choose_pipeline(request: PicturesRequest, gallery: Path | None = None) -> Pi
     asked = request.pipeline
     pipeline = asked if isinstance(asked, Pipeline) else read_pipeline(asked)
     given = {"gallery": gallery} | {
-        name: getattr(request, name, None) for name in ("gallery", "reuse", "store", "media_root")
+        name: getattr(request, name, None) for name in ("gallery", "reuse", "store", "media_root", "fetch")
     }
     if request.workers is not None:
         given["workers"] = pipeline.workers.model_copy(update={"count": request.workers})

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, ValidationInfo
 
 from weibotag.core.errors import RequestError
 from weibotag.core.files import MODEL
@@ -13,6 +13,7 @@ from weibotag.core.kinds import LISTED
 from weibotag.core.option import NETWORK, PICTURES, POSTS, RUN, SEARCH, Argument, Input, Option, Output, Quiet
 from weibotag.extraction.settings import File, Pipeline, Reuse, Strict, TaxonomyPath, place
 from weibotag.posts.source import LISTS, PostsSource
+from weibotag.vision.media.manners import Header
 
 # Pipelines that have a name; `lite` is what every default says.
 NAMED = ("lite", "full", "gpu")
@@ -90,6 +91,11 @@ Out = Annotated[
 ]
 Gallery = Annotated[File | None, Option("Names for faces: what `faces gallery build` made.", panel=PICTURES), Input()]
 Same = Annotated[Reuse | None, Option("near: reposts saved anew are not looked at.", panel=PICTURES, shown="exact")]
+Fetch = Annotated[
+    File | None,
+    Option("Folder to fetch pictures behind URLs into.", metavar="DIR", panel=PICTURES, shown="not fetched"),
+    Output(folder=True),
+]
 WORDS = f"Words the posts bring for pictures: {LISTED}."
 Words = Annotated[Pairs, Option(WORDS, metavar="KIND=COLUMN", panel=PICTURES)]
 Run = Annotated[File | None, Option("Run folder.", panel=RUN, shown="OUT.run"), Output(whole=True)]
@@ -202,6 +208,7 @@ class TagRequest(PicturesRequest):
     """What tags which posts; one of model and taxonomy is needed."""
 
     out: Out
+    fetch: Fetch = None
     model: Annotated[File | None, Option("Folder that `weibotag train` made.", short="-m"), Input()] = None
     taxonomy: Annotated[
         TaxonomyPath | None,
@@ -245,8 +252,22 @@ class StageRequest(PicturesRequest):
     """Which pictures a stage looks at, and where its findings are written."""
 
     out: Out
+    fetch: Fetch = None
     run: Run = None
     reuse: Same = None
+
+
+class FetchRequest(PostsRequest):
+    """Whose pictures are fetched from the web, and how: `headers` and `allow_network` beside those of the pipeline."""
+
+    out: Annotated[File, Option("Folder of the pictures.", metavar="DIR", short="-o"), Output(folder=True)]
+    pipeline: Annotated[Text | Pipeline | None, Option("TOML file with a table [web].", short="-p"), Input()] = None
+    headers: Annotated[
+        tuple[Header, ...], Option("Header, as 'HOST Referer: URL'; repeatable.", flag="--header", metavar="TEXT")
+    ] = ()
+    allow_network: Annotated[
+        tuple[IPvAnyNetwork, ...], Option("Reach it though it is not public: 10.1.0.0/16; repeatable.", metavar="NETWORK")
+    ] = ()
 
 
 class EncodeRequest(PostsRequest):

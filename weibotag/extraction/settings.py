@@ -19,6 +19,7 @@ from pydantic import (
 from weibotag.core.errors import ModelError, RequestError
 from weibotag.core.kinds import KINDS, LISTED
 from weibotag.taxonomy.reader import find_shipped
+from weibotag.vision.media.manners import WebSettings
 from weibotag.vision.registry import MOST_CHARACTERS, USE, load, names
 from weibotag.vision.weights.catalogue import HUB, pin, refuse_unpinned
 
@@ -105,6 +106,7 @@ class Pipeline(Strict):
 
     `stage_settings` has the tables that bear the names of registered stages, such as [ocr].
     `media_root` is the folder that pictures may lie in, or below; null: the folder of the posts that name them.
+    `fetch` is the folder that pictures behind web addresses are fetched into, as `web` says; null: they are not fetched.
     `words` names columns of the posts that hold words for the pictures, by the kind of wording that they become.
     """
 
@@ -115,6 +117,8 @@ class Pipeline(Strict):
     encode: EncodeSettings = EncodeSettings()
     store: File | None = None
     media_root: File | None = None
+    fetch: File | None = None
+    web: WebSettings = WebSettings()
     reuse: Reuse = "exact"
     gallery: File | None = None
     words: dict[Given, str] = {}
@@ -228,7 +232,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
         candidates = [inner, *getattr(inner, "__args__", ())]
         model = next((one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)), model)
     if fault["type"] != "extra_forbidden":
-        return f"{where}: {'.'.join(place)}: {fault['msg']}; found {fault['input']!r}"
+        return f"{where}: {'.'.join(place)}: {fault['msg'].removeprefix('Value error, ')}; found {fault['input']!r}"
     known = [name for name in model.model_fields if name != "stage_settings"]
     known += names("stage") if issubclass(model, Pipeline) else []
     near = get_close_matches(place[-1], known, n=1)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from weibotag.core.errors import RequestError
+from weibotag.core.file_names import is_address
 from weibotag.extraction.pipeline_files import choose_pipeline, with_stage
 from weibotag.extraction.requests import Request, StageRequest, TagRequest, TrainRequest
 from weibotag.extraction.settings import explain
@@ -150,4 +151,4 @@ def _on_file(posts: Any) -> Iterator[dict[str, str]]:
 
 def _place(cell: str | Iterable[str] | None) -> list[str]:
     names = cell.split(";") if isinstance(cell, str) else list(cell or [])
-    return [str(Path(name.strip()).absolute()) for name in names if name.strip()]
+    return [name if is_address(name) else str(Path(name).absolute()) for name in map(str.strip, names) if name]

@@ -203,8 +203,9 @@ def _try(work: Callable[[Asked], Answer], asked: Asked) -> Answer | Exception:
 
 
 def _count_unseen(run: Run, part: str, stats: ExtractionStats) -> int:
-    """Return how many pictures of a part could not be looked at."""
-    files = read_links(run, part)["file_id"]
+    """Return how many pictures of a part could not be looked at, or fetched."""
+    links = read_links(run, part)
+    files = pc.coalesce(links["file_id"], links["path"])
     return int(pc.sum(pc.is_in(files, pa.array(sorted(stats.unseen), pa.string()))).as_py() or 0)
 
 

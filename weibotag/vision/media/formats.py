@@ -119,10 +119,16 @@ def find_picture(head: bytes) -> str:
     raise NotAPictureError(explain_other(head[:2048]))
 
 
+def name_kind(head: bytes) -> str | None:
+    """Return which picture or clip the first bytes say, whether it can be read here or not; None for anything else."""
+    brands = find_brands(head)
+    still = "AVIF" if brands & STILL_BRANDS else "HEIC" if brands & HEIF_BRANDS else None
+    return find_clip(head) or name_start(head, MAGIC) or ("WEBP" if head[8:12] == b"WEBP" else still)
+
+
 def is_media(head: bytes) -> bool:
     """Tell whether the first bytes are those of a picture or a clip; texts, which have no NUL, never are."""
-    brands = find_brands(head) & (STILL_BRANDS | HEIF_BRANDS)
-    return b"\0" in head and bool(find_clip(head) or name_start(head, MAGIC) or head[8:12] == b"WEBP" or brands)
+    return b"\0" in head and name_kind(head) is not None
 
 
 def name_start(head: bytes, kinds: Mapping[bytes, str]) -> str | None:

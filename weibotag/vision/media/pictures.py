@@ -43,6 +43,7 @@ DAMAGE = (EOFError, OSError, SyntaxError, ValueError, TypeError, LookupError, Ar
 WEB_ADDRESS = re.compile(r"^(https?|ftp):/", re.IGNORECASE)
 # In bytes; what Linux takes. Resolving a longer path would take time and lead nowhere.
 LONGEST_PATH = 4096
+ELSEWHERE = "a web address: download it first, or (http, https) let --fetch DIR do it"
 # The same for every such path, whatever lies there, or nothing.
 OUTSIDE = "not opened: it lies outside the media root, which is the posts' folder unless --media-root names another"
 
@@ -115,7 +116,7 @@ def hash_file(path: Path, limits: MediaLimits, root: MediaRoot | None = None) ->
     With a `root`, nothing outside of that folder is opened, and the reason does not tell what is there.
     """
     if WEB_ADDRESS.match(str(path)):
-        return None, "a web address: download it first"
+        return None, ELSEWHERE
     try:
         if root is not None and not root.holds(path):
             return None, OUTSIDE
