@@ -34,6 +34,9 @@ say "4. Tag new posts: with the model, and with rules"
 say "Some of the new posts, as the model tags them"
 "$python" examples/show_tags.py examples/new_posts.csv "$out/new.jsonl" --limit 8
 
+say "A page of the test posts: what is right, wrong and missed, and why"
+"$weibotag" report "$out/test.parquet" examples/posts.csv -t "$taxonomy" --where "split = 'test'" -o "$out/report"
+
 say "How good: micro-F1 on the $("$python" -c 'import csv; rows = csv.DictReader(open("examples/posts.csv", encoding="utf-8")); print(sum(row["split"] == "test" for row in rows))') posts of split test"
 echo "trained  $(micro_f1 "$out/test.parquet")"
 echo "rules    $(micro_f1 "$out/test-rules.parquet")"
@@ -41,5 +44,6 @@ echo "rules    $(micro_f1 "$out/test-rules.parquet")"
 say "Where it is"
 echo "tags of the new posts:  $out/new.jsonl (model), $out/new-rules.csv (rules)"
 echo "tags of the test posts: $out/test.parquet (model), $out/test-rules.parquet (rules)"
+echo "page to look at:        $out/report/index.html (open it in a browser)"
 echo "model:                  $out/model"
 echo "what pictures say:      $out/store (kept: pictures seen once are not looked at again)"

@@ -10,6 +10,7 @@ from weibotag.cli.command import command
 from weibotag.core.errors import RequestError
 from weibotag.core.option import Argument, Input, Option, Output
 from weibotag.extraction.requests import PicturesRequest, PostsRequest, TaxonomyFile, Valid
+from weibotag.extraction.settings import TaxonomyPath
 
 TAGGERS = "rules,fast,text"
 
@@ -54,6 +55,44 @@ def evaluate(
     if rejects.count:
         say(f"rows of {request.posts} that could not be used, left out: {rejects.count}", request.quiet)
     return Answer(report, shown=render(report, per_tag))
+
+
+@command("report")
+def report(
+    request: PostsRequest,
+    tags: Annotated[Path, Argument("Tags: what `weibotag tag` wrote.", "OUT", place=0), Input()],
+    out: Annotated[Path, Option("Folder of the page: index.html.", short="-o"), Output(files=("index.html",), folder=True)],
+    taxonomy: Annotated[
+        TaxonomyPath | None, Option("The taxonomy of OUT: names, and parents of labels.", short="-t"), Input()
+    ] = None,
+    against: Annotated[Path | None, Option("Another file of tags: say what changed."), Input()] = None,
+    wordings: Annotated[Path | None, Option("What `weibotag wordings` wrote: draw boxes."), Input()] = None,
+    media_root: Annotated[
+        Path | None, Option("Folder pictures may lie in or below.", shown="the posts' folder"), Input(outside=True)
+    ] = None,
+) -> Answer:
+    """Write a page that a browser opens from disk: posts with their tags, what spoke for them, pictures, and filters.
+
+    With labels in POSTS it says which tags are wrong or missed, by post and by tag.
+
+    Example: weibotag report out.parquet posts.csv -t taxonomy.csv -o report
+
+    Example: weibotag report new.parquet posts.csv --against old.parquet --where "split = 'test'" -o report
+    """
+    from dataclasses import asdict
+
+    from weibotag.taxonomy.tree import load
+    from weibotag.workflows.page import write_page
+
+    tree = None if taxonomy is None else load(taxonomy)
+    root = media_root or (Path(request.posts) if Path(request.posts).is_dir() else None)
+    found = write_page(request.source, tags, out, tree, against, wordings, root, request.quiet)
+    without = f", {found.without_answer:,} posts without an answer left out" if found.without_answer else ""
+    unshown = f", {found.unshown:,} pictures can't be shown" if found.unshown else ""
+    rejects = f", {found.rejects:,} rows that could not be used" if found.rejects else ""
+    return Answer(
+        asdict(found), f"{found.posts:,} posts, {found.pictures:,} pictures{unshown}{without}{rejects}: {found.page}"
+    )
 
 
 @command("compare")

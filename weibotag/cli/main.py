@@ -20,6 +20,7 @@ COMMANDS = {
     "plan": ("plan:plan", "Time a cascade on some posts; plan what a budget buys."),
     "evaluate": ("evaluate:evaluate", "Measure predicted tags and keywords against gold ones."),
     "compare": ("evaluate:compare", "Train taggers on the same rows: what each brings and costs."),
+    "report": ("evaluate:report", "Write a page to look at: posts, tags, why, and what is wrong."),
     "export": ("tag:export", "Write a file of tags in another format."),
     "run": ("tag:run", "Do what a pipeline file says; what cron calls."),
     "status": ("tag:status", "Say how far a run is, and what it has rejected."),

@@ -4,10 +4,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from weibotag.core.errors import RequestError
 from weibotag.core.schema import arrow_schema
 from weibotag.vision.stage import Row, Struct, Wording, stage_class
 
@@ -108,3 +111,22 @@ def _join(reasons: Iterable[str]) -> str | None:
     shown = "; ".join(list(counted)[:REASONS_SHOWN])
     left = len(counted) - REASONS_SHOWN
     return f"{shown}; and {left} more" if left > 0 else shown
+
+
+def look_up_wordings(path: Path, post_ids: pa.ChunkedArray) -> pa.ListArray:
+    """Return what a file that `weibotag wordings` wrote has for each of these posts, null for one that it lacks.
+
+    Raises RequestError where it can't be read.
+    """
+    import duckdb
+
+    query = "SELECT post_id, wordings FROM read_parquet(?) WHERE post_id IN (SELECT post_id FROM asked)"
+    with duckdb.connect() as database:
+        database.register("asked", pa.table({"post_id": post_ids}))
+        try:
+            found = database.sql(query, params=[str(path.absolute())]).to_arrow_table()
+        except duckdb.Error as error:
+            reason = str(error).splitlines()[0]
+            raise RequestError(f"--wordings {path}: {reason}; expected what `weibotag wordings` writes") from error
+    places = pc.index_in(post_ids.combine_chunks(), found["post_id"].combine_chunks())
+    return found["wordings"].combine_chunks().take(places)

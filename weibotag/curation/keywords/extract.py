@@ -29,6 +29,7 @@ from weibotag.curation.keywords.phrases import (
 from weibotag.extraction.requests import WordingsRequest
 from weibotag.features.plain_text import make_texts_plain
 from weibotag.features.vocabulary import SOURCES, Lines, WordFinder, find_marks, list_lines
+from weibotag.features.wordings import look_up_wordings
 from weibotag.posts.encodings import open_file, open_lines
 from weibotag.posts.reader import read_posts
 from weibotag.posts.rejects import Rejects
@@ -329,10 +330,9 @@ def read_pictured(request: WordingsRequest, rejects: Rejects, label: str, rows: 
     with bar(None, label, request.quiet) as progress:
         for table in read_posts(request.source, rejects, rows):
             if request.wordings is not None:
-                found = _look_up_wordings(request.wordings, table.select(["post_id"]))
-                places = pc.index_in(table["post_id"].combine_chunks(), found["post_id"].combine_chunks())
+                lists = look_up_wordings(request.wordings, table["post_id"])
                 table = table.select([name for name in table.column_names if name != "wordings"])
-                table = table.append_column("wordings", found["wordings"].combine_chunks().take(places))
+                table = table.append_column("wordings", lists)
             if "wordings" in table.column_names:
                 lists = _cast_wordings(table["wordings"], request.posts)
                 table = table.set_column(table.column_names.index("wordings"), "wordings", lists)
@@ -347,19 +347,3 @@ def _cast_wordings(wordings: pa.ChunkedArray, posts: str) -> pa.ChunkedArray:
         raise RequestError(
             f"{posts}: column wordings is {wordings.type}; expected what `weibotag wordings` writes: give --wordings"
         ) from error
-
-
-def _look_up_wordings(wordings: Path, asked: pa.Table) -> pa.Table:
-    """Return post_id and wordings of the asked posts that a file has."""
-    import duckdb
-
-    query = "SELECT post_id, wordings FROM read_parquet(?) WHERE post_id IN (SELECT post_id FROM asked)"
-    with duckdb.connect() as database:
-        database.register("asked", asked)
-        try:
-            return database.sql(query, params=[str(wordings.absolute())]).to_arrow_table()
-        except duckdb.Error as error:
-            reason = str(error).splitlines()[0]
-            raise RequestError(
-                f"--wordings {wordings}: {reason}; expected what `weibotag wordings` writes to Parquet"
-            ) from error
