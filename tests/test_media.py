@@ -132,6 +132,17 @@ def test_a_cut_jpeg_with_an_end_mark_is_refused_and_a_grey_one_is_not() -> None:
     assert read_one(damaged_media.encode(scene, "JPEG"))[-1, -1].tolist() == [128, 128, 128]
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"quality": 95}], ids=str)
+def test_a_jpeg_that_lacks_its_end_mark_alone_is_read(options: dict[str, bool]) -> None:
+    data = damaged_media.encode(damaged_media.draw_scene(damaged_media.random.Random(5)), "JPEG", **options)
+    whole = read_one(data)
+    for sound in (data[:-1], data[:-2], data[:-2] + bytes(2), data[:-2] + bytes(4000), data + bytes(4000)):
+        assert np.array_equal(read_one(sound), whole)
+    for lost in (40, len(data) // 3):
+        for tail in (0, 2, 4000):
+            assert reason_of(data[:-lost] + bytes(tail)).startswith("damaged or truncated JPEG")
+
+
 def test_truncated_pictures_are_refused_even_where_another_library_allows_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     data = SOUND_FILES["JPEG"]

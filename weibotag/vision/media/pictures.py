@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FRAME_PIXELS = 4096 * 4096
 # Data that ends too early leaves the rest of a JPEG at zero, which is this grey.
 ZERO_GREY = 128
+END, MORE = b"\xff\xd9", b"\x5a\xc3\x96\x3c" * 128
 ANIMATED = frozenset({"GIF", "WEBP", "PNG"})
 # An animation is watched until one of these is spent, so that ten thousand frames cost no more than a long clip.
 WATCHED_FRAMES = 2000
@@ -229,10 +230,8 @@ def decode(data: bytes, kind: str, limits: MediaLimits) -> list[Still]:
         raise NotAPictureError(too_large(len(data), limits.max_bytes))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with open_image(data, kind, limits) as image:
+        with open_jpeg(data, limits) if kind == "JPEG" else open_image(data, kind, limits) as image:
             image.load()
-            if kind == "JPEG" and ends_grey(image) and is_padded(data, image):
-                raise NotAPictureError("damaged or truncated JPEG: its data ends before its picture does")
             # A GIF says only by its later frames that it has some; the others say so in their header.
             if kind != "GIF" and not (kind in ANIMATED and getattr(image, "is_animated", False)):
                 return [(0, None, np.asarray(turn_upright(to_rgb(image), image)))]
@@ -276,6 +275,27 @@ def silence_libtiff() -> None:
         library.TIFFSetWarningHandler(None)
 
 
+def open_jpeg(data: bytes, limits: MediaLimits) -> ImageFile:
+    """Return a decoded JPEG, also one that lacks nothing but its end mark; raises as `decode` where pixels are missing."""
+    image, fault = open_image(data, "JPEG", limits), None
+    try:
+        image.load()
+    except OSError as error:
+        fault = error
+    # Zeros in the mark's place, or in place of what was not written, would be read as pixels.
+    kept = data.rstrip(b"\0")
+    if fault or (len(kept) < len(data) - 1 and not kept.endswith(END)):
+        # A last FF is half of a mark, or with a zero the last byte of the data.
+        data = (kept + b"\0" if kept != data and kept.endswith(b"\xff") else kept.rstrip(b"\xff")) + END
+        image = open_image(data, "JPEG", limits)
+        image.load()
+    elif not ends_grey(image):
+        return image
+    if is_padded(data, image):
+        raise fault or NotAPictureError("damaged or truncated JPEG: its data ends before its picture does")
+    return image
+
+
 def ends_grey(image: Image) -> bool:
     """Say whether the last block of a decoded JPEG is the grey of missing data."""
     width, height = image.size
@@ -287,8 +307,10 @@ def is_padded(data: bytes, image: Image) -> bool:
     """Say whether a JPEG's data ended too early: more data before its end mark would then change the picture."""
     from PIL import Image as pillow
 
-    end = data.rfind(b"\xff\xd9")
-    longer = data[:end] + b"\x5a\xc3\x96\x3c" * 256 + data[end:]
+    end = data.rfind(END)
+    # With each restart mark, which a decoder may be waiting for; after the last pixel all of this is passed over.
+    more = b"".join(MORE + bytes((0xFF, 0xD0 + number)) for number in range(8)) + MORE
+    longer = data[:end] + more + data[end:]
     with pillow.open(BytesIO(longer), formats=["JPEG"]) as other:
         other.load()
         return not np.array_equal(np.asarray(image), np.asarray(other))
