@@ -33,6 +33,7 @@ COMMANDS = {
     "wordings": ("stages:wordings", "Write what the pictures of posts say, as words."),
     "similarity": ("stages:similarity", "Say how well texts and pictures belong together."),
     "taxonomy": ("taxonomy:group", "Check a tag tree, show it, audit it, apply proposals."),
+    "review": ("review:group", "Posts for people to review, and what they decided."),
     "keywords": ("keywords:group", "Find the keywords of each channel; shrink them to clusters."),
     "codes": ("keywords:codes_group", "Turn vectors into words: semantic codes, coarse to fine."),
     "models": ("weights:group", "Weights: what there is, fetch it, check it."),

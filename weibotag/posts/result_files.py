@@ -126,7 +126,7 @@ def _expecting(path: Path, field: pa.Field) -> Iterator[None]:
 
 
 def _read_csv(path: Path) -> Iterator[pa.Table]:
-    names, records = _read_records(path, "write the file again with `weibotag export`")
+    names, records = read_cells(path, "write the file again with `weibotag export`")
     complete = _complete(path, dict.fromkeys(names, pa.string()))
     yielded = False
     for part in _parts((fields, sum(map(len, fields))) for _, fields in records):
@@ -136,7 +136,7 @@ def _read_csv(path: Path) -> Iterator[pa.Table]:
         yield complete.empty_table()
 
 
-def _read_records(path: Path, advice: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+def read_cells(path: Path, advice: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Do as `read_sound_records`, also of a workbook: of its first sheet, and of those that have the same columns."""
     kind = find_kind(path)
     if kind != "xlsx":
@@ -280,7 +280,7 @@ def has_column(path: Path, name: str) -> bool:
     if kind == "parquet":
         with open_parquet(path) as file:
             return name in file.schema_arrow.names
-    return kind in TABLES and name in _read_records(path, "mend it")[0]
+    return kind in TABLES and name in read_cells(path, "mend it")[0]
 
 
 def _read_columns(path: Path, kind: str) -> dict[str, pa.Array | pa.ChunkedArray]:
@@ -289,7 +289,7 @@ def _read_columns(path: Path, kind: str) -> dict[str, pa.Array | pa.ChunkedArray
             plain_types(path, file.schema_arrow)
             table = file.read()
         return dict(zip(table.column_names, table.columns, strict=True))
-    names, records = _read_records(path, "mend it")
+    names, records = read_cells(path, "mend it")
     rows = [fields for _, fields in records]
     cells = zip(*rows, strict=True) if rows else ((),) * len(names)
     return {name: pa.array(column, pa.string()) for name, column in zip(names, cells, strict=True)}
