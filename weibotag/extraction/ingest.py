@@ -72,7 +72,7 @@ def ingest(run: Run, source: PostsSource, max_rejects: int | None, quiet: bool, 
 
     Raises TooManyRejectsError when more rows than `max_rejects` can't be used.
     """
-    if run.plan is not None:
+    if run.plan is not None and kind in run.plan.parts:
         _refuse_rejects(run, run.plan.rejects, max_rejects)
         return list(run.plan.parts[kind])
     names: list[str] = []

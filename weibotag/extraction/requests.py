@@ -26,6 +26,8 @@ PAIRS = {
     "tasks": "--task mood=column",
     "words": "--words ocr=ocr_text",
 }
+# Columns of posts that an output can have as well.
+KEPT = ("text", "images", "videos", "author", "channel", "created_at", "tags", "keywords")
 ESCAPES = {r"\n": "\n", r"\t": "\t"}
 BYTES = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
 
@@ -67,6 +69,17 @@ def read_amount(amount: Any, units: Mapping[str, float], expected: str, info: Va
     if found < 0:
         raise RequestError(f"--{info.field_name} {text!r}: expected {expected}")
     return found
+
+
+def read_kept(names: Any) -> tuple[str, ...]:
+    """Return the columns that a text names, parted by commas; raises RequestError for others than those of posts, or all."""
+    text = names if isinstance(names, str) else ",".join(names)
+    asked = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    strange = next((name for name in asked if name not in (*KEPT, "all")), None)
+    if strange is not None:
+        expected = f"expected all, or some of {', '.join(KEPT)}; columns of your own are kept anyway"
+        raise RequestError(f"--keep {strange}: {expected}")
+    return KEPT if "all" in asked else asked
 
 
 def read_seconds(time: Any, info: ValidationInfo) -> float | None:
@@ -130,6 +143,8 @@ class PostsRequest(Request):
         None
     )
 
+    corrections: Annotated[File | None, Option("Tags by post_id that win over those in POSTS.", panel=POSTS), Input()] = None
+
     @property
     def source(self) -> PostsSource:
         """Return where the posts come from."""
@@ -138,8 +153,10 @@ class PostsRequest(Request):
             if name not in LISTS:
                 raise RequestError(f"--split {name}={mark}: expected one of {', '.join(LISTS)}")
             splits.append((name, ESCAPES.get(mark, mark)))
-        columns = tuple(self.columns.items())
-        return PostsSource(self.posts, columns, self.where, self.limit, self.adapter, self.pictures, tuple(splits))
+        columns, corrections = tuple(self.columns.items()), None if self.corrections is None else str(self.corrections)
+        return PostsSource(
+            self.posts, columns, self.where, self.limit, self.adapter, self.pictures, tuple(splits), corrections
+        )
 
 
 class WordingsRequest(PostsRequest):
@@ -209,6 +226,11 @@ class TagRequest(PicturesRequest):
 
     out: Out
     fetch: Fetch = None
+    keep: Annotated[
+        tuple[str, ...],
+        BeforeValidator(read_kept),
+        Option("Columns of posts that OUT has too: text,author, or all.", metavar="NAMES", panel=POSTS),
+    ] = ()
     model: Annotated[File | None, Option("Folder that `weibotag train` made.", short="-m"), Input()] = None
     taxonomy: Annotated[
         TaxonomyPath | None,

@@ -1,27 +1,27 @@
 """Files to posts tables: which rows can be used, and what their cells mean."""
 
-import json
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from weibotag.core.arrays import list_parts
 from weibotag.core.errors import NothingAcceptedError, RequestError
 from weibotag.core.file_names import name_as_text
 from weibotag.core.schema import STRINGS
 from weibotag.core.terminal import make_visible
 from weibotag.posts.adapters import USUAL
-from weibotag.posts.cells import BLANKS, as_texts, change_type
+from weibotag.posts.cells import as_texts, change_type
 from weibotag.posts.condition import check_condition, matches
-from weibotag.posts.encodings import MOST_COLUMNS, NUL, STDIN, as_text
+from weibotag.posts.encodings import MOST_COLUMNS, NUL, STDIN
 from weibotag.posts.layout import POSTS, Layout, lay_out, lay_out_pictures
+from weibotag.posts.lists import FILES, as_flags, read_lists
 from weibotag.posts.rejects import Rejects, SeenIds
+from weibotag.posts.result_files import has_column, read_table
 from weibotag.posts.source import LISTS, PostsSource, is_media, resolve_files
 from weibotag.posts.table_files import INEXACT_ID, Bad, Chunk, read_chunks, write_exactly
 
@@ -31,17 +31,8 @@ ROUNDED_ID, FLOAT_ID = r"^\d(\.\d+)?[eE]\+\d+$", r"[.ein]"
 MANY_REJECTS = 0.1
 # A table ends with the chunk that brings it to so many bytes: 20,000 rows of some 6,700.
 BATCH_BYTES = 128 << 20
-# Cells that splitting at `;` does not do justice: JSON arrays, other marks, and blanks, or nothing, beside a mark.
-PYTHON_TEXT = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
-PYTHON_LIST = rf"\[\s*(?:(?:{PYTHON_TEXT})\s*(?:,\s*(?:{PYTHON_TEXT})\s*)*)?\]"
-# What parts the names of files, how one ends, and what stands where there is none.
-FILES = ("images", "videos")
-FILE_MARKS, FILE_END = r"[,，|\n]", r"\.[A-Za-z0-9]{2,5}$|^https?://\S+$"
-NO_FILES = ("无", "null", "none", "nan", "n/a", r"\n", "{}")
-ODD_FILES = rf"{FILE_MARKS}|(?i)^(无|null|none|nan|n/a|\\n|\{{\}})$"
-ODD_LIST = rf"^\[|；|;[{BLANKS};]|[{BLANKS}];|^;|;$"
-
 log = logging.getLogger(__name__)
+Corrections = dict[str, tuple[list[str], list[str] | None]]
 
 
 def read_posts(source: PostsSource, rejects: Rejects, batch_rows: int = 20_000) -> Iterator[pa.Table]:
@@ -61,9 +52,12 @@ def read_posts(source: PostsSource, rejects: Rejects, batch_rows: int = 20_000) 
     else:
         layouts = [layout for path in paths for layout in lay_out(path, source, alone=len(paths) == 1)]
     _tell_adapters(source, layouts)
+    corrections = {} if source.corrections is None else _read_corrections(Path(source.corrections))
     if not layouts:
         raise RequestError(f"{source.path}: no file has posts; expected at least one with post_id and text")
-    return _refuse_none(source, rejects, _full_batches(_accepted(source, layouts, rejects, batch_rows), batch_rows))
+    return _refuse_none(
+        source, rejects, _full_batches(_accepted(source, layouts, rejects, batch_rows, corrections), batch_rows)
+    )
 
 
 def _tell_adapters(source: PostsSource, layouts: list[Layout]) -> None:
@@ -95,8 +89,38 @@ def _refuse_none(source: PostsSource, rejects: Rejects, tables: Iterator[pa.Tabl
         raise NothingAcceptedError(source.path, f"{rejects.count:,} rejected{left}{seen}")
 
 
-def _accepted(source: PostsSource, layouts: list[Layout], rejects: Rejects, batch_rows: int) -> Iterator[pa.Table]:
+def _read_corrections(path: Path) -> Corrections:
+    """Return tags and keywords by post_id; keywords are None in a file without them. Raises RequestError."""
+    found: Corrections = {}
+    for table in read_table(path):
+        given = has_column(path, "keywords") or path.suffix.lower() == ".jsonl"
+        for post_id, tags, words in zip(*(table[name].to_pylist() for name in ("post_id", "tags", "keywords")), strict=True):
+            found[post_id] = (
+                [tag["id"] for tag in tags or []],
+                [word["keyword"] for word in words] if given and words else None,
+            )
+    return found
+
+
+def _correct(table: pa.Table, corrections: Corrections, used: set[str]) -> pa.Table:
+    """Return posts with corrected tags and keywords; an empty list of tags says that the post has none."""
+    ids = table["post_id"].to_pylist()
+    new = [corrections.get(post_id) for post_id in ids]
+    used.update(post_id for post_id, one in zip(ids, new, strict=True) if one is not None)
+    for place, name in enumerate(("tags", "keywords")):
+        cells = [
+            old if one is None or one[place] is None else one[place]
+            for old, one in zip(table[name].to_pylist(), new, strict=True)
+        ]
+        table = table.set_column(table.column_names.index(name), name, pa.array(cells, STRINGS))
+    return table
+
+
+def _accepted(
+    source: PostsSource, layouts: list[Layout], rejects: Rejects, batch_rows: int, corrections: Corrections
+) -> Iterator[pa.Table]:
     """Give the rows that can be used, chunk by chunk, and write down the others in the order of their lines."""
+    corrected: set[str] = set()
     extras = _extra_types(layouts)
     kinds = {layout.kind for layout in layouts}
     seen, of_kind = SeenIds(), {kind: SeenIds() for kind in kinds if len(kinds) > 1}
@@ -108,6 +132,7 @@ def _accepted(source: PostsSource, layouts: list[Layout], rejects: Rejects, batc
         for chunk in read_chunks(layout, batch_rows):
             table, lines, bad, again = _sort_out(_normalise(chunk.rows, layout, extras), chunk, layout, seen, of_kind)
             twins[str(layout.path)] += again
+            table = _correct(table, corrections, corrected) if corrections else table
             if source.where is not None:
                 chosen = matches(table, source.where)
                 table, lines = table.filter(pa.array(chosen)), lines[chosen]
@@ -121,6 +146,12 @@ def _accepted(source: PostsSource, layouts: list[Layout], rejects: Rejects, batc
                 left -= len(table)
                 if left == 0:
                     break
+    if source.corrections is not None:
+        absent = len(corrections) - len(corrected)
+        told = f"{len(corrected):,} posts have corrected tags" + (
+            f"; {absent:,} corrections are of no post" if absent else ""
+        )
+        log.warning("%s: %s", make_visible(source.corrections), told)
     if +twins:
         told = ", ".join(f"{file} ({count:,})" for file, count in (+twins).items())
         log.warning(
@@ -135,13 +166,13 @@ def _sort_out(
     file: these are neither."""
     ids, text = table["post_id"], table["text"]
     rounded = FLOAT_ID if pa.types.is_floating(layout.types[layout.taken["post_id"]]) else ROUNDED_ID
-    wordless = _flags(pc.equal(pc.utf8_trim_whitespace(text), ""))
+    wordless = as_flags(pc.equal(pc.utf8_trim_whitespace(text), ""))
     for name in ("images", "videos"):
-        wordless &= _flags(pc.equal(pc.list_value_length(table[name]), 0))
+        wordless &= as_flags(pc.equal(pc.list_value_length(table[name]), 0))
     faults = {
-        INEXACT_ID: _flags(pc.match_substring_regex(ids, rounded)),
-        "no post_id": _flags(pc.equal(ids, "")),
-        NUL: _flags(pc.or_(pc.match_substring(ids, "\0"), pc.match_substring(text, "\0"))),
+        INEXACT_ID: as_flags(pc.match_substring_regex(ids, rounded)),
+        "no post_id": as_flags(pc.equal(ids, "")),
+        NUL: as_flags(pc.or_(pc.match_substring(ids, "\0"), pc.match_substring(text, "\0"))),
         "none of text, images, videos": wordless,
     }
     usable = ~np.logical_or.reduce(list(faults.values()))
@@ -160,10 +191,6 @@ def _sort_out(
     if left.all():
         return table, chunk.lines, bad, 0
     return table.filter(pa.array(left)), chunk.lines[left], bad, int(twins.sum())
-
-
-def _flags(array: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(array).astype(bool)
 
 
 def _full_batches(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
@@ -214,7 +241,7 @@ def _normalise(rows: pa.Table, layout: Layout, extras: dict[str, pa.DataType]) -
                 ids = pc.utf8_trim_whitespace(_ids(cells))
                 columns.append(ids)
             elif name in LISTS:
-                lists = _lists(cells, name in FILES, layout.splits.get(name))
+                lists = read_lists(cells, name, layout.splits.get(name))
                 columns.append(pc.fill_null(lists, []) if name in FILES else lists)
             elif name == "text" and layout.joined:
                 columns.append(_join(cells, [rows[other] for other in layout.joined]))
@@ -258,58 +285,3 @@ def _ids(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 def _passed(cells: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """Return cells of a column that passes through; text where files disagree about what they are."""
     return as_texts(cells) if kind == pa.string() and cells.type != kind else change_type(cells, kind)
-
-
-def _lists(cells: pa.ChunkedArray, files: bool, mark: str | None) -> pa.Array:
-    """Return list<string>, null where there is nothing; text is an array of JSON or Python, or items between `;`.
-
-    Of `files`, other marks part the items as well where each then ends as a file does, and words for nothing are none. A
-    `mark` that is given parts them, and nothing else does.
-    """
-    if pa.types.is_null(cells.type):
-        return pa.nulls(len(cells), STRINGS)
-    if pa.types.is_nested(cells.type):
-        return _without_nulls(cells.cast(STRINGS).combine_chunks())
-    texts = pc.utf8_trim_whitespace(pc.fill_null(cells.cast(pa.string()), "")).combine_chunks()
-    if mark is not None:
-        given = [[one.strip() for one in text.split(mark) if one.strip()] or None for text in texts.to_pylist()]
-        return pa.array(given, STRINGS)
-    split = pc.split_pattern(pc.if_else(pc.equal(texts, ""), None, texts), ";")
-    odd = np.flatnonzero(_flags(pc.match_substring_regex(texts, f"{ODD_LIST}|{ODD_FILES}" if files else ODD_LIST)))
-    if not len(odd):
-        return split
-    order = np.arange(len(texts))
-    order[odd] = len(texts) + np.arange(len(odd))
-    items = pa.array([_split_items(text, files) for text in texts.take(pa.array(odd)).to_pylist()], STRINGS)
-    return pa.concat_arrays([split, items]).take(pa.array(order))
-
-
-def _split_items(text: str, files: bool) -> list[str] | None:
-    """Return the items of a cell that are not blank; an array may be empty, any other list is None then."""
-    if files and text.lower() in NO_FILES:
-        return None
-    if text.startswith("["):
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, list):
-            return [item.strip() for item in map(as_text, value) if item and item.strip()]
-        if re.fullmatch(PYTHON_LIST, text):
-            return [
-                re.sub(r"\\(.)", r"\1", item[1:-1]).strip() for item in re.findall(PYTHON_TEXT, text) if item[1:-1].strip()
-            ]
-    if files and ";" not in text:
-        items = [item.strip() for item in re.split(FILE_MARKS, text) if item.strip()]
-        if all(re.search(FILE_END, item) for item in items):
-            return items
-    return [item.strip() for item in text.replace("；", ";").split(";") if item.strip()] or None
-
-
-def _without_nulls(lists: pa.ListArray) -> pa.ListArray:
-    offsets, values = list_parts(lists)
-    if not values.null_count:
-        return lists
-    kept = _flags(values.is_valid())
-    ends = np.concatenate([[0], np.cumsum(kept)]).astype(np.int32)[offsets]
-    return pa.ListArray.from_arrays(pa.array(ends), values.filter(pa.array(kept)), mask=lists.is_null())

@@ -222,10 +222,10 @@ def _items(name: str, cell: Any) -> list[dict[str, Any]] | None:
     if cell is None:
         return None
     parts = cell.split(";") if isinstance(cell, str) else cell if isinstance(cell, list) else [cell]
-    return [_item(name, part if isinstance(part, dict) else as_text(part) or "") for part in parts if part]
+    return [parse_item(name, part if isinstance(part, dict) else as_text(part) or "") for part in parts if part]
 
 
-def _item(name: str, item: str | dict[str, Any]) -> dict[str, Any]:
+def parse_item(name: str, item: str | dict[str, Any]) -> dict[str, Any]:
     """Return one tag, keyword or piece of evidence from its text or its JSON object."""
     if isinstance(item, dict):
         return item if name == "evidence" or item.get("score") is not None else {**item, "score": 1.0}

@@ -29,7 +29,8 @@ class PostsSource:
 
     `columns` holds (canonical name, name in the file), `adapter` says whose columns they are (see
     `adapters.find_adapter`), and `pictures` is a pattern of the paths of a post's pictures (see
-    `adapters.find_pictures`); `splits` holds (canonical name, mark) of cells whose items a mark parts. `where` is a
+    `adapters.find_pictures`); `splits` holds (canonical name, mark) of cells whose items a mark parts.
+    `corrections` is a file of tags (and keywords) by post_id that take the place of those in the posts. `where` is a
     DuckDB expression, rows where it is not true are left out; `limit` stops after that many accepted posts.
     """
 
@@ -40,6 +41,7 @@ class PostsSource:
     adapter: str | None = None
     pictures: str | None = None
     splits: tuple[tuple[str, str], ...] = ()
+    corrections: str | None = None
 
     @property
     def table(self) -> str | None:
@@ -106,8 +108,9 @@ def describe_input(source: PostsSource) -> dict[str, object]:
     else:
         states = [(path.resolve(), path.stat()) for path in resolve_files(source.path)]
         files = [[str(path), state.st_size, state.st_mtime_ns] for path, state in states]
-    if source.adapter is not None and Path(source.adapter).is_file():
-        files.append([source.adapter, hashlib.sha256(Path(source.adapter).read_bytes()).hexdigest()])
+    for more in (source.adapter, source.corrections):
+        if more is not None and Path(more).is_file():
+            files.append([more, hashlib.sha256(Path(more).read_bytes()).hexdigest()])
     told = {key: value for key, value in asdict(source).items() if key != "path"}
     return {"files": files, **told, **({"table": source.table} if source.table else {})}
 

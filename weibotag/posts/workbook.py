@@ -106,6 +106,8 @@ def read_sheet(path: Path, sheet: Sheet) -> Iterator[str]:
         yield from [""] * (line - 1 - written)
         names = (*sheet.columns, *(f"column_{at}" for at in range(len(sheet.columns) + 1, len(cells) + 1)))
         row = {name: cell for name, cell in zip(names, cells, strict=False) if cell is not None}
+        # The first row has all columns of the header.
+        row = row if written else dict.fromkeys(sheet.columns) | row
         yield json.dumps(row, ensure_ascii=False)
         written = line
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from time import perf_counter
@@ -20,6 +20,7 @@ from weibotag.extraction.pipeline_files import choose_pipeline
 from weibotag.extraction.post_table import open_vector_words, read_part
 from weibotag.extraction.requests import TagRequest
 from weibotag.extraction.schedule import look
+from weibotag.posts.passing import free_name
 from weibotag.posts.writer import write_tables
 from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.run_folder import KeptReceipt, Run, reject_parts
@@ -90,7 +91,8 @@ def tag(request: TagRequest) -> TagSummary:
     clock = _Clock()
     deadline = None if request.deadline is None else clock.started + request.deadline
     context = open_context(pipeline, quiet=quiet, deadline=deadline, partial=tagger.route in ("cascade", "text"))
-    with open_run("tag", source, out, context, request.run, tagger.request()) as run:
+    kept = {"keep": list(request.keep)} if request.keep else {}
+    with open_run("tag", source, out, context, request.run, {**tagger.request(), **kept}) as run:
         parts = ingest(run, source, request.max_rejects, quiet)
         clock.lap("read")
         link(run, parts, context)
@@ -104,7 +106,7 @@ def tag(request: TagRequest) -> TagSummary:
         answering = replace(
             tagger, stages=tuple(context.fingerprints), plan=plan, late=stats.late, store=str(context.store.root)
         )
-        failed = _tag_parts(run, parts, context, answering)
+        failed = _tag_parts(run, parts, context, answering, request.keep)
         clock.lap("tag")
         posts = write_output(run, parts, out, quiet)
         rejects = run.rejects + (reject_parts(run, failed) if failed or run.resumed else 0)
@@ -154,7 +156,9 @@ def _sum_up(run: Run, stats: ExtractionStats, spent: BudgetSummary | None) -> Ta
     return summary
 
 
-def _tag_parts(run: Run, parts: list[str], context: ExtractionContext, tagger: TaggerRef) -> dict[str, str]:
+def _tag_parts(
+    run: Run, parts: list[str], context: ExtractionContext, tagger: TaggerRef, keep: Sequence[str]
+) -> dict[str, str]:
     """Tag the parts that are not done yet; return the parts that failed, with reasons."""
     failed: dict[str, str] = {}
     # A part whose pictures could not all be looked at is tagged again, because by now they may have been.
@@ -184,7 +188,7 @@ def _tag_parts(run: Run, parts: list[str], context: ExtractionContext, tagger: T
             done = {**receipt, "status": "ok", "seconds": perf_counter() - start, "unseen": unseen}
             if written is not None:
                 written.result()
-            written = writer.submit(_keep_part, run, part, tagged, done)
+            written = writer.submit(_keep_part, run, part, tagged, done, keep)
             progress.advance(rows[part])
         if written is not None:
             written.result()
@@ -209,7 +213,12 @@ def _count_unseen(run: Run, part: str, stats: ExtractionStats) -> int:
     return int(pc.sum(pc.is_in(files, pa.array(sorted(stats.unseen), pa.string()))).as_py() or 0)
 
 
-def _keep_part(run: Run, part: str, tagged: pa.Table, receipt: Mapping[str, object]) -> None:
+def _keep_part(run: Run, part: str, tagged: pa.Table, receipt: Mapping[str, object], keep: Sequence[str]) -> None:
+    """Write the tags of a part, and behind them the columns of its posts that are kept, as they were read."""
+    if keep:
+        posts = run.read("posts", part, keep)
+        for name in keep:
+            tagged = tagged.append_column(free_name(name, tagged.column_names, keep), posts[name])
     run.write("tags", part, tagged)
     run.receipt("tags", part, receipt)
 
