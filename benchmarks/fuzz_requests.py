@@ -86,7 +86,7 @@ AROUND = (
 )
 TABLES = {
     "": {"stages": "[]", "reuse": '"exact"', "media_root": '"."', "store": '"s"', "words": '{ ocr = "text" }'},
-    "ocr": {"backend": '"rapidocr"', "min_score": "0.5", "max_side": "800", "angle": "false"},
+    "ocr": {"backend": '"rapidocr"', "min_score": "0.5", "max_side": "800"},
     "media": {"max_bytes": "1_000", "max_pixels": "50", "max_frames": "4"},
     "workers": {"count": "1", "recycle": "5", "part_files": "3", "picture_seconds": "60", "memory_mb": "4000"},
     "tag": {

@@ -31,7 +31,7 @@ from weibotag.vision.backends.ocr_layout import (
     plan_views,
     tile_rows,
 )
-from weibotag.vision.backends.ocr_rapidocr import GPU_BATCHES, RapidOcr, Spot
+from weibotag.vision.backends.ocr_rapidocr import GPU_BATCHES, RapidOcr, Reading, Spot
 from weibotag.vision.media.pictures import Frame, frames_table
 from weibotag.vision.ocr import Ocr
 from weibotag.vision.stage import fingerprint
@@ -117,7 +117,7 @@ def test_a_tall_poster_is_read_whole_once_and_in_order(backend: RapidOcr | Faste
     assert max(max(line.box[1::2]) for line in lines) > 3700
 
 
-def test_chinese_is_read(backend: RapidOcr | FasterPaddle) -> None:
+def chinese(size: int) -> ImageFont.FreeTypeFont:
     if shutil.which("fc-match") is None:
         pytest.skip("no fc-match to look for a Chinese font with")
     found = subprocess.run(
@@ -126,7 +126,11 @@ def test_chinese_is_read(backend: RapidOcr | FasterPaddle) -> None:
     path, _, languages = found.partition("|")
     if "zh-cn" not in languages.split("|"):
         pytest.skip("no Chinese font")
-    lines = read(backend, write_lines((420, 120), [(20, 30, "今天天气很好")], ImageFont.truetype(path, 44)))
+    return ImageFont.truetype(path, size)
+
+
+def test_chinese_is_read(backend: RapidOcr | FasterPaddle) -> None:
+    lines = read(backend, write_lines((420, 120), [(20, 30, "今天天气很好")], chinese(44)))
     assert texts(lines) == ["今天天气很好"]
 
 
@@ -199,8 +203,7 @@ def test_turned_text_is_read_in_a_turned_box(rapid: RapidOcr, degrees: int) -> N
     lines = read(rapid, np.asarray(upright.rotate(degrees, Image.Resampling.BICUBIC, fillcolor="white")))
     assert texts(lines) == ["PHONE SALE"]
     left, top, right, right_top = lines[0].box[:4]
-    # The box of a line that runs upwards starts at its top left too, where the line ends.
-    assert abs(np.degrees(np.arctan2(top - right_top, right - left)) - (degrees if degrees < 90 else 0)) < 3
+    assert abs(np.degrees(np.arctan2(top - right_top, right - left)) - degrees) < 3
 
 
 def test_small_print_of_a_large_picture_gets_a_nearer_look(backend: RapidOcr | FasterPaddle) -> None:
@@ -225,9 +228,9 @@ def test_what_a_fast_reader_doubts_is_read_once_more(faster: FasterPaddle, monke
     picture = write_lines((420, 120), [(20, 30, "PHONE SALE")], latin(44))
     asked: list[int] = []
 
-    def answer(spots: list[Spot]) -> list[tuple[str, float]]:
+    def answer(spots: list[Spot]) -> list[Reading]:
         asked.append(len(spots))
-        return [("BETTER", 1.0) for _ in spots]
+        return [Reading("BETTER", 1.0) for _ in spots]
 
     monkeypatch.setattr(faster._reader.__class__, "read", lambda self, spots: answer(spots))
     assert texts(read(faster, picture)) == ["PHONE SALE"] and asked == [0]
@@ -235,12 +238,31 @@ def test_what_a_fast_reader_doubts_is_read_once_more(faster: FasterPaddle, monke
     assert texts(read(faster, picture)) == ["BETTER"] and asked == [0, 1]
 
 
-def test_lines_that_stand_on_their_heads_are_turned_when_asked() -> None:
-    upside_down = np.ascontiguousarray(write_lines((420, 120), [(20, 30, "PHONE SALE")], latin(44))[::-1, ::-1])
-    backend = RapidOcr(angle=True)
-    backend.open()
-    assert texts(read(backend, upside_down)) == ["PHONE SALE"]
-    backend.close()
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+@pytest.mark.parametrize("words", [["PHONE SALE", "Open from 9 am", "no refunds"], ["No entry"]], ids=len)
+def test_pictures_that_lie_or_stand_on_their_heads_are_read(rapid: RapidOcr, words: list[str], quarters: int) -> None:
+    upright = write_lines((440, 330), [(40, 40 + 80 * row, text) for row, text in enumerate(words)], latin(40))
+    lines = read(rapid, np.ascontiguousarray(np.rot90(upright, quarters)))
+    assert texts(lines) == words
+    for line in lines:
+        left, top, right, bottom = line.box[:4]
+        # Where the text begins; what runs down may as well be letters that stand upright in a column.
+        assert quarters == 3 or (quarters == 2 and left > right) or (quarters == 1 and top > bottom)
+
+
+def test_one_line_that_stands_on_its_head_leaves_the_others(rapid: RapidOcr) -> None:
+    page = write_lines((440, 330), [(40, 40, "PHONE SALE at our shop"), (40, 220, "Open at 9")], latin(32)).copy()
+    page[200:300] = page[200:300][::-1, ::-1]
+    assert texts(read(rapid, page)) == ["PHONE SALE at our shop", "Open at 9"]
+
+
+@pytest.mark.parametrize(
+    "columns", [["春眠不觉晓", "处处闻啼鸟", "夜来风雨声"], ["國破山河在", "城春草木深"], ["二〇二五年", "第12届比赛"]]
+)
+def test_columns_are_read_from_right_to_left_below_their_heading(rapid: RapidOcr, columns: list[str]) -> None:
+    places = [(420 - 90 * at, 120 + 56 * row, letter) for at, text in enumerate(columns) for row, letter in enumerate(text)]
+    lines = read(rapid, write_lines((520, 520), [(40, 30, "唐诗三百首"), *places], chinese(44)))
+    assert texts(lines) == ["唐诗三百首", *columns]
 
 
 def test_openvino_reads_the_same() -> None:
@@ -334,6 +356,19 @@ def test_of_two_tiles_lines_the_better_stays() -> None:
         a_line(0, 140, 200, 170, "another"),
     ]
     assert sorted(texts(drop_doubles(lines))) == ["another", "from below"]
+
+
+@given(st.permutations(range(6)))
+def test_columns_of_two_registers_are_read_one_after_the_other(order: list[int]) -> None:
+    lines = [
+        a_line(0, 0, 290, 30, "a"),
+        a_line(200, 50, 230, 290, "b"),
+        a_line(100, 50, 130, 170, "c"),
+        a_line(101, 190, 131, 290, "d"),
+        a_line(200, 350, 230, 560, "e"),
+        a_line(100, 348, 130, 520, "f"),
+    ]
+    assert texts(order_lines([lines[place] for place in order])) == list("abcdef")
 
 
 @given(st.permutations(range(6)))

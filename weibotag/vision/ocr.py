@@ -16,7 +16,7 @@ class Ocr(PictureStage[list[Line]]):
     """Read the lines of text of each picture."""
 
     name: ClassVar[str] = "ocr"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     kinds: ClassVar[tuple[str, ...]] = ("ocr",)
     nominal_ms: ClassVar[float] = 25.0
     finds: ClassVar[str] = "ocr_lines"
@@ -25,15 +25,13 @@ class Ocr(PictureStage[list[Line]]):
     class Config(StageConfig):
         """`min_score`: lines below it are left out, 0 to 1; `max_side`: long side that text is searched at, pixels.
 
-        `engine`: what runs the networks (auto: onnxruntime); `model`: paddleocr's; `angle`: lines that
-        stand on their heads are turned.
+        `engine`: what runs the networks (auto: onnxruntime); `model`: paddleocr's.
         """
 
         backend: str = "rapidocr"
         min_score: float = Field(default=0.5, ge=0, le=1)
         max_side: int = Field(default=800, ge=64, le=4096)
         engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
-        angle: bool = False
         model: str | None = None
         device: str = "auto"
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from weibotag.vision.backend import Backend, Line
 from weibotag.vision.backends.ocr_layout import RECOGNISER, Found, order_lines, search_pictures
-from weibotag.vision.backends.ocr_rapidocr import CPU_BATCHES, LineReader, Spot, start_at_text
+from weibotag.vision.backends.ocr_rapidocr import CPU_BATCHES, LineReader, Spot, put_down, start_at_text
 from weibotag.vision.backends.onnx_session import session_errors
 from weibotag.vision.weights.catalogue import find_model
 
@@ -67,7 +67,9 @@ class FasterPaddle(Backend[list[Line]]):
         thick = np.ptp(corners, axis=1).min(1) >= THINNEST
         doubtful = [place for place, (_, score) in enumerate(read) if score < SURE and thick[place]]
         again = self._reader.read([Spot(part, start_at_text(corners[place])) for place in doubtful])
-        for place, (text, score) in zip(doubtful, again, strict=True):
-            read[place] = max(read[place], (text, round(score, 4)), key=lambda answer: answer[1])
+        for place, other in zip(doubtful, again, strict=True):
+            if other.score > read[place][1]:
+                line = put_down(corners[place].ravel(), other)
+                corners[place], read[place] = np.reshape(line.box, (4, 2)), (line.text, line.score)
         kept = [place for place, (text, _) in enumerate(read) if text]
         return Found(corners[kept], False, [read[place] for place in kept])

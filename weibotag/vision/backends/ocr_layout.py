@@ -22,6 +22,8 @@ WIDEST = 30_000
 # Boxes lower than this, in the pixels that are searched, hold letters of ten pixels: the least that is found reliably.
 LOW = 13.0
 LOW_SHARE = 0.05
+# How much higher than wide a box is whose line runs down or up.
+COLUMN = 1.5
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Found:
     read: Sequence[tuple[str, float]] = ()
 
 
+# The xs and the ys of a thing's corners, and its lines in order.
+Placed = tuple[np.ndarray, np.ndarray, list[Line]]
 # Pictures, and at which scale each is searched, to what is found in each.
 Search = Callable[[Sequence[np.ndarray], Sequence[float]], list[Found]]
 
@@ -144,17 +148,62 @@ def bounds(line: Line) -> tuple[float, float, float, float]:
 
 
 def order_lines(lines: list[Line]) -> list[Line]:
-    """Return the lines from top to bottom; those that stand side by side from left to right; boxes to a hundredth."""
+    """Return the lines in reading order, boxes to a hundredth: rows from top to bottom, in a row from left to right.
+
+    Columns that stand side by side are one thing in their row, read from right to left; from left to right where they run
+    upwards. A picture most of whose rows stand on their heads is read from its other end.
+    """
     lines = [replace(line, box=tuple(np.round(line.box, 2).tolist())) for line in lines]
-    rows: list[list[tuple[float, float, float, Line]]] = []
-    placed = [(top, bottom, left, line) for line in lines for left, top, _, bottom in [bounds(line)]]
-    for top, bottom, left, line in sorted(placed, key=lambda place: (place[0] + place[1], place[2])):
-        middle = (top + bottom) / 2
+    rows = [line for line in lines if not is_column(line)]
+    over = -1 if sum(len(line.text) if line.box[2] > line.box[0] else -len(line.text) for line in rows) < 0 else 1
+    placed: list[Placed] = [(*(over * np.array(line.box).reshape(4, 2)).T, [line]) for line in rows]
+    for up in (False, True):
+        columns = [line for line in lines if is_column(line) and runs_up(line) == up]
+        for block in side_by_side(columns):
+            corners = [np.array(line.box).reshape(4, 2) for line in block]
+            # Turned so that the columns are rows: what was on the right is above, or what was on the left.
+            turned = [(box[:, 1], box[:, 0], [line]) for box, line in zip(corners, block, strict=True)]
+            text = in_rows([(-xs, ys, line) if up else (xs, -ys, line) for xs, ys, line in turned])
+            placed.append((*(over * np.concatenate(corners)).T, text))
+    return in_rows(placed)
+
+
+def in_rows(placed: "list[Placed]") -> list[Line]:
+    """Return the lines of things that stand at xs and ys: things whose middles are as high are a row, from left to right."""
+    rows: list[list[tuple[float, float, float, list[Line]]]] = []
+    things = [(float(ys.min()), float(ys.max()), float(xs.min()), lines) for xs, ys, lines in placed]
+    for top, bottom, left, lines in sorted(things, key=lambda thing: (thing[0] + thing[1], thing[2])):
         if rows:
             first_top, first_bottom, _, _ = rows[-1][0]
             reach = min(bottom - top, first_bottom - first_top) / 2
-            if middle - (first_top + first_bottom) / 2 < reach:
-                rows[-1].append((top, bottom, left, line))
+            if (top + bottom) / 2 - (first_top + first_bottom) / 2 < reach:
+                rows[-1].append((top, bottom, left, lines))
                 continue
-        rows.append([(top, bottom, left, line)])
-    return [line for row in rows for _, _, _, line in sorted(row, key=lambda place: place[2])]
+        rows.append([(top, bottom, left, lines)])
+    return [line for row in rows for thing in sorted(row, key=lambda thing: thing[2]) for line in thing[3]]
+
+
+def is_column(line: Line) -> bool:
+    """Say whether a line runs down or up: its box is much higher than wide, or begins with an edge that runs up."""
+    across, down = side_lengths(np.reshape(line.box, (4, 2)))
+    return runs_up(line) or down >= COLUMN * across
+
+
+def runs_up(line: Line) -> bool:
+    """Say whether a line's box begins with its long edge, which runs up."""
+    left, bottom, right, top = line.box[:4]
+    return bottom - top > abs(right - left)
+
+
+def side_by_side(columns: list[Line]) -> list[list[Line]]:
+    """Return columns in blocks: each stands beside another of its block for half of the shorter's height."""
+    blocks: list[list[Line]] = []
+    for line in sorted(columns, key=bounds):
+        _, top, _, bottom = bounds(line)
+        block = [line]
+        for other in blocks:
+            spans = [(other_top, other_bottom) for _, other_top, _, other_bottom in map(bounds, other)]
+            if any(min(bottom, end) - max(top, start) >= min(bottom - top, end - start) / 2 for start, end in spans):
+                block += other
+        blocks = [other for other in blocks if other[0] not in block] + [block]
+    return blocks
