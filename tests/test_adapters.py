@@ -108,3 +108,9 @@ def test_any_pattern_finds_what_it_says_or_nothing(
     found = find_pictures(folder, [f"{before}_{{post_id}}.jpg"])
     assert found in ({post_id: [name]}, {})
     assert found or set(before) & set("[")
+
+
+def test_topics_of_a_crawler_are_keywords(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.csv", 'id,bid,正文,原始图片url,话题\n1,M1,一,,"火锅,聚餐 "\n2,M2,二,,\n')
+    assert read(path)["keywords"].to_pylist() == [["火锅", "聚餐"], None]
+    assert read(path, splits=(("keywords", "锅"),))["keywords"].to_pylist()[0] == ["火", ",聚餐"]

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weibotag.features.plain_text import EMOTICON, hide_mentions, make_plain, make_texts_plain
+from weibotag.features.vocabulary import find_marks
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,20 @@ def test_what_is_plain_has_no_markup(text: str) -> None:
 def test_a_table_is_made_plain_row_by_row(texts: list[str]) -> None:
     table = pa.table({"text": pa.array(texts, pa.string())})
     assert make_texts_plain(table)["text"].to_pylist() == [make_plain(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("#火锅##美食# #iPhone 15 Pro#", ["火锅", "美食", "iPhone 15 Pro"]),
+        ("#火锅#真香#聚餐#", ["火锅", "聚餐"]),
+        ("#火锅#iphone", ["火锅"]),
+        ("C#和F#都可以", []),
+        ("No.#1 和 No.#2", []),
+        ("颜色#fff和#000", []),
+        ("编号#A12，编号#B13", []),
+        ("修复了#123和#456", []),
+    ],
+)
+def test_what_stands_between_two_signs_is_a_hashtag_where_it_can_be_one(text: str, names: list[str]) -> None:
+    assert [name for _, name in find_marks([text])] == names

@@ -179,3 +179,11 @@ def test_rows_that_differ_from_the_header_are_settled_where_that_is_clear(
     assert read(path).column_names[-2:] == ["column_4", "column_5"]
     assert read(path)["column_5"].to_pylist() == ["2025", "2026"]
     assert "the last 2 fields of its rows have no names" in caplog.text
+
+
+def test_ids_that_a_spreadsheet_rounded_are_told_as_such(tmp_path: Path) -> None:
+    ids = ["4750000000000000", "4.75E+15", "4750000000000000", '"=""4750000000000001"""', "4750000000000001", "7"]
+    rows = rejected(write(tmp_path / "p.csv", "post_id,text\n" + "".join(f"{one},a\n" for one in ids)), tmp_path)
+    assert [row["line"] for row in rows] == ["3", "4", "6"]
+    assert ["rounded by a spreadsheet?" in row["reason"] for row in rows] == [True, True, False]
+    assert read(tmp_path / "p.csv")["post_id"].to_pylist() == ["4750000000000000", "4750000000000001", "7"]

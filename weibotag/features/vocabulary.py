@@ -40,7 +40,9 @@ PLACES = np.array([1.0, *(kind.trust for kind in KINDS.values())])
 NAMED = np.array([False, *(kind.whole for kind in KINDS.values())])
 THINGS = np.array([False, *(kind.thing for kind in KINDS.values())])
 # What a text itself marks as a name: 《title》, #hashtag#.
-MARKED = re.compile(r"《([^《》\n]{1,30})》|#([^#\n]{1,30})#")
+# No hashtags: C#和F#, No.#1 和 No.#2, 颜色#fff和#000.
+TOPIC = r"(?![A-Za-z0-9])[^#\n，。！？；]{1,30}(?=#)|[A-Za-z0-9][^#\n，。！？；]{0,29}(?=#(?![A-Za-z0-9]))"
+MARKED = re.compile(rf"《([^《》\n]{{1,30}})》|(?<![A-Za-z0-9.])#({TOPIC})#")
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,13 @@ def check_ours(name: str) -> str:
 class Adapter(TypedDict):
     """Columns in `has` tell whose header it is; `columns` are names in the file by ours: see adapters.toml.
 
-    Files of one that is `left_out` are no posts.
+    `splits` says what parts the items of a column. Files of one that is `left_out` are no posts.
     """
 
     has: Annotated[list[str], MinLen(1)]
     columns: dict[Annotated[str, AfterValidator(check_ours)], Annotated[list[str], MinLen(1)]]
     pictures: NotRequired[str | list[str]]
+    splits: NotRequired[dict[Annotated[str, AfterValidator(check_ours)], Annotated[str, MinLen(1)]]]
     left_out: NotRequired[bool]
 
 

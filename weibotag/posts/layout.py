@@ -166,7 +166,7 @@ def _lay_out_text(path: Path, text: TextFile | None, source: PostsSource, alone:
         passed,
         joined,
         pictures,
-        dict(source.splits),
+        {**(adapter[1].get("splits", {}) if adapter else {}), **dict(source.splits)},
         adapter[0] if adapter else "",
     )
 

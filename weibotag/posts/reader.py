@@ -26,6 +26,8 @@ from weibotag.posts.source import LISTS, PostsSource, is_media, resolve_files
 from weibotag.posts.table_files import INEXACT_ID, Bad, Chunk, read_chunks, write_exactly
 
 # 5.03E+18 is what a spreadsheet makes of a long id: its last digits are lost. A float that is exact is written as digits.
+# An id as ="479…" is text for a spreadsheet; one of more than 15 digits loses the others to zeros.
+QUOTED_ID, CUT_ID, DUPLICATE = r'^="(.*)"$', r"^\d{15}0+$", "duplicate post_id, first one kept"
 ROUNDED_ID, FLOAT_ID = r"^\d(\.\d+)?[eE]\+\d+$", r"[.ein]"
 # More rejects than this share of the rows are told whatever is quiet.
 MANY_REJECTS = 0.1
@@ -165,12 +167,12 @@ def _sort_out(
     """Return the rows that can be used with their lines, why the others can't, and how many were read from another kind of
     file: these are neither."""
     ids, text = table["post_id"], table["text"]
-    rounded = FLOAT_ID if pa.types.is_floating(layout.types[layout.taken["post_id"]]) else ROUNDED_ID
+    inexact = FLOAT_ID if pa.types.is_floating(layout.types[layout.taken["post_id"]]) else ROUNDED_ID
     wordless = as_flags(pc.equal(pc.utf8_trim_whitespace(text), ""))
     for name in ("images", "videos"):
         wordless &= as_flags(pc.equal(pc.list_value_length(table[name]), 0))
     faults = {
-        INEXACT_ID: as_flags(pc.match_substring_regex(ids, rounded)),
+        INEXACT_ID: as_flags(pc.match_substring_regex(ids, inexact)),
         "no post_id": as_flags(pc.equal(ids, "")),
         NUL: as_flags(pc.or_(pc.match_substring(ids, "\0"), pc.match_substring(text, "\0"))),
         "none of text, images, videos": wordless,
@@ -183,7 +185,13 @@ def _sort_out(
     if of_kind:
         twins[usable] = again[usable] & ~of_kind[layout.kind].add(new)
     bad, left = list(chunk.bad), np.ones(len(table), dtype=bool)
-    for reason, flags in {**faults, "duplicate post_id, first one kept": again & ~twins}.items():
+    again &= ~twins
+    rounded_ids = as_flags(pc.match_substring_regex(ids, CUT_ID))
+    faults |= {
+        f"{DUPLICATE}; its digits behind the 15th are 0: rounded by a spreadsheet?": again & rounded_ids,
+        DUPLICATE: again,
+    }
+    for reason, flags in faults.items():
         rows = np.flatnonzero(flags & left).tolist()
         bad += [(int(chunk.lines[row]), ids[row].as_py() or None, reason) for row in rows]
         left[rows] = False
@@ -238,7 +246,7 @@ def _normalise(rows: pa.Table, layout: Layout, extras: dict[str, pa.DataType]) -
             if name == "folder":
                 columns.append(pa.repeat(folder, len(rows)))
             elif name == "post_id":
-                ids = pc.utf8_trim_whitespace(_ids(cells))
+                ids = pc.replace_substring_regex(pc.utf8_trim_whitespace(_ids(cells)), QUOTED_ID, r"\1")
                 columns.append(ids)
             elif name in LISTS:
                 lists = read_lists(cells, name, layout.splits.get(name))

@@ -38,7 +38,7 @@ EXACT_FLOAT = 2**53
 # Each cell of a chunk is counted as some characters more.
 CELL = 8
 MORE_KEYS = f"a key beyond the first {MOST_COLUMNS:,} of the file, or one with a NUL byte"
-INEXACT_ID = "post_id is no text and no whole number that is sure to be exact; write it as text"
+INEXACT_ID = "post_id is no text and no whole number that is sure to be exact: rounded by a spreadsheet? write it as text"
 Bad = tuple[int, str | None, str]
 
 
