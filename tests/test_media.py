@@ -255,6 +255,45 @@ def test_modes_come_out_as_rgb() -> None:
         assert np.abs(read_one(data).reshape(-1, 3).mean(axis=0) - expected).max() < 4, name
 
 
+@pytest.mark.parametrize(
+    ("print_", "under", "ground"),
+    [
+        ("white", (255, 255, 255, 0), 0),
+        ("#fffdd0", (0, 0, 0, 0), 0),
+        ("yellow", (0, 0, 0, 0), 0),
+        ("white", (0, 0, 0, 40), 0),
+        ("black", (0, 0, 0, 0), 255),
+        ("red", (255, 255, 255, 0), 255),
+        ("half", (0, 0, 0, 0), 128),
+    ],
+)
+def test_a_transparent_picture_is_put_on_the_ground_that_shows_it(
+    print_: str, under: tuple[int, int, int, int], ground: int
+) -> None:
+    layer = Image.new("RGBA", (90, 60), under)
+    for at in range(5):
+        colour = ("white", "black")[at % 2] if print_ == "half" else print_
+        layer.paste(Image.new("RGBA", (6, 40), colour), (10 + 14 * at, 10))
+    layers = {"RGBA": layer, "LA": layer.convert("LA")} if print_ != "red" else {"RGBA": layer}
+    files = [damaged_media.encode(one, "PNG") for one in layers.values()]
+    files.append(damaged_media.encode(layer, "WEBP", lossless=True, exact=True))
+    for data in files:
+        assert read_one(data)[0, 0].tolist() == [ground] * 3
+    opaque = layer.convert("RGB")
+    assert np.array_equal(read_one(damaged_media.encode(opaque, "PNG")), np.asarray(opaque))
+
+
+def test_sixteen_bits_and_palettes_say_what_is_transparent() -> None:
+    values = np.full((60, 90), 60_000, np.uint16)
+    values[10:50, 20:60:8] = 65_535
+    wide = damaged_media.encode(Image.fromarray(values), "PNG", transparency=60_000)
+    table = Image.fromarray((values > 60_000).astype(np.uint8), "P")
+    table.putpalette([255, 0, 0, 255, 255, 255])
+    for data in (wide, damaged_media.encode(table, "PNG", transparency=0)):
+        pixels = read_one(data)
+        assert pixels[0, 0].tolist() == [0, 0, 0] and pixels[20, 20].tolist() == [255, 255, 255]
+
+
 def test_cmyk_without_adobe_mark_is_not_inverted() -> None:
     ink = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     data = damaged_media.encode(ink, "JPEG", quality=95)

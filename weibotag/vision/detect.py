@@ -13,7 +13,7 @@ class Detect(PictureStage[list[DetectedObject]]):
     """Find the objects of each picture."""
 
     name: ClassVar[str] = "detect"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     kinds: ClassVar[tuple[str, ...]] = ("object",)
     nominal_ms: ClassVar[float] = 7.0
     finds: ClassVar[str] = "detect_objects"

@@ -23,7 +23,7 @@ class Embed(PictureStage[PictureVector]):
     """Frames in; one float16 vector per frame out, and those of the cells of a grid where one is asked for."""
 
     name: ClassVar[str] = "embed"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     # By a codebook, by names of tags in the space of the vectors, and by the network's own classes.
     kinds: ClassVar[tuple[str, ...]] = ("code", "clip", "looks", "guess")
     nominal_ms: ClassVar[float] = 4.0

@@ -21,7 +21,7 @@ class Faces(PictureStage[list[Face]]):
     """Find the faces of each picture, with a vector each where there is a model for it."""
 
     name: ClassVar[str] = "faces"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     kinds: ClassVar[tuple[str, ...]] = ("face",)
     nominal_ms: ClassVar[float] = 4.0
     finds: ClassVar[str] = "faces_found"

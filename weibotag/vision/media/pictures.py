@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from weibotag.core.schema import arrow_schema
 from weibotag.vision.media.clips import LONGEST_MS, Still, read_clip
+from weibotag.vision.media.colours import to_rgb
 from weibotag.vision.media.formats import HEAD_BYTES, NotAPictureError, check_pixels, check_scans, find_clip, find_picture
 from weibotag.vision.media.scenes import THUMBNAIL, Sample, pick_samples
 
@@ -162,9 +163,10 @@ def read_file(path: Path, file_id: str, limits: MediaLimits) -> PictureFile | No
 def read_media(data: bytes, file_id: str, limits: MediaLimits) -> PictureFile:
     """Return what a picture's bytes give.
 
-    EXIF rotation is applied, transparency put on white, every mode brought to 8-bit RGB. A picture of more than 16.8
-    megapixels (4096 x 4096) is reduced to that area; `width` and `height` are those of the frame's pixels, so that
-    boxes fit. Of an animation the frames that `scenes.pick_samples` picks are given, of a TIFF the first page.
+    EXIF rotation is applied, what is transparent put on the ground that shows most, every mode brought to 8-bit RGB. A
+    picture of more than 16.8 megapixels (4096 x 4096) is reduced to that area; `width` and `height` are those of the
+    frame's pixels, so that boxes fit. Of an animation the frames that `scenes.pick_samples` picks are given, of a TIFF
+    the first page.
     """
     try:
         kind = find_picture(data)
@@ -314,33 +316,6 @@ def is_padded(data: bytes, image: Image) -> bool:
     with pillow.open(BytesIO(longer), formats=["JPEG"]) as other:
         other.load()
         return not np.array_equal(np.asarray(image), np.asarray(other))
-
-
-def to_rgb(image: Image) -> Image:
-    """Return a decoded picture of any mode as 8-bit RGB, what is transparent on white."""
-    from PIL import Image as pillow
-    from PIL import ImageChops
-
-    if image.mode == "F" or image.mode.startswith("I"):
-        return pillow.fromarray(scale_to_8_bits(np.asarray(image))).convert("RGB")
-    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-        # Pillow takes every CMYK JPEG for one of Adobe's, whose ink values are stored inverted.
-        return ImageChops.invert(image).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    ground = pillow.new("RGB", layer.size, "white")
-    ground.paste(layer, mask=layer.getchannel("A"))
-    return ground
-
-
-def scale_to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Return grey values as uint8: 16-bit ones by their high byte, wider and real ones stretched from least to most."""
-    if values.dtype.itemsize == 2:
-        return (values >> 8).astype(np.uint8)
-    real = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
-    least, most = float(real.min()), float(real.max())
-    return ((real - least) * (255.0 / (most - least) if most > least else 0.0)).astype(np.uint8)
 
 
 def turn_upright(rgb: Image, image: Image) -> Image:
