@@ -18,6 +18,7 @@ from weibotag.runtime.ahead import work_ahead
 from weibotag.runtime.findings_store import Store
 from weibotag.runtime.worker import WORKING, Job, Receipt, alive
 from weibotag.vision.media.fetched import FetchedFolder
+from weibotag.vision.media.formats import reads_heic
 from weibotag.vision.media.near_duplicates import take_print
 from weibotag.vision.media.pictures import Frame, MediaLimits, MediaRoot, MediaRow, frames_table, hash_file, read_file
 from weibotag.vision.stage import PictureStage, stage_class
@@ -99,8 +100,8 @@ class Decoded(NamedTuple):
 
 
 def media_fingerprint(limits: MediaLimits) -> str:
-    """Return the name under which the store keeps what files hold: it changes with the limits."""
-    return hashlib.sha256(f"{MEDIA_VERSION} {limits}".encode()).hexdigest()[:12]
+    """Return the name under which the store keeps what files hold: it changes with the limits, and with what can be read."""
+    return hashlib.sha256(f"{MEDIA_VERSION} {limits}{' heic' * reads_heic()}".encode()).hexdigest()[:12]
 
 
 @lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 MAGIC = {
     b"\xff\xd8\xff": "JPEG",
@@ -115,8 +116,15 @@ def find_picture(head: bytes) -> str:
             return "AVIF"
         raise NotAPictureError("AVIF, which this Pillow can't read: convert it to JPEG, or install a newer Pillow")
     if brands & HEIF_BRANDS:
-        raise NotAPictureError("HEIC, which Pillow can't read: convert it to JPEG")
+        if reads_heic():
+            return "HEIF"
+        raise NotAPictureError("HEIC needs: pip install 'weibotag[heic]'; or convert it to JPEG")
     raise NotAPictureError(explain_other(head[:2048]))
+
+
+def reads_heic() -> bool:
+    """Tell whether the library of the extra `heic` is installed."""
+    return find_spec("pi_heif") is not None
 
 
 def name_kind(head: bytes) -> str | None:

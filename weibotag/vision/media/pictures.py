@@ -247,6 +247,11 @@ def open_image(data: bytes, kind: str, limits: MediaLimits) -> ImageFile:
 
     if kind == "TIFF":
         silence_libtiff()
+    if kind == "HEIF":
+        from pi_heif import register_heif_opener
+
+        # One picture of a file, upright, on the thread that asks.
+        register_heif_opener(thumbnails=False, decode_threads=1)
     # Other libraries of the same process switch this on, and pictures that are half grey pass for whole ones.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
