@@ -8,10 +8,11 @@ import pytest
 from commands import ask
 from hypothesis import given
 from hypothesis import strategies as st
-from reading import read, write
+from reading import read, rejected, write
 
 from weibotag.core.errors import RequestError
 from weibotag.core.schema import arrow_schema
+from weibotag.posts.rejects import Rejects
 from weibotag.posts.writer import write_tables
 
 POSTS = [
@@ -116,3 +117,19 @@ def test_corrections_win_and_what_they_changed_is_told(
     assert read(posts, corrections=corrections, where="tags = ['cake']")["post_id"].to_pylist() == ["1"]
     with pytest.raises(RequestError, match="no such file"):
         read(posts, corrections=str(tmp_path / "none.csv"))
+
+
+def test_rows_of_one_post_are_its_labels_where_they_are_united(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = "post_id,text,tags,keywords\n1,a,car,k\n2,b,,\n1,a,cake;car,l\n3,c,car,\n1,a,food,\n,x,y,\n2,b,cake,\n3,c,,\n"
+    path = write(tmp_path / "p.csv", text)
+    rejects = Rejects()
+    table = read(path, rejects, unite=True, batch_rows=2)
+    assert table.select(["post_id", "tags", "keywords"]).to_pylist() == [
+        {"post_id": "1", "tags": ["car", "cake", "food"], "keywords": ["k", "l"]},
+        {"post_id": "2", "tags": ["cake"], "keywords": None},
+        {"post_id": "3", "tags": ["car"], "keywords": None},
+    ]
+    # A row that has no label brings nothing: it is the same post again.
+    assert rejects.count == 2
+    assert "3 rows repeat a post: their labels are united" in caplog.text
+    assert rejected(path, tmp_path)[0]["reason"] == "duplicate post_id, first one kept"

@@ -16,7 +16,7 @@ from weibotag.core.errors import TaxonomyError
 from weibotag.taxonomy import reader
 from weibotag.taxonomy.check import Diagnostic, check
 from weibotag.taxonomy.reader import join_list, split_list
-from weibotag.taxonomy.tree import Tag, Taxonomy, count_posts, load, save_csv
+from weibotag.taxonomy.tree import Tag, Taxonomy, count_posts, count_unknown, label_matrix, load, save_csv, warn_of_unknown
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("WEIBOTAG_SHARED", ROOT.parent / "shared"))
@@ -372,3 +372,16 @@ def test_shipped_taxonomy_is_sound() -> None:
     assert int((taxonomy.depth == 2).sum()) >= 850
     assert all(len(tag.keywords) >= 3 for tag in taxonomy.tags if tag.parent_id)
     assert not [finding for finding in check(path) if finding.level in ("error", "warning")]
+
+
+def test_labels_may_be_names_that_only_one_tag_has(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("id,parent_id,name\na,,体育\nb,a,足球\nc,,数码\nd,c,足球\ne,c,手机\n手机,c,壳\n", encoding="utf-8")
+    tree = load(path)
+    assert [tree.find(word) for word in ("b", "体育", "足球", "手机", "壳", "无")] == [1, 0, None, 5, 5, None]
+    tags = pa.chunked_array([[["体育", "d"], ["壳", "无", "足球"], None]], pa.list_(pa.string()))
+    assert label_matrix(tags, tree).toarray().astype(int).tolist() == [[1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1], [0] * 6]
+    unknown = count_unknown([pa.table({"tags": tags})], tree)
+    assert unknown == {"无": 1, "足球": 1}
+    warn_of_unknown({"足球": 2, "体育1": 1, "无": 1}, tree)
+    assert "足球 (2: did you mean b or d?), 体育1 (1: did you mean 体育?), 无 (1) …" in caplog.text

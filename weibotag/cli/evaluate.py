@@ -116,12 +116,14 @@ def compare(
 
     Example: weibotag compare posts.csv -t taxonomy.csv --taggers fast,concat,hma --test "split = 'test'" -o figures
     """
+    from dataclasses import replace
+
     from weibotag.extraction.pipeline_files import choose_pipeline
     from weibotag.taxonomy.tree import load
     from weibotag.workflows.compare import compare, write_markdown
 
     report = compare(
-        request.source,
+        replace(request.source, unite=True),
         load(taxonomy),
         list(dict.fromkeys(filter(None, map(str.strip, taggers.split(","))))),
         choose_pipeline(request),

@@ -1,6 +1,7 @@
 """What is asked for: one model per command, whose fields are its options and the keys of a pipeline file's table."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -190,7 +191,12 @@ class PicturesRequest(PostsRequest):
 
 
 class TrainRequest(PicturesRequest):
-    """What is trained, on which posts."""
+    """What is trained, on which posts: rows of one post are its labels."""
+
+    @property
+    def source(self) -> PostsSource:
+        """Return where the posts come from."""
+        return replace(super().source, unite=True)
 
     taxonomy: TaxonomyFile
     model: Annotated[File, Option("Folder of the model.", flag="--out", short="-o"), Output(beside=(".run",), kind=MODEL)]

@@ -34,6 +34,7 @@ MANY_REJECTS = 0.1
 # A table ends with the chunk that brings it to so many bytes: 20,000 rows of some 6,700.
 BATCH_BYTES = 128 << 20
 log = logging.getLogger(__name__)
+Labels = dict[str, tuple[list[str], list[str]]]
 Corrections = dict[str, tuple[list[str], list[str] | None]]
 
 
@@ -118,12 +119,38 @@ def _correct(table: pa.Table, corrections: Corrections, used: set[str]) -> pa.Ta
     return table
 
 
+def _read_repeated(layouts: list[Layout], batch_rows: int) -> Labels:
+    """Return the labels of rows whose post a row before them has, tags and keywords, by post_id."""
+    seen, more = SeenIds(), dict[str, tuple[list[str], list[str]]]()
+    for layout in layouts:
+        for chunk in read_chunks(layout, batch_rows):
+            table = _normalise(chunk.rows, layout, {}).select(["post_id", "tags", "keywords"])
+            for row in table.filter(pa.array(seen.add(table["post_id"].to_numpy()))).to_pylist():
+                if row["post_id"] and (row["tags"] or row["keywords"]):
+                    for known, new in zip(
+                        more.setdefault(row["post_id"], ([], [])), (row["tags"], row["keywords"]), strict=True
+                    ):
+                        known += new or []
+    return more
+
+
+def _unite(table: pa.Table, more: Labels) -> pa.Table:
+    """Return posts with the labels that other rows have of them, behind their own."""
+    found = [more.get(post_id, ([], [])) for post_id in table["post_id"].to_pylist()]
+    for place, name in enumerate(("tags", "keywords")):
+        own = zip(table[name].to_pylist(), found, strict=True)
+        cells = [list(dict.fromkeys([*(old or []), *new[place]])) if new[place] else old for old, new in own]
+        table = table.set_column(table.column_names.index(name), name, pa.array(cells, STRINGS))
+    return table
+
+
 def _accepted(
     source: PostsSource, layouts: list[Layout], rejects: Rejects, batch_rows: int, corrections: Corrections
 ) -> Iterator[pa.Table]:
     """Give the rows that can be used, chunk by chunk, and write down the others in the order of their lines."""
     corrected: set[str] = set()
     extras = _extra_types(layouts)
+    more, united = _read_repeated(layouts, batch_rows) if source.unite else {}, 0
     kinds = {layout.kind for layout in layouts}
     seen, of_kind = SeenIds(), {kind: SeenIds() for kind in kinds if len(kinds) > 1}
     twins: Counter[str] = Counter()
@@ -134,6 +161,10 @@ def _accepted(
         for chunk in read_chunks(layout, batch_rows):
             table, lines, bad, again = _sort_out(_normalise(chunk.rows, layout, extras), chunk, layout, seen, of_kind)
             twins[str(layout.path)] += again
+            if more:
+                wrong = [row for row in bad if row[1] not in more or not row[2].startswith(DUPLICATE)]
+                bad, united = wrong, united + len(bad) - len(wrong)
+                table = _unite(table, more)
             table = _correct(table, corrections, corrected) if corrections else table
             if source.where is not None:
                 chosen = matches(table, source.where)
@@ -148,6 +179,8 @@ def _accepted(
                 left -= len(table)
                 if left == 0:
                     break
+    if united:
+        log.warning("%s: %s rows repeat a post: their labels are united", make_visible(source.path), f"{united:,}")
     if source.corrections is not None:
         absent = len(corrections) - len(corrected)
         told = f"{len(corrected):,} posts have corrected tags" + (

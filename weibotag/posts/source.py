@@ -30,8 +30,9 @@ class PostsSource:
     `columns` holds (canonical name, name in the file), `adapter` says whose columns they are (see
     `adapters.find_adapter`), and `pictures` is a pattern of the paths of a post's pictures (see
     `adapters.find_pictures`); `splits` holds (canonical name, mark) of cells whose items a mark parts.
-    `corrections` is a file of tags (and keywords) by post_id that take the place of those in the posts. `where` is a
-    DuckDB expression, rows where it is not true are left out; `limit` stops after that many accepted posts.
+    `corrections` is a file of tags (and keywords) by post_id that take the place of those in the posts. `unite` says
+    that rows of one post have some of its labels each. `where` is a DuckDB expression, rows where it is not true are left
+    out; `limit` stops after that many accepted posts.
     """
 
     path: str
@@ -42,6 +43,7 @@ class PostsSource:
     pictures: str | None = None
     splits: tuple[tuple[str, str], ...] = ()
     corrections: str | None = None
+    unite: bool = False
 
     @property
     def table(self) -> str | None:

@@ -260,7 +260,7 @@ def _read_gold(tables: Iterable[pa.Table], taxonomy: Taxonomy, vocabulary: dict[
             if row_of.setdefault(post_id, row) != row:
                 raise RequestError(f"post_id {post_id!r} comes twice in the gold posts: keep one row per post")
         rows, ids = _flatten(table["tags"])
-        columns = _number(ids, lambda tag_id: taxonomy.index.get(tag_id, -1))
+        columns = _number(ids, lambda word: -1 if (number := taxonomy.find(word)) is None else number)
         unknown_tags += int((columns < 0).sum())
         tags.add(rows + start, columns, np.zeros(len(rows)))
         rows, words = _flatten(table["keywords"])

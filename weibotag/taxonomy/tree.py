@@ -1,6 +1,7 @@
 """The tag tree: tags with parents, names, aliases and keywords, never changed once loaded; tags of posts in its numbers."""
 
 import csv
+import difflib
 import hashlib
 import io
 import logging
@@ -66,6 +67,24 @@ class Taxonomy:
     def id_array(self) -> pa.StringArray:
         """Return the ids, in order, for work on Arrow columns."""
         return pa.array(self.ids, pa.string())
+
+    @cached_property
+    def named(self) -> dict[str, int]:
+        """Return the numbers of tags by names that only one tag has, and that are no ids."""
+        times = Counter(tag.name for tag in self.tags)
+        return {tag.name: at for at, tag in enumerate(self.tags) if times[tag.name] == 1 and tag.name not in self.index}
+
+    def find(self, word: str) -> int | None:
+        """Return the number of the tag with this id, or with this name where only one has it."""
+        return self.index.get(word, self.named.get(word))
+
+    def numbers(self, words: pa.Array) -> np.ndarray:
+        """Return what `find` says of each word (int64), -1 for None."""
+        found: np.ndarray = pc.index_in(words, self.id_array).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        strange = np.flatnonzero(found < 0)
+        if len(strange):
+            found[strange] = [self.named.get(word, -1) for word in words.take(pa.array(strange)).to_pylist()]
+        return found
 
     def __len__(self) -> int:
         return len(self.tags)
@@ -159,7 +178,7 @@ def _write(taxonomy: Taxonomy, finish: Callable[[str], str] = str) -> str:
 def label_matrix(tags: pa.ChunkedArray, taxonomy: Taxonomy) -> csr_matrix:
     """Return tags (lists of ids, null when unlabelled) as float32 0/1 csr_matrix (posts x tags), unknown ones left out."""
     offsets, ids = list_parts(pc.fill_null(tags, []).combine_chunks())
-    numbers = pc.index_in(ids, taxonomy.id_array).fill_null(-1).to_numpy(zero_copy_only=False)
+    numbers = taxonomy.numbers(ids)
     rows = rows_of(offsets)
     known = numbers >= 0
     cells = (np.ones(int(known.sum()), np.float32), (rows[known], numbers[known]))
@@ -174,16 +193,23 @@ def count_unknown(tables: Iterable[pa.Table], taxonomy: Taxonomy) -> dict[str, i
     for table in tables:
         tags = table["tags"].combine_chunks()
         pairs = pa.table({"row": pc.list_parent_indices(tags), "id": pc.list_flatten(tags)})
-        pairs = pairs.filter(pc.invert(pc.is_in(pairs["id"], taxonomy.id_array)))
+        pairs = pairs.filter(pa.array(taxonomy.numbers(pairs["id"].combine_chunks()) < 0))
         unknown.update(pairs.group_by(["row", "id"]).aggregate([])["id"].to_pylist())
     return dict(sorted(unknown.items(), key=lambda item: (-item[1], item[0])))
 
 
-def warn_of_unknown(unknown: dict[str, int]) -> None:
-    """Log which tags of posts the taxonomy does not have: their posts are learnt from without them."""
+def warn_of_unknown(unknown: dict[str, int], taxonomy: Taxonomy) -> None:
+    """Log which tags of posts the taxonomy does not have, and what may be meant: posts are learnt from without them."""
     if unknown:
-        most = ", ".join(f"{tag} ({count})" for tag, count in list(unknown.items())[:3])
+        most = ", ".join(f"{tag} ({count}{_guess(tag, taxonomy)})" for tag, count in list(unknown.items())[:3])
         log.warning("%s tags of the posts are not in the taxonomy and count for nothing: %s …", f"{len(unknown):,}", most)
+
+
+def _guess(word: str, taxonomy: Taxonomy) -> str:
+    """Return the ids of tags that have the name, or else that are spelled most alike."""
+    same = [tag.id for tag in taxonomy.tags if tag.name == word]
+    near = same or difflib.get_close_matches(word, [*taxonomy.ids, *taxonomy.named], n=1, cutoff=0.6)
+    return f": did you mean {' or '.join(near[:3])}?" if near else ""
 
 
 def count_posts(tables: Iterable[pa.Table], taxonomy: Taxonomy) -> dict[str, tuple[int, int]]:

@@ -65,7 +65,7 @@ def draw_sides(
     ids = np.array([post_id for table in tables for post_id in table["post_id"].to_pylist()], object)
     strata = np.array([(tags or [""])[0] for table in tables for tags in table["tags"].to_pylist()], object)
     labelled = np.diff(gold_matrix(tables, taxonomy).indptr) > 0
-    warn_of_unknown(count_unknown(tables, taxonomy))
+    warn_of_unknown(count_unknown(tables, taxonomy), taxonomy)
 
     def draw(expression: str | None, free: np.ndarray) -> np.ndarray:
         if expression is not None:

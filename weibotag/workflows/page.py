@@ -120,7 +120,8 @@ def _describe(
     """Return a post as the page's script reads it: short keys, because there are many."""
     gold = post["tags"]
     if gold is not None and taxonomy is not None:
-        gold = sorted(taxonomy.expand(gold))
+        places = {one: taxonomy.find(one) for one in gold}
+        gold = sorted(taxonomy.expand(one if at is None else taxonomy.ids[at] for one, at in places.items()))
     number = {file_id: place for place, (file_id, _) in enumerate(media)}
     words: list[tuple[int, int, str, str, list[float]]] = []
     for said in [*wordings][:MOST_WORDS]:

@@ -78,7 +78,7 @@ def read_labelled(source: PostsSource, taxonomy: Taxonomy, annotator: str | None
     posts = pa.concat_tables(tables, promote_options="default")
     given = label_matrix(posts["tags"], taxonomy)
     unknown = count_unknown([posts], taxonomy)
-    warn_of_unknown(unknown)
+    warn_of_unknown(unknown, taxonomy)
     known = np.diff(given.indptr) > 0
     if not known.any():
         raise RequestError(

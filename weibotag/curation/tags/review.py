@@ -207,7 +207,6 @@ def import_reviews(file: Path, taxonomy: Taxonomy, out: Path) -> ImportSummary:
     `file` is what Label Studio exports as JSON, or the table that was written, with yes in its column `reviewed`. Of
     several annotators of a post the tags of at least half are taken. A tag is an id, or a name that only one tag has.
     """
-    find = _finder(taxonomy)
     unknown: Counter[str] = Counter()
     rows, pairs, unreviewed, changed = [], [], 0, 0
     right = given = wanted = drawn = 0
@@ -217,9 +216,9 @@ def import_reviews(file: Path, taxonomy: Taxonomy, out: Path) -> ImportSummary:
             continue
         sets = []
         for answer in answers:
-            ids = {name: find(name) for name in answer}
-            unknown.update(name for name, tag in ids.items() if tag is None)
-            sets.append({tag for tag in ids.values() if tag is not None})
+            numbers = {name: taxonomy.find(name) for name in answer}
+            unknown.update(name for name, number in numbers.items() if number is None)
+            sets.append({taxonomy.ids[number] for number in numbers.values() if number is not None})
         pairs += [_f1(one, other) for one, other in combinations(sets, 2)]
         votes = Counter(tag for one in sets for tag in one)
         decided = sorted(tag for tag, times in votes.items() if 2 * times >= len(sets))
@@ -274,13 +273,6 @@ def _read_rows(file: Path) -> Iterator[Reviewed]:
 
 def _split(cell: str) -> list[str]:
     return [name.strip() for name in cell.replace("；", ";").split(";") if name.strip()]
-
-
-def _finder(taxonomy: Taxonomy) -> Any:
-    """Return what finds the id of a tag by its id or by a name that no other has; None for anything else."""
-    times = Counter(tag.name for tag in taxonomy.tags)
-    named = {tag.name: tag.id for tag in taxonomy.tags if times[tag.name] == 1}
-    return lambda name: name if name in taxonomy.index else named.get(name)
 
 
 def _f1(one: set[str], other: set[str]) -> float:
