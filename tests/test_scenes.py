@@ -41,6 +41,16 @@ def test_frames_that_hardly_differ_are_one() -> None:
     assert len(pick_samples(still, 4)) == 1 and DIFFERENT > 2
 
 
+def test_a_caption_that_changes_over_a_still_picture_is_seen() -> None:
+    noise = np.random.default_rng(2).integers(-1, 2, (90, 24, 24, 3))
+    frames = LOOKS[0] // 2 + 60 + noise
+    for number, frame in enumerate(frames):
+        frame[20:22, 6 + number // 30 * 4 : 14 + number // 30 * 2] += 20
+    shown = [Sample(number, 0, frame.astype(np.uint8), number // 30) for number, frame in enumerate(frames)]
+    assert [sample.picture for sample in pick_samples(shown, 4)] == [0, 1, 2]
+    assert len(pick_samples(shown[:30], 4)) == 1
+
+
 def test_a_minute_of_frames_is_never_held_at_once() -> None:
     held = 0
 

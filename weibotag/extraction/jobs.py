@@ -25,7 +25,7 @@ from weibotag.vision.stage import PictureStage, stage_class
 
 # Files decoded ahead of the model's work: more would only fill memory.
 AHEAD = 3
-MEDIA_VERSION = 3
+MEDIA_VERSION = 4
 # Frames that stages look at together, and their pixels (three bytes each).
 TOGETHER = 16
 TOGETHER_PIXELS = 16_000_000

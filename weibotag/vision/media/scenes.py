@@ -11,6 +11,9 @@ import numpy as np
 THUMBNAIL = (24, 24)
 # Root mean square difference of thumbnails, 0 to 255, below which two frames show the same: dithering gives < 1.
 DIFFERENT = 3.0
+# A caption that changes over a picture that stands still: a cell of a thumbnail changes by `LOCAL` of 255 or more, while a
+# share of all change by no more than `STILL`. It moves the whole by 1.2 to 1.5 only.
+LOCAL, STILL, STILL_SHARE = 8, 1, 0.75
 # Standard deviation of a thumbnail below which it shows nothing: black before a fade, white after it.
 BLANK = 2.0
 
@@ -50,6 +53,10 @@ def merge_nearest(held: list[Sample], count: int) -> None:
         products = stack @ stack.T
         squares = products.diagonal()
         distance = (squares[:, None] + squares - 2 * products) / stack.shape[1]
+        grey = stack.reshape(len(held), -1, 3).sum(2)
+        steps = np.abs(grey[:, None] - grey)
+        caption = (steps.max(2) >= 3 * LOCAL) & ((steps <= 3 * STILL).mean(2) >= STILL_SHARE)
+        distance = np.where(caption, np.maximum(distance, DIFFERENT**2), distance)
         weight = np.array([sample.weight for sample in held], np.float64)
         cost = distance * weight * weight[:, None] / (weight + weight[:, None]) if len(held) > count else distance.copy()
         np.fill_diagonal(cost, np.inf)
