@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -101,3 +102,10 @@ def test_a_colon_in_a_path_makes_no_address_of_it(folder: Path) -> None:
     assert ask("evaluate", "file:out.parquet", "posts.csv", "-t", "tree.csv", "-q").exit_code == 0
     Path("file:posts.parquet").write_bytes(Path("file:out.parquet").read_bytes())
     assert "file:posts.parquet has none of text, images" in ask("ocr", "file:posts.parquet", "-o", "s3:w.parquet").stderr
+
+
+def test_stdout_is_utf8_whatever_the_locale() -> None:
+    code = "from weibotag.cli.faults import prepare_streams; prepare_streams(); print('火锅')"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=120)
+    assert done.stdout.decode() == "火锅\n"

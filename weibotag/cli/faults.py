@@ -1,6 +1,7 @@
 """Errors as one line on stderr and an exit code; those that nobody expected leave their traceback in a file."""
 
 import errno
+import io
 import logging
 import os
 import platform
@@ -31,7 +32,7 @@ class OneLine(logging.Formatter):
 
 
 def prepare_streams() -> None:
-    """Make stderr visible, and put something in the place of streams that are closed.
+    """Make stderr visible and stdout UTF-8, and put something in the place of streams that are closed.
 
     Else the first file that is opened would get the number of a closed one, and what a library says would end in it.
     """
@@ -45,6 +46,8 @@ def prepare_streams() -> None:
                 os.dup2(descriptor, number)
                 os.close(descriptor)
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
     sys.stderr = Stderr(sys.stderr)
     logging.raiseExceptions = False
     threading.excepthook = sys.unraisablehook = _tell_unseen

@@ -53,7 +53,7 @@ def merge_nearest(held: list[Sample], count: int) -> None:
         products = stack @ stack.T
         squares = products.diagonal()
         distance = (squares[:, None] + squares - 2 * products) / stack.shape[1]
-        grey = stack.reshape(len(held), -1, 3).sum(2)
+        grey = stack.reshape(len(held), -1, 3).sum(2).astype(np.int16)
         steps = np.abs(grey[:, None] - grey)
         caption = (steps.max(2) >= 3 * LOCAL) & ((steps <= 3 * STILL).mean(2) >= STILL_SHARE)
         distance = np.where(caption, np.maximum(distance, DIFFERENT**2), distance)
