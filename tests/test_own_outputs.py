@@ -1,5 +1,6 @@
 """What `tag` wrote is read as posts again, with what was kept, and corrections win over it."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -133,3 +134,16 @@ def test_rows_of_one_post_are_its_labels_where_they_are_united(tmp_path: Path, c
     assert rejects.count == 2
     assert "3 rows repeat a post: their labels are united" in caplog.text
     assert rejected(path, tmp_path)[0]["reason"] == "duplicate post_id, first one kept"
+
+
+def test_wrong_and_missed_tags_are_listed_and_absent_posts_are_told(folder: Path) -> None:
+    write(folder / "g.csv", "post_id,text,tags\n1,今天的蛋糕,car\n2,汽车,car\n3,雨,\n4,蛋糕,cake\n")
+    ask("tag", "g.csv", "-t", "tree.csv", "-o", "o.parquet", "--words-only", "--limit", "3")
+    done = ask("evaluate", "o.parquet", "g.csv", "-t", "tree.csv", "--errors", "e.csv")
+    assert done.exit_code == 0, done.output
+    assert "1 of 3 posts with labels are not in o.parquet: they count as without a tag" in done.stderr
+    assert "3 wrong and missed tags: e.csv" in done.stderr
+    with (folder / "e.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = [(row["post_id"], row["fault"], row["tag"], row["because"], row["text"]) for row in csv.DictReader(file)]
+    text = "今天的蛋糕"
+    assert rows == [("1", "wrong", "cake", "蛋糕", text), ("1", "wrong", "food", "", text), ("1", "missed", "car", "", text)]

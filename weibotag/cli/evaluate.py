@@ -7,6 +7,7 @@ from annotated_types import Ge
 
 from weibotag.cli.answer import Answer, say
 from weibotag.cli.command import command
+from weibotag.cli.faults import tell
 from weibotag.core.errors import RequestError
 from weibotag.core.option import Argument, Input, Option, Output
 from weibotag.extraction.requests import PicturesRequest, PostsRequest, TaxonomyFile, Valid
@@ -25,6 +26,7 @@ def evaluate(
     ] = None,
     train_where: Annotated[str | None, Option("Rows of --train, a DuckDB expression.", metavar="EXPR")] = None,
     per_tag: Annotated[int, Ge(0), Option("Tags in the table, lowest f1 first.")] = 20,
+    errors: Annotated[Path | None, Option("File for wrong and missed tags: .csv, .xlsx …"), Output()] = None,
 ) -> Answer:
     """Measure predicted tags and keywords against gold ones, over all levels and per level, tag, route and what posts have.
 
@@ -44,6 +46,7 @@ def evaluate(
     from weibotag.scoring.report import evaluate
     from weibotag.scoring.report_tables import render
     from weibotag.taxonomy.tree import load
+    from weibotag.workflows.list_errors import write_errors
 
     if train is None and train_where is not None:
         raise RequestError("--train-where picks rows of --train, which is not given; name the training posts with it")
@@ -51,7 +54,13 @@ def evaluate(
     gold = read_posts(request.source, rejects)
     if train is not None:
         trained = read_posts(replace(request.source, path=train, where=train_where), Rejects(None))
-    report = evaluate(read_table(out), gold, load(taxonomy), trained)
+    tree = load(taxonomy)
+    report = evaluate(read_table(out), gold, tree, trained)
+    if errors is not None:
+        rows = write_errors(out, read_posts(request.source, Rejects(None)), tree, errors)
+        say(f"{rows:,} wrong and missed tags: {errors}", request.quiet)
+    if report["missing"]:
+        tell(f"{report['missing']:,} of {report['posts']:,} posts with labels are not in {out}: they count as without a tag")
     if rejects.count:
         say(f"rows of {request.posts} that could not be used, left out: {rejects.count}", request.quiet)
     return Answer(report, shown=render(report, per_tag))
