@@ -87,7 +87,7 @@ def test_every_package_is_installed() -> None:
     project = tomllib.loads((LITE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
     code = LITE.parents[1] / "weibotag"
     folders = {".".join(("weibotag", *path.parent.relative_to(code).parts)) for path in code.rglob("*.py")}
-    assert set(project["tool"]["setuptools"]["packages"]) == folders | {"weibotag.pipelines"}
+    assert set(project["tool"]["setuptools"]["packages"]) == folders | {"weibotag.pipelines", "weibotag.taxonomies"}
 
 
 def test_lite_toml_leaves_out_no_setting_of_how_pictures_are_looked_at() -> None:
@@ -196,7 +196,7 @@ deadline = '30m'
 """
     file = read_pipeline(write(tmp_path, table))
     assert file.train is not None and file.plan is not None and file.tag is not None
-    assert file.train.source == PostsSource(str(tmp_path / "posts.csv"), limit=7)
+    assert file.train.source == PostsSource(str(tmp_path / "posts.csv"), limit=7, unite=True)
     assert (file.train.start, file.train.gallery) == (tmp_path / "body", tmp_path / "stars.gallery")
     assert (file.train.memory, file.train.encoder, file.plan.out) == (4e9, "hf:owner/bert", tmp_path / "plan.json")
     assert (file.tag.posts, file.tag.out, file.tag.deadline) == ("-", "-", 1800.0)
