@@ -126,3 +126,14 @@ def test_every_backend_is_in_the_table() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200
+
+
+def test_the_chinese_readme_has_the_same_parts_and_commands() -> None:
+    english, chinese = (Path(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    levels, commands, codes = (
+        re.compile(r"^#+(?= )", re.M),
+        re.compile(r"^\| (`weibotag [^|]*) \|", re.M),
+        re.compile(r"^\| (\d+) \|", re.M),
+    )
+    for part in (levels, commands, codes):
+        assert part.findall(english) == part.findall(chinese)
