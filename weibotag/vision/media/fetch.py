@@ -253,7 +253,9 @@ def open_pool(web: WebSettings) -> "AsyncConnectionPool":
         async def connect_tcp(self, host: str, port: int, *words: Any, **named: Any) -> "AsyncNetworkStream":
             try:
                 found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError) as error:
+            except UnicodeError as error:
+                raise Fault(f"no web address that can be read: {shorten(error)}") from error
+            except OSError as error:
                 raise httpcore2.ConnectError(f"no address of its host is known: {shorten(error)}") from error
             # As they stand: a name would be resolved again, and might be another's by then.
             addresses = [one for one in dict.fromkeys(str(info[4][0]) for info in found) if web.may_reach(one)]
@@ -280,8 +282,10 @@ def read_address(text: str, base: "URL | None" = None) -> "URL":
         address = httpx2.URL(text) if base is None else base.join(text)
     except (httpx2.InvalidURL, ValueError) as error:
         raise Fault(f"no web address that can be read: {shorten(error)}") from error
-    if address.scheme not in ("http", "https") or not address.raw_host:
+    if address.scheme not in ("http", "https"):
         raise Fault(f"leads to {shorten(address.scheme) or 'nowhere'}: only http and https are fetched")
+    if not address.raw_host or not 0 < (address.port or 1) < 1 << 16:
+        raise Fault("no web address that can be read: no host, or a port that there is not")
     return address
 
 
