@@ -143,7 +143,7 @@ def test_the_formats_line_by_line(tmp_path: Path) -> None:
     assert (tmp_path / "o.libsvm").read_text() == "1 1:0.9 2:0.5 3:0.25 4:1\n0\n"
     assert (tmp_path / "o.libffm").read_text() == "1 1:1:0.9 2:2:0.5 3:3:0.25 4:4:1\n0\n"
     expected = (
-        "1 '0%3Aa%20b%7C%25|tag1 food:0.9 |tag2 food/cake:0.5 |keyword a%20b%3Ac%7Cd:0.25 |route fast:1\n0 'two%0Alines|\n"
+        "1 '0%3Aa%20b%7C%25|tag1 food:0.9 |tag2 food/cake:0.5 |keyword a%20b%3Ac%7Cd:0.25 |route fast:1\n-1 'two%0Alines|\n"
     )
     assert (tmp_path / "o.vw").read_text() == expected
     assert (tmp_path / "o.libsvm.ids").read_text() == "0%3Aa%20b%7C%25\ntwo%0Alines\n"
@@ -314,3 +314,16 @@ def test_the_command_tells_what_is_new(tmp_path: Path, monkeypatch: pytest.Monke
     assert "2 posts, 4 features, 4 of them new" in ask(*words).stderr
     assert "2 posts, 4 features, 0 of them new" in ask(*words).stderr
     assert np.array_equal(load_svmlight_file("o.libsvm")[1], [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [([0, 1, 1], "-1 1 1"), ([True, False, True], "1 -1 1"), ([0, 1, 2], "0 1 2")]
+)
+def test_labels_of_two_kinds_are_signed_for_vowpal_wabbit_alone(tmp_path: Path, labels: list[int], expected: str) -> None:
+    path, tags = tmp_path / "t.parquet", pa.array([[]] * 3, arrow_schema("tags").field("tags").type)
+    pq.write_table(pa.table({"post_id": ["a", "b", "c"], "tags": tags, "y": labels}), path)
+    for ending in ("vw", "libsvm"):
+        export_features(path, tmp_path / f"o.{ending}", tmp_path / "d.parquet", label="y")
+    assert " ".join(line.split()[0] for line in (tmp_path / "o.vw").read_text().splitlines()) == expected
+    plain = " ".join(str(int(label)) for label in labels)
+    assert " ".join(line.split()[0] for line in (tmp_path / "o.libsvm").read_text().splitlines()) == plain

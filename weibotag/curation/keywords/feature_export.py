@@ -229,7 +229,8 @@ def export_features(
     """Write the features of tagged posts to `out`, in the format of its suffix and the order of the posts.
 
     `path` is the dictionary, `taxonomy` says on which level a tag is, `clusters` which cluster stands for each keyword of a
-    table (null: none), `codes` (post_id, codes) what `weibotag codes apply` wrote, `label` a column of numbers. Of a kill
+    table (null: none), `codes` (post_id, codes) what `weibotag codes apply` wrote, `label` a column of numbers: 0 and 1
+    are -1 and 1 for Vowpal Wabbit, where there are no others. Of a kill
     only the old OUT or the whole new one is seen, and never one with a number that the dictionary lacks. Raises
     RequestError for what can't be used.
     """
@@ -237,6 +238,8 @@ def export_features(
     if form not in FORMATS:
         raise RequestError(f"{out}: unknown format; expected a name that ends in {', '.join(FORMATS)}")
     posts = values = 0
+    # Vowpal Wabbit's logistic loss wants -1 and 1.
+    signed = form == ".vw" and label is not None and _are_binary(tagged, label)
     with ExitStack() as whole:
         # What is entered later is finished earlier: the dictionary is whole before the output is.
         write = _open_writer(out, whole, label)
@@ -244,9 +247,16 @@ def export_features(
             known = len(dictionary)
             for table in read_table(tagged):
                 rows = collect_rows(table, dictionary, taxonomy, clusters, codes)
-                write(table["post_id"], rows, None if label is None else _read_labels(tagged, table, label), dictionary)
+                labels = None if label is None else _read_labels(tagged, table, label)
+                labels = pc.subtract(pc.multiply(labels, 2), 1) if signed else labels
+                write(table["post_id"], rows, labels, dictionary)
                 posts, values = posts + len(table), values + len(rows.posts)
     return ExportSummary(posts, values, len(dictionary), len(dictionary) - known, str(out), str(path))
+
+
+def _are_binary(path: Path, name: str) -> bool:
+    """Tell whether all labels are 0 or 1."""
+    return all(set(pc.unique(_read_labels(path, table, name)).to_pylist()) <= {0.0, 1.0} for table in read_table(path))
 
 
 def _read_labels(path: Path, table: pa.Table, name: str) -> pa.Array:
