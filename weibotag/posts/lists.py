@@ -11,7 +11,7 @@ from weibotag.core.arrays import list_parts
 from weibotag.core.schema import STRINGS
 from weibotag.posts.cells import BLANKS
 from weibotag.posts.encodings import as_text
-from weibotag.posts.result_files import parse_item
+from weibotag.posts.result_files import name_item
 
 # Cells that splitting at `;` does not do justice: JSON arrays, other marks, and blanks, or nothing, beside a mark.
 PYTHON_TEXT = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
@@ -65,10 +65,10 @@ def read_lists(cells: pa.ChunkedArray, name: str, mark: str | None) -> pa.Array:
 def _without_scores(lists: pa.ListArray, name: str) -> pa.ListArray:
     """Return the names of tags or keywords where all items of all cells are as `weibotag tag` writes them."""
     offsets, values = list_parts(lists)
-    field, ending = OWN[name]
+    _, ending = OWN[name]
     if not len(values) or not as_flags(pc.match_substring_regex(values, ending)).all():
         return lists
-    names = pa.array([parse_item(name, item)[field] for item in values.to_pylist()], pa.string())
+    names = pa.array([name_item(name, item) for item in values.to_pylist()], pa.string())
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), names, mask=lists.is_null())
 
 

@@ -222,10 +222,16 @@ def _items(name: str, cell: Any) -> list[dict[str, Any]] | None:
     if cell is None:
         return None
     parts = cell.split(";") if isinstance(cell, str) else cell if isinstance(cell, list) else [cell]
-    return [parse_item(name, part if isinstance(part, dict) else as_text(part) or "") for part in parts if part]
+    return [_item(name, part if isinstance(part, dict) else as_text(part) or "") for part in parts if part]
 
 
-def parse_item(name: str, item: str | dict[str, Any]) -> dict[str, Any]:
+def name_item(name: str, item: str) -> str:
+    """Return the id of a tag, or the keyword, that `weibotag tag` wrote into a cell of tags or keywords."""
+    found = _item(name, item)
+    return str(found["id" if name == "tags" else "keyword"])
+
+
+def _item(name: str, item: str | dict[str, Any]) -> dict[str, Any]:
     """Return one tag, keyword or piece of evidence from its text or its JSON object."""
     if isinstance(item, dict):
         return item if name == "evidence" or item.get("score") is not None else {**item, "score": 1.0}

@@ -185,8 +185,9 @@ class Run:
             table = file.read(columns=columns)
             types = {column.name: column.type for column in schema.TABLES[kind]}
             alike = all(types.get(field.name, field.type) == field.type for field in table.schema)
-            # What we write names every post.
-            if not alike or ("post_id" in table.column_names and table["post_id"].null_count):
+            # What we write names every post, and has a text of each, if an empty one.
+            whole = ("post_id", "text") if kind == "posts" else ("post_id",)
+            if not alike or any(name in table.column_names and table[name].null_count for name in whole):
                 raise DamagedError(file.path)
             return table
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 from pydantic import TypeAdapter
@@ -38,6 +38,13 @@ SIDE, PART_FILES, SECONDS, MOST_WORDS = 360, 16, 120.0, 40
 TASKS = TypeAdapter(list[PictureTask])
 # (width, height) of the frames of a file, by its sha256.
 Sizes = dict[str, list[tuple[int, int]]]
+
+
+class DrawnPart(TypedDict):
+    """What came of a part: the sizes of its files."""
+
+    part: str
+    sizes: Sizes
 
 
 @dataclass(frozen=True)
@@ -191,7 +198,7 @@ def _draw_pictures(paths: dict[str, str], folder: Path, quiet: bool) -> Sizes:
     return sizes
 
 
-def draw_part(job: Job) -> dict[str, Any]:
+def draw_part(job: Job) -> DrawnPart:
     """Write the small pictures of a part, as sha256.webp, -k for the frames behind the first, and say how large each was."""
     from PIL import Image
 
@@ -208,7 +215,7 @@ def draw_part(job: Job) -> dict[str, Any]:
             with atomic(folder / f"{task.file_id}{f'-{number}' if number else ''}.webp") as file:
                 picture.save(file, "WEBP", quality=70)
         alive()
-    return {"part": job["part"], "sizes": sizes}
+    return DrawnPart(part=str(job["part"]), sizes=sizes)
 
 
 def _fill(about: dict[str, Any]) -> str:

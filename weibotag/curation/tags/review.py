@@ -7,7 +7,7 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,13 @@ RANDOM, LOCAL = "random", "/data/local-files/?d="
 
 @dataclass(frozen=True)
 class Task:
-    """A post to review: its tags with scores, and why it was chosen."""
+    """A post to review: its tags with scores, why it was chosen, its text, and the paths of its pictures and clips."""
 
     post_id: str
     tags: Sequence[tuple[str, float]]
     why: str
-    post: dict[str, Any] = field(default_factory=dict)
+    text: str
+    files: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,15 @@ def export_tasks(
         raise NothingAcceptedError(source.path, f"none is in {tags}")
     found = {post_id: [(tag["id"], tag["score"]) for tag in answers[post_id]["tags"] or []] for post_id in asked}
     chosen = choose(found, others, count, share, seed)
-    tasks = [Task(post_id, found[post_id], why, asked[post_id]) for post_id, why in chosen]
+    tasks = [
+        Task(post_id, found[post_id], why, asked[post_id]["text"], [*asked[post_id]["images"], *asked[post_id]["videos"]])
+        for post_id, why in chosen
+    ]
     config = None
     if out.suffix.lower() == ".json":
         config = out.with_suffix(".xml")
         with atomic(config, "w") as file:
-            file.write(_config(taxonomy, max((len(_files(task)) for task in tasks), default=0)))
+            file.write(_config(taxonomy, max((len(task.files) for task in tasks), default=0)))
         with atomic(out, "w") as file:
             json.dump([_as_task(task, taxonomy, tags.name) for task in tasks], file, ensure_ascii=False, indent=1)
     else:
@@ -156,10 +160,6 @@ def _sets(path: Path) -> dict[str, set[str]]:
     return {row["post_id"]: {tag["id"] for tag in row["tags"] or []} for row in rows}
 
 
-def _files(task: Task) -> list[str]:
-    return [*task.post["images"], *task.post["videos"]]
-
-
 def _path(tag: str, taxonomy: Taxonomy) -> list[str]:
     """Return the names from the channel down to a tag: as Label Studio has it."""
     number = taxonomy.index[tag]
@@ -172,15 +172,15 @@ def _as_task(task: Task, taxonomy: Taxonomy, version: str) -> dict[str, Any]:
     value = {"taxonomy": [_path(tag, taxonomy) for tag, _ in known]}
     result = {"from_name": "tags", "to_name": "text", "type": "taxonomy", "value": value}
     score = float(np.mean([score for _, score in known])) if known else 0.0
-    images = [name if "://" in name else LOCAL + quote(name) for name in _files(task)]
-    data = {"post_id": task.post_id, "text": task.post["text"], "images": images, "why": task.why}
+    images = [name if "://" in name else LOCAL + quote(name) for name in task.files]
+    data = {"post_id": task.post_id, "text": task.text, "images": images, "why": task.why}
     return {"data": data, "predictions": [{"model_version": version, "score": score, "result": [result] if known else []}]}
 
 
 def _as_row(task: Task) -> tuple[str, ...]:
     tags = ";".join(tag for tag, _ in task.tags)
     scores = ";".join(f"{score:.2f}" for _, score in task.tags)
-    return task.post_id, task.post["text"], ";".join(_files(task)), tags, scores, task.why, tags, ""
+    return task.post_id, task.text, ";".join(task.files), tags, scores, task.why, tags, ""
 
 
 def _config(taxonomy: Taxonomy, pictures: int) -> str:
