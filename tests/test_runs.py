@@ -15,6 +15,8 @@ import pytest
 
 from weibotag.core.errors import LockedError, PartialError, RequestError
 from weibotag.core.files import atomic, write_json, write_parquet
+from weibotag.extraction.ingest import ingest
+from weibotag.posts.source import PostsSource
 from weibotag.runtime.run_folder import KeptReceipt, Plan, Run, status
 
 REQUEST = {"input": ["a.csv"], "settings": {"tagger": "rules", "名": 1}}
@@ -97,8 +99,13 @@ def test_finishing_keeps_what_tells_of_the_run(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "receipt.json").read_text("utf-8")) == {"posts": 2, "标签": "口红"}
 
 
-@pytest.mark.parametrize("columns", [{"post_id": ["1", None]}, {"post_id": ["1"], "images": ["a.jpg"]}])
-def test_a_part_without_every_id_or_of_other_types_is_none_of_ours(tmp_path: Path, columns: dict[str, list[Any]]) -> None:
+@pytest.mark.parametrize(
+    "columns",
+    [{"post_id": ["1", None]}, {"post_id": ["1"], "images": ["a.jpg"]}, {"post_id": ["1", "2"], "text": ["a", None]}],
+)
+def test_a_part_without_every_id_and_text_or_of_other_types_is_none_of_ours(
+    tmp_path: Path, columns: dict[str, list[Any]]
+) -> None:
     start(tmp_path / "out.run")
     with Run.open(tmp_path / "out.run", REQUEST) as run:
         run.write("posts", PARTS[0], pa.table(columns))
@@ -326,3 +333,11 @@ def test_files_are_plain(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     assert (tmp_path / "t.parquet").stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert names(tmp_path) == ["a.json", "plain", "t.parquet"]
+
+
+def test_posts_are_read_again_where_the_plan_lacks_their_parts(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("post_id,text\n1,a\n")
+    with Run.open(tmp_path / "out.run", REQUEST) as run:
+        run.begin(Plan({}))
+        assert ingest(run, PostsSource(str(tmp_path / "p.csv")), None, quiet=True) == ["00000"]
+        assert run.read("posts", "00000")["text"].to_pylist() == ["a"]
